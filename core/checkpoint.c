@@ -1,0 +1,148 @@
+// core/checkpoint.c - parameters to and from safetensors under the published names and layouts.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/param_impl.h"
+
+// Filters lie as (K,R,S,C) here and as (K,C,R,S) in PyTorch's files.
+static int64_t published_index(const Tensor *t, int64_t i) {
+    if (t->ndim != 4) return i;
+    int64_t r = t->shape[1], s = t->shape[2], c = t->shape[3];
+    int64_t ci = i % c, si = i / c % s, ri = i / (c * s) % r, ki = i / (c * s * r);
+    return ((ki * c + ci) * r + ri) * s + si;
+}
+
+void param_read_published(const Tensor *t, float *out) {
+    int64_t n = tensor_numel(t);
+    float *host = xmalloc((size_t)n * sizeof *host);
+    tensor_read_f32(t, host);
+    for (int64_t i = 0; i < n; i++) out[published_index(t, i)] = host[i];
+    free(host);
+}
+
+void param_write_published(Tensor *t, const float *in) {
+    int64_t n = tensor_numel(t);
+    float *host = xmalloc((size_t)n * sizeof *host);
+    for (int64_t i = 0; i < n; i++) host[i] = in[published_index(t, i)];
+    tensor_write_f32(t, host);
+    free(host);
+}
+
+// The part of parameter p in a buffer, as a tensor.
+static Tensor window(const ParamSet *ps, const Param *p, int buffer) {
+    Tensor t = p->value;
+    char *data = ps->buffer[buffer] ? ps->buffer[buffer]->data : NULL;
+    t.data = data ? data + (size_t)p->begin * dtype_size(t.dtype) : NULL;
+    return t;
+}
+
+static const struct { const char *prefix; int buffer; } parts[] = {
+    { "", BUFFER_VALUE }, { "ema.", BUFFER_EMA }, { "adam_m.", BUFFER_M }, { "adam_v.", BUFFER_V },
+};
+enum { N_PARTS = sizeof parts / sizeof parts[0] };
+
+static StType file_type(const ParamSet *ps) { return device_real(ps->device) == DT_F64 ? ST_F64 : ST_F32; }
+
+static void describe(const Param *p, const char *prefix, StTensor *out) {
+    const Tensor *v = &p->value;
+    *out = (StTensor){ .name = xasprintf("%s%s", prefix, v->name), .ndim = v->ndim };
+    for (int i = 0; i < v->ndim; i++) out->shape[i] = v->shape[i];
+    if (v->ndim == 4) out->shape[1] = v->shape[3], out->shape[2] = v->shape[1], out->shape[3] = v->shape[2];
+}
+
+bool ckpt_save(const ParamSet *ps, const char *path, const char *const *keys, const char *const *values, int n_meta,
+               Error *err) {
+    CHECK(ps->use == PARAM_TRAIN && file_type(ps) == ST_F32, "only a float training set is saved");
+    int n = 0, total = N_PARTS * ps->n + 2;
+    StTensor *t = xcalloc((size_t)total, sizeof *t);
+    StepState state = param_state_read(ps);
+    uint8_t *count = xmalloc((size_t)(8 * ps->n));
+    tensor_read(ps->count, count);
+    bool ok = true;
+    for (int part = 0; part < N_PARTS && ok; part++)
+        for (int i = 0; i < ps->n && ok; i++) {
+            const Param *p = ps->param[i];
+            Tensor w = window(ps, p, parts[part].buffer);
+            int64_t e = tensor_numel(&w);
+            float *data = xmalloc((size_t)e * sizeof *data);
+            param_read_published(&w, data);
+            describe(p, parts[part].prefix, &t[n]);
+            t[n].type = ST_F32;
+            t[n].data = data;
+            t[n].bytes = (size_t)e * sizeof *data;
+            n++;
+            for (int64_t j = 0; j < e && ok; j++)
+                if (!isfinite(data[j]))
+                    ok = error_set(err, ERR_DIVERGED, "%s is not saved: %s holds a value that is not finite; the last good "
+                                   "checkpoint is kept", path, t[n - 1].name);
+        }
+    if (ok) {
+        t[n++] = (StTensor){ .name = "adam_count", .type = ST_I64, .ndim = 1, .shape = { ps->n }, .data = count,
+                             .bytes = (size_t)(8 * ps->n) };
+        t[n++] = (StTensor){ .name = "state", .type = ST_U8, .ndim = 1, .shape = { sizeof state }, .data = &state,
+                             .bytes = sizeof state };
+        ok = st_write(path, t, n, keys, values, n_meta, err);
+        n -= 2;
+    }
+    for (int i = 0; i < n; i++) {
+        free((char *)t[i].name);
+        free((void *)t[i].data);
+    }
+    free(count);
+    free(t);
+    return ok;
+}
+
+static bool load_tensor(const SafeTensors *st, const char *where, const Param *p, const char *prefix, Tensor *into,
+                        Error *err) {
+    StTensor want;
+    describe(p, prefix, &want);
+    const StTensor *t = st_find(st, want.name);
+    bool same = t && t->ndim == want.ndim && memcmp(t->shape, want.shape, (size_t)want.ndim * sizeof want.shape[0]) == 0;
+    bool ok = true;
+    if (!t) ok = error_set(err, ERR_FILE, "%s holds no tensor %s: it is not a checkpoint of this network", where, want.name);
+    else if (!same) ok = error_set(err, ERR_FILE, "%s: tensor %s has another shape than this configuration's; give the "
+                                   "configuration it was trained with", where, want.name);
+    if (ok) {
+        int64_t e = tensor_numel(&p->value);
+        float *data = xmalloc((size_t)e * sizeof *data);
+        ok = st_read_f32(t, data) || error_set(err, ERR_FILE, "%s: tensor %s is not of a floating-point type", where,
+                                               want.name);
+        for (int64_t i = 0; i < e && ok; i++)
+            if (!isfinite(data[i]))
+                ok = error_set(err, ERR_FILE, "%s: tensor %s holds a value that is not finite", where, want.name);
+        if (ok) param_write_published(into, data);
+        free(data);
+    }
+    free((char *)want.name);
+    return ok;
+}
+
+bool ckpt_load(ParamSet *ps, const SafeTensors *st, const char *where, CkptPart part, Error *err) {
+    char first[300];
+    snprintf(first, sizeof first, "ema.%s", param_name(ps->param[0]));
+    bool has_ema = st_find(st, first) != NULL;
+    for (int i = 0; i < ps->n; i++) {
+        const Param *p = ps->param[i];
+        for (int k = 0; k < N_PARTS; k++) {
+            if (!ps->buffer[parts[k].buffer]) continue;
+            bool average = parts[k].buffer == BUFFER_EMA;
+            if (part != CKPT_ALL && !average && k > 0) continue;       // moments belong to a resumed run only
+            const char *prefix = parts[k].prefix;
+            if (average && (part == CKPT_WEIGHTS || !has_ema)) prefix = "";
+            else if (k == 0 && part == CKPT_EMA && has_ema) prefix = "ema.";
+            Tensor w = window(ps, p, parts[k].buffer);
+            if (!load_tensor(st, where, p, prefix, &w, err)) return false;
+        }
+    }
+    if (part != CKPT_ALL) return true;
+    const StTensor *count = st_find(st, "adam_count"), *state = st_find(st, "state");
+    if (!count || count->type != ST_I64 || count->bytes != (size_t)(8 * ps->n) || !state || state->type != ST_U8 ||
+        state->bytes != sizeof(StepState))
+        return error_set(err, ERR_FILE, "%s holds no optimiser state: it can be sampled from or started from "
+                         "(--init-from), not resumed", where);
+    tensor_write(ps->count, count->data);
+    tensor_write(ps->state, state->data);
+    return true;
+}

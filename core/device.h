@@ -1,0 +1,28 @@
+// core/device.h - where memory lives and work is ordered. One interface; only core/device.c knows the kinds apart.
+#ifndef CORE_DEVICE_H
+#define CORE_DEVICE_H
+#include "core/base.h"
+EXTERN_C_BEGIN
+typedef struct Device Device;
+// spec: "ref", "ref32", "ref64", "cpu", "auto", "null" (plans for cpu), "null:ref". NULL and *err if absent.
+Device     *device_open(const char *spec, Error *err);
+void        device_close(Device *d);
+const char *device_name(const Device *d);                            // "cpu", "null:cpu"
+DeviceKind  device_kind(const Device *d);                            // null: the kind it plans for
+int         device_cc(const Device *d);                              // 90 for 9.0; 0 where it means nothing
+bool        device_is_null(const Device *d);                         // plans, computes nothing
+DType       device_real(const Device *d);                            // what DT_F32 is stored as: DT_F64 on ref64
+Layout      device_layout(const Device *d);                          // of images whose channels are multiples of 16
+void        device_set_layout(Device *d, Layout l);                  // before graphs are recorded; C16: cpu only
+// Prefer implementation `impl` of `launcher` wherever it can do the shape; NULL: the default choice again.
+void        device_prefer(Device *d, const char *launcher, const char *impl);
+const char *device_preferred(const Device *d, const char *launcher);
+void       *device_alloc(Device *d, size_t bytes);                   // 256-byte aligned, zeroed; exits 4 with a report
+void        device_free(Device *d, void *p);                         // NULL is fine, as everywhere on a null device
+size_t      device_allocated(const Device *d);                       // bytes now held; a null device counts them too
+void        device_write(Device *d, void *dst, const void *src, size_t bytes);   // host -> device
+void        device_read(Device *d, void *dst, const void *src, size_t bytes);    // device -> host, synchronous
+void        device_sync(Device *d);
+Stream     *device_stream(Device *d, int i);                         // owned by the device; 0 is the main one
+EXTERN_C_END
+#endif

@@ -1,0 +1,8 @@
+// core/ops/conv2d.h - what core/fuse.c needs to know of a convolution node: inputs x, w, bias, temb, residual.
+#ifndef CORE_OPS_CONV2D_H
+#define CORE_OPS_CONV2D_H
+#include "core/ops.h"
+typedef struct { int stride, pad; bool accumulate; } Conv2dAttr;
+enum { CONV2D_IN_TEMB = 3, CONV2D_IN_RESIDUAL = 4 };
+extern const OpDef op_def_conv2d;
+#endif

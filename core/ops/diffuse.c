@@ -1,0 +1,91 @@
+// core/ops/diffuse.c - the graph's view of the forward process, one reverse step, and the CBDM loss.
+#include "core/ops.h"
+#include "kernels/diffuse/diffuse.h"
+#include "kernels/loss/loss.h"
+#include "kernels/optim/optim.h"
+#include "kernels/pointwise/pointwise.h"
+
+static int64_t per_image(const Tensor *x) { return tensor_numel(x) / x->shape[0]; }
+
+// ---- x_t: in = x0, eps, t, root; out = xt
+static void add_noise_infer(Graph *g, Node *n) {
+    CHECK(tensor_same_shape(n->in[0], n->in[1]) && n->in[0]->layout == LAYOUT_NHWC, "add_noise: %s and %s",
+          tensor_str(n->in[0]), tensor_str(n->in[1]));
+    n->out[0] = graph_tensor(g, DT_F32, 4, n->in[0]->shape);
+    n->n_out = 1;
+}
+static void add_noise_bind(const Node *n, void *shape, void *args) {
+    const Tensor *x = n->in[0];
+    *(AddNoiseShape *)shape = (AddNoiseShape){ .n = (int)x->shape[0], .e = per_image(x), .T = (int)n->in[3]->shape[0],
+                                               .out = n->out[0]->dtype };
+    *(AddNoiseArgs *)args = (AddNoiseArgs){ .x0 = tensor_data(x), .eps = tensor_data(n->in[1]), .t = tensor_data(n->in[2]),
+                                            .root = tensor_data(n->in[3]), .xt = tensor_data(n->out[0]) };
+}
+static const OpDef add_noise_op = { .name = "add_noise", .launcher = &add_noise, .infer = add_noise_infer,
+                                    .bind = add_noise_bind };
+Tensor *op_add_noise(Graph *g, Tensor *x0, Tensor *eps, Tensor *t, Tensor *root) {
+    return graph_append(g, &add_noise_op, NULL, 0, 4, (Tensor *[]){ x0, eps, t, root })->out[0];
+}
+
+// ---- reverse step: in = eps_hat, coef, sample, state, x; out = x, in place
+typedef struct { bool guided; } StepAttr;
+static void step_infer(Graph *g, Node *n) { (void)g; n->out[0] = n->in[4]; n->n_out = 1; }
+static void step_bind(const Node *n, void *shape, void *args) {
+    const Tensor *x = n->in[4], *hat = n->in[0];
+    bool guided = NODE_ATTR(n, StepAttr)->guided;
+    CHECK(hat->layout == LAYOUT_NHWC && tensor_is_dense(hat) && hat->shape[0] == x->shape[0] * (guided ? 2 : 1),
+          "sampler_step: %s for %s", tensor_str(hat), tensor_str(x));
+    *(SamplerStepShape *)shape = (SamplerStepShape){ .n = (int)x->shape[0], .e = per_image(x), .purpose = PURPOSE_SAMPLER };
+    char *cond = tensor_data(hat);
+    *(SamplerStepArgs *)args = (SamplerStepArgs){
+        .coef = tensor_data(n->in[1]), .sample = tensor_data(n->in[2]), .state = tensor_data(n->in[3]),
+        .cond = (real *)cond, .uncond = guided && cond ? (real *)(cond + tensor_bytes(x)) : NULL,
+        .x = tensor_data(x) };
+}
+static const OpDef sampler_step_op = { .name = "sampler_step", .launcher = &sampler_step, .infer = step_infer,
+                                       .bind = step_bind };
+void op_sampler_step(Graph *g, Tensor *x, Tensor *eps_hat, bool guided, Tensor *coef, Tensor *sample, Tensor *state) {
+    StepAttr a = { guided };
+    graph_append(g, &sampler_step_op, &a, sizeof a, 5, (Tensor *[]){ eps_hat, coef, sample, state, x });
+}
+
+// ---- loss: in = eps_hat, eps, t; out = loss (3), d eps_hat (if wanted), per_image (N)
+static void loss_infer(Graph *g, Node *n) {
+    const Tensor *h = n->in[0], *eps = n->in[1];
+    CHECK(h->layout == LAYOUT_NHWC && tensor_is_dense(h) && (h->shape[0] == eps->shape[0] || h->shape[0] == 2 * eps->shape[0]),
+          "cbdm_loss: %s for %s", tensor_str(h), tensor_str(eps));
+    n->out[0] = graph_tensor(g, DT_F32, 1, (int64_t[]){ 3 });
+    n->out[1] = graph_grad_out(g, n->in[0]);
+    n->out[2] = graph_tensor(g, DT_F32, 1, (int64_t[]){ eps->shape[0] });
+    n->n_out = 3;
+}
+static void loss_bind(const Node *n, void *shape, void *args) {
+    const CbdmLossConfig *c = NODE_ATTR(n, CbdmLossConfig);
+    const Tensor *h = n->in[0], *eps = n->in[1];
+    *(CbdmLossShape *)shape = (CbdmLossShape){ .n = (int)eps->shape[0], .e = per_image(eps), .T = c->T, .tau = c->tau,
+                                               .gamma = c->gamma, .share = c->share };
+    bool balanced = h->shape[0] == 2 * eps->shape[0];
+    char *first = tensor_data(h), *grad = tensor_data(n->out[1]);
+    size_t half = tensor_bytes(eps);
+    *(CbdmLossArgs *)args = (CbdmLossArgs){
+        .h = (real *)first, .hb = balanced && first ? (real *)(first + half) : NULL, .eps = tensor_data(eps),
+        .t = tensor_data(n->in[2]), .loss = tensor_data(n->out[0]), .dh = (real *)grad,
+        .dhb = balanced && grad ? (real *)(grad + half) : NULL, .per_image = tensor_data(n->out[2]) };
+}
+static void loss_backward(Graph *g, const Node *n) { graph_add_grad(g, n->in[0], n->out[1]); }
+static const OpDef cbdm_loss_op = { .name = "cbdm_loss", .launcher = &cbdm_loss, .infer = loss_infer, .bind = loss_bind,
+                                    .backward = loss_backward, .is_loss = true };
+CbdmLoss op_cbdm_loss(Graph *g, Tensor *eps_hat, Tensor *eps, Tensor *t, const CbdmLossConfig *c) {
+    Node *n = graph_append(g, &cbdm_loss_op, c, sizeof *c, 3, (Tensor *[]){ eps_hat, eps, t });
+    return (CbdmLoss){ n->out[0], n->out[2] };
+}
+
+// ---- the clock: in = state, in place
+static void advance_infer(Graph *g, Node *n) { (void)g; n->out[0] = n->in[0]; n->n_out = 1; }
+static void advance_bind(const Node *n, void *shape, void *args) {
+    (void)shape;
+    *(StepAdvanceArgs *)args = (StepAdvanceArgs){ .state = tensor_data(n->in[0]) };
+}
+static const OpDef step_advance_op = { .name = "step_advance", .launcher = &step_advance, .infer = advance_infer,
+                                       .bind = advance_bind };
+void op_step_advance(Graph *g, Tensor *state) { graph_append(g, &step_advance_op, NULL, 0, 1, &state); }

@@ -1,0 +1,114 @@
+// core/run.c - binding a planned graph to memory, running it, and telling what it costs.
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/graph_impl.h"
+
+void arena_bind(Graph *g, void *memory) {
+    for (int i = 0; i < g->n_tensors; i++)
+        if (g->offset[i] != SIZE_MAX) g->tensors[i]->data = (char *)memory + g->offset[i];
+    for (int i = 0; i < g->n_nodes; i++) {
+        Node *n = g->nodes[i];
+        const Launcher *l = n->op->launcher;
+        if (!l) continue;
+        memset(n->shape, 0, l->shape_bytes);
+        memset(n->args, 0, l->args_bytes);
+        n->op->bind(n, n->shape, n->args);
+        n->work.state = l->prepare(n->impl, n->stream, n->shape, n->args);
+        n->work.scratch = n->scratch_bytes ? (char *)memory + n->scratch_offset : NULL;
+    }
+}
+
+static void run_node(const Graph *g, Node *n) {
+    if (!n->op->launcher) return;
+    crumb_set(n->n_out && n->out[0] && n->out[0]->name ? n->out[0]->name : n->op->name);
+    n->op->launcher->run(n->impl, n->stream, n->shape, n->args, n->work);
+    Status s = stream_status(n->stream);
+    CHECK(s.code == 0, "graph %s, node %d (%s, %s): %s", g->name, n->id, n->op->name, n->impl->name, s.what);
+}
+
+void graph_run(Graph *g) {
+    CHECK(g->planned && g->arena->sealed && !device_is_null(g->device), "graph %s cannot run: not sealed, or a null device",
+          g->name);
+    for (int i = 0; i < g->n_nodes; i++) run_node(g, g->nodes[i]);
+    crumb_set(NULL);
+}
+
+static OpCost node_cost(const Node *n) {
+    if (n->op->cost) return n->op->cost(n);
+    OpCost c = { 0, 0 };
+    if (!n->op->launcher) return c;
+    for (int i = 0; i < n->n_in; i++) c.bytes += n->in[i] ? (double)tensor_bytes(n->in[i]) : 0;
+    for (int i = 0; i < n->n_out; i++) c.bytes += n->out[i] ? (double)tensor_bytes(n->out[i]) : 0;
+    return c;
+}
+
+OpCost graph_cost(const Graph *g) {
+    OpCost sum = { 0, 0 };
+    for (int i = 0; i < g->n_nodes; i++) {
+        OpCost c = node_cost(g->nodes[i]);
+        sum.flops += c.flops;
+        sum.bytes += c.bytes;
+    }
+    return sum;
+}
+
+void graph_dump(const Graph *g, FILE *f) {
+    fprintf(f, "graph %s: %d nodes, %.2f GFLOP, %.1f MB of arena\n", g->name, g->n_nodes, graph_cost(g).flops / 1e9,
+            g->arena ? (double)g->arena->bytes / 1e6 : 0.0);
+    for (int i = 0; i < g->n_nodes; i++) {
+        const Node *n = g->nodes[i];
+        OpCost c = node_cost(n);
+        fprintf(f, "%4d %-22s %-10s %9.3f MFLOP %9.3f MB ", i, n->op->name, n->impl ? n->impl->name : "-", c.flops / 1e6,
+                c.bytes / 1e6);
+        for (int j = 0; j < n->n_in; j++)
+            if (n->in[j]) fprintf(f, " %s", tensor_str(n->in[j]));
+        fprintf(f, " ->");
+        for (int j = 0; j < n->n_out; j++)
+            if (n->out[j]) fprintf(f, " %s", tensor_str(n->out[j]));
+        if (n->scratch_bytes) fprintf(f, "  scratch %.3f MB", (double)n->scratch_bytes / 1e6);
+        fputc('\n', f);
+    }
+}
+
+typedef struct { const char *op, *impl; int nodes; double seconds, flops, bytes; } ProfileRow;
+
+static int by_seconds(const void *a, const void *b) {
+    double x = ((const ProfileRow *)a)->seconds, y = ((const ProfileRow *)b)->seconds;
+    return (x < y) - (x > y);
+}
+
+void graph_profile(Graph *g, int repeats, FILE *f) {
+    for (int r = 0; r < repeats + 1; r++)              // the first round warms up
+        for (int i = 0; i < g->n_nodes; i++) {
+            if (r == 1) g->nodes[i]->seconds = 0;
+            double start = now_seconds();
+            run_node(g, g->nodes[i]);
+            g->nodes[i]->seconds += now_seconds() - start;
+        }
+    crumb_set(NULL);
+    ProfileRow *rows = xcalloc((size_t)g->n_nodes + 1, sizeof *rows);
+    int n_rows = 0;
+    double total = 0;
+    for (int i = 0; i < g->n_nodes; i++) {
+        const Node *n = g->nodes[i];
+        const char *impl = n->impl ? n->impl->name : "-";
+        int r = 0;
+        while (r < n_rows && (rows[r].op != n->op->name || strcmp(rows[r].impl, impl) != 0)) r++;
+        if (r == n_rows) rows[n_rows++] = (ProfileRow){ .op = n->op->name, .impl = impl };
+        OpCost c = node_cost(n);
+        rows[r].nodes++;
+        rows[r].seconds += n->seconds / repeats;
+        rows[r].flops += c.flops;
+        rows[r].bytes += c.bytes;
+        total += n->seconds / repeats;
+    }
+    qsort(rows, (size_t)n_rows, sizeof *rows, by_seconds);
+    fprintf(f, "graph %s: %.2f ms, %.1f GFLOP/s\n%-24s %-10s %6s %10s %7s %10s %8s\n", g->name, total * 1e3,
+            graph_cost(g).flops / total / 1e9, "op", "impl", "nodes", "ms", "share", "GFLOP/s", "GB/s");
+    for (int r = 0; r < n_rows; r++)
+        fprintf(f, "%-24s %-10s %6d %10.3f %6.1f%% %10.1f %8.1f\n", rows[r].op, rows[r].impl, rows[r].nodes,
+                rows[r].seconds * 1e3, 100 * rows[r].seconds / total, rows[r].flops / rows[r].seconds / 1e9,
+                rows[r].bytes / rows[r].seconds / 1e9);
+    free(rows);
+}

@@ -1,0 +1,181 @@
+// kernels/common/cpu.h - what the CPU kernels share: a vectorizable exp, sums over columns, dropout's keep bits.
+//
+// The kernels are plain C; the compiler makes the vectors. Loops that it must vectorize are marked omp simd, reductions
+// included: the order of additions is then fixed by the build. Build with -fno-math-errno, or loops with a square root
+// (Adam, normal draws) stay scalar.
+// Work is cut into pieces whose bounds depend on the shape alone, never on the number of threads.
+#ifndef KERNELS_COMMON_CPU_H
+#define KERNELS_COMMON_CPU_H
+#include <omp.h>
+#include "kernels/common/rng.h"
+#include "kernels/common/types.h"
+
+enum {
+    CPU_WIDE = 256,        // most columns that a kernel keeps partial results of: 1 KiB of floats
+    CPU_CHUNK = 1 << 14,   // elements of a piece of work in a long run: 64 KiB
+};
+static inline int64_t cpu_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t cpu_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// ---- functions
+// e^x within 2 ulp for -87.3 <= x <= 88.3; beyond that it stays at the end's value. NaN gives NaN.
+// x = n ln 2 + f; n is rounded by adding 1.5 * 2^23, and its bits end up at the bottom of that sum, ready to be the
+// exponent. The polynomial is that of the Cephes library (expf).
+static inline float cpu_exp(float x) {
+    x = x < -87.33654f ? -87.33654f : x;
+    x = x > 88.37626f ? 88.37626f : x;
+    float sum = x * 1.44269504f + 12582912.0f, n = sum - 12582912.0f;
+    float f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    p = p * (f * f) + f + 1.0f;
+    uint32_t bits;
+    memcpy(&bits, &sum, 4);
+    bits = (bits + 127u) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return p * power;
+}
+static inline float cpu_sigmoid(float x) { return 1.0f / (1.0f + cpu_exp(-x)); }
+static inline float cpu_silu(float x) { return x / (1.0f + cpu_exp(-x)); }
+static inline float cpu_silu_slope(float x) {
+    float s = cpu_sigmoid(x);
+    return s + s * (x * (1.0f - s));
+}
+
+// ---- sums
+// sum (w) = over rows of x (rows,w), ld elements from row to row; w <= CPU_WIDE. Dense rows are folded into longer ones,
+// so that narrow panels (a block of 16 channels) keep many sums going at once.
+static inline void cpu_column_sums(const float *x, int64_t rows, int64_t ld, int w, float *sum) {
+    float part[CPU_WIDE] = { 0 };
+    int fold = ld == w ? CPU_WIDE / w : 1, wide = fold * w;
+    for (int64_t r = 0; r < rows; r += fold) {
+        const float *row = x + r * ld;
+        int cols = (int)cpu_min(wide, (rows - r) * w);
+        #pragma omp simd
+        for (int j = 0; j < cols; j++) part[j] += row[j];
+    }
+    for (int k = 0; k < w; k++) {
+        float s = part[k];
+        for (int j = k + w; j < wide; j += w) s += part[j];
+        sum[k] = s;
+    }
+}
+
+// The largest of n > 0 floats.
+static inline float cpu_max(const float *x, int64_t n) {
+    float part[16], top = x[0];
+    for (int l = 0; l < 16; l++) part[l] = top;
+    int64_t j = 0;
+    for (; j + 16 <= n; j += 16) {
+        for (int l = 0; l < 16; l++) part[l] = x[j + l] > part[l] ? x[j + l] : part[l];
+    }
+    for (; j < n; j++) top = x[j] > top ? x[j] : top;
+    for (int l = 0; l < 16; l++) top = part[l] > top ? part[l] : top;
+    return top;
+}
+
+// ---- draws
+// out (4 blocks): normals of blocks `block` and on; the compiler may compute several blocks at once, to the same bits.
+// No omp simd: clang warns where it cannot follow, as it cannot with errno to set.
+static inline void cpu_normals(const StepState *st, uint32_t block, uint32_t sample, uint32_t purpose, int blocks,
+                               float *restrict out) {
+    uint32_t seed[2] = { st->seed[0], st->seed[1] }, step = st->step;
+    for (int b = 0; b < blocks; b++) {
+        Philox w = philox(seed, block + (uint32_t)b, sample, step, purpose);
+        float four[4];
+        rng_normal4(w.v, four);
+        out[4 * b] = four[0];
+        out[4 * b + 1] = four[1];
+        out[4 * b + 2] = four[2];
+        out[4 * b + 3] = four[3];
+    }
+}
+
+typedef struct { uint32_t seed[2], sample, step, purpose, p16; } CpuDraw;   // whose decisions; p16: p * 65536
+static inline CpuDraw cpu_draw(const StepState *st, uint32_t sample, uint32_t purpose, uint32_t p16) {
+    return (CpuDraw){ { st->seed[0], st->seed[1] }, sample, st->step, purpose, p16 };
+}
+static inline float cpu_keep_scale(uint32_t p16) { return (float)(65536.0 / (65536.0 - (double)p16)); }
+
+// keep[j], bit i: element 8 block[j] + i is kept; n of them. Philox of rng.h on sixteen blocks side by side.
+static inline void cpu_keep_bits(const CpuDraw *d, const uint32_t *block, int n, uint8_t *keep) {
+    for (int j = 0; j < n; j += 16) {
+        int m = n - j < 16 ? n - j : 16;
+        uint32_t c0[16] = { 0 }, c1[16], c2[16], c3[16], k0 = d->seed[0], k1 = d->seed[1], byte[16];
+        for (int l = 0; l < m; l++) c0[l] = block[j + l];
+        for (int l = 0; l < 16; l++) { c1[l] = d->sample; c2[l] = d->step; c3[l] = d->purpose; }
+        for (int round = 0; round < 10; round++) {
+            #pragma omp simd
+            for (int l = 0; l < 16; l++) {
+                uint64_t p0 = (uint64_t)0xD2511F53u * c0[l], p1 = (uint64_t)0xCD9E8D57u * c2[l];
+                c0[l] = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0;
+                c2[l] = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
+                c1[l] = (uint32_t)p1;
+                c3[l] = (uint32_t)p0;
+            }
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        #pragma omp simd
+        for (int l = 0; l < 16; l++) {
+            uint32_t p = d->p16, b = 0;
+            b |= (uint32_t)((c0[l] & 0xFFFFu) >= p) | (uint32_t)((c0[l] >> 16) >= p) << 1;
+            b |= (uint32_t)((c1[l] & 0xFFFFu) >= p) << 2 | (uint32_t)((c1[l] >> 16) >= p) << 3;
+            b |= (uint32_t)((c2[l] & 0xFFFFu) >= p) << 4 | (uint32_t)((c2[l] >> 16) >= p) << 5;
+            b |= (uint32_t)((c3[l] & 0xFFFFu) >= p) << 6 | (uint32_t)((c3[l] >> 16) >= p) << 7;
+            byte[l] = b;
+        }
+        for (int l = 0; l < m; l++) keep[j + l] = (uint8_t)byte[l];
+    }
+}
+
+// factor[j] = scale if bit `first + j` of mask is set, else 0; n of them. Fast for n and first divisible by 16 and 8.
+static inline void cpu_mask_factors(const uint8_t *mask, int64_t first, int n, float scale, float *factor) {
+    int j = 0;
+    if (first % 8 == 0) {
+        for (; j + 16 <= n; j += 16) {
+            uint32_t bits = mask[(first + j) / 8] | (uint32_t)mask[(first + j) / 8 + 1] << 8;
+            #pragma omp simd
+            for (int l = 0; l < 16; l++) factor[j + l] = scale * (float)(int32_t)((bits >> l) & 1u);
+        }
+    }
+    for (; j < n; j++) factor[j] = (mask[(first + j) / 8] >> ((first + j) % 8)) & 1 ? scale : 0.0f;
+}
+
+// Every one of n elements is kept. Bits beyond them are 0, as everywhere.
+static inline void cpu_mask_fill(uint8_t *mask, int64_t n) {
+    memset(mask, 0xFF, (size_t)(n / 8));
+    if (n % 8) mask[n / 8] = (uint8_t)((1u << (n % 8)) - 1);
+}
+
+// Drops elements of an image tensor stored densely, whatever its channel count: y = x keep / (1 - p), and the mask
+// (NULL: not wanted, as y). One task per eight elements as stored, so that no two write the same byte. x may be y.
+static inline void cpu_dropout_any(const StepState *st, const uint32_t *sample, uint32_t purpose, uint32_t p16,
+                                   Layout l, int n, int64_t hw, int c, int ldx, int ldy, const float *x, float *y,
+                                   uint8_t *mask) {
+    int64_t total = n * hw * c;
+    float scale = cpu_keep_scale(p16);
+    #pragma omp parallel for schedule(static)
+    for (int64_t byte = 0; byte < (total + 7) / 8; byte++) {
+        uint32_t bits = 0;
+        for (int64_t e = byte * 8; e < cpu_min(total, byte * 8 + 8); e++) {
+            int64_t i = e / (hw * c), rest = e % (hw * c), p = rest / c, k = rest % c;
+            if (l == LAYOUT_C16) {
+                p = rest / 16 % hw;
+                k = rest / (16 * hw) * 16 + rest % 16;
+            }
+            uint32_t logical = (uint32_t)(p * c + k);
+            Philox w = philox(st->seed, logical / 8, sample[i], st->step, purpose);
+            bool keep = rng_keep(w.v, (int)(logical % 8), p16);
+            bits |= (uint32_t)keep << (e - byte * 8);
+            if (y) y[layout_index(l, hw, ldy, i, p, k)] = keep ? x[layout_index(l, hw, ldx, i, p, k)] * scale : 0.0f;
+        }
+        if (mask) mask[byte] = (uint8_t)bits;
+    }
+}
+#endif

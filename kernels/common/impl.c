@@ -1,0 +1,30 @@
+// kernels/common/impl.c - finding implementations in the lists that the build writes.
+#include <string.h>
+#include "kernels/common/kernel.h"
+
+const Impl *impl_next(const Launcher *l, const Impl *after) {
+    bool found = after == NULL;
+    for (int i = 0; impl_lists[i]; i++) {
+        for (size_t j = 0; j < impl_lists[i]->count; j++) {
+            const Impl *impl = &impl_lists[i]->impl[j];
+            if (found && strcmp(impl->launcher, l->name) == 0) return impl;
+            if (impl == after) found = true;
+        }
+    }
+    return NULL;
+}
+
+static bool cc_fits(const Impl *i, int cc) { return cc >= i->min_cc && (!i->exact_cc || cc == i->exact_cc); }
+
+const Impl *impl_find(const Launcher *l, DeviceKind kind, int cc, const void *shape, const char *name) {
+    const Impl *best = NULL;
+    for (const Impl *i = impl_next(l, NULL); i; i = impl_next(l, i)) {
+        if (i->kind != kind || !cc_fits(i, cc) || !l->can(i, shape)) continue;
+        if (name) {
+            if (strcmp(i->name, name) == 0) return i;
+        } else if (i->order >= 0 && (!best || i->order < best->order)) {
+            best = i;
+        }
+    }
+    return best;
+}

@@ -1,0 +1,36 @@
+// main.c - the program: one verb after its name; each verb and its flags live in the folder they belong to.
+#include <stdio.h>
+#include <string.h>
+
+#include "core/cli.h"
+#include "train/dataset.h"
+#include "train/replay.h"
+
+static const struct { const char *name; int (*run)(int argc, char **argv); const char *about; } verbs[] = {
+    { "data", data_main, "look at a data set, draw long-tailed subsets of it" },
+    { "replay", replay_main, "recompute a case of the published code" },
+};
+enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
+
+static void usage(FILE *f) {
+    fprintf(f, "cbdm %s - class-balancing diffusion models on long-tailed data\n\nusage: cbdm VERB [--flag value ...], "
+               "cbdm VERB --help\n\n", CBDM_VERSION);
+    for (int i = 0; i < N_VERBS; i++) fprintf(f, "  %-10s %s\n", verbs[i].name, verbs[i].about);
+}
+
+int main(int argc, char **argv) {
+    const char *known[N_VERBS];
+    for (int i = 0; i < N_VERBS; i++) {
+        known[i] = verbs[i].name;
+        if (argc > 1 && strcmp(argv[1], verbs[i].name) == 0) return verbs[i].run(argc - 1, argv + 1);
+    }
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)) return usage(stdout), 0;
+    if (argc > 1 && strcmp(argv[1], "--version") == 0) return printf("cbdm %s\n", CBDM_VERSION), 0;
+    if (argc > 1) {
+        const char *near = cli_nearest(argv[1], known, N_VERBS);
+        log_info("error: unknown verb %s%s%s; `cbdm --help` lists them", argv[1], near ? ": did you mean " : "", near ? near : "");
+    } else {
+        usage(stderr);
+    }
+    return ERR_USAGE;
+}

@@ -1,0 +1,29 @@
+// models/diffusion.c - the class-balancing training step.
+#include "models/diffusion.h"
+
+#include "kernels/pointwise/pointwise.h"
+
+DiffusionStep diffusion_record_step(Graph *g, UNet *m, const Schedule *s, const DiffusionStepConfig *c) {
+    const UNetConfig *u = unet_config(m);
+    ParamSet *ps = unet_params(m);
+    int64_t n = c->batch, copies = c->labelled && c->balance ? 2 : 1;
+    int64_t image[] = { n, u->image_size, u->image_size, u->in_channels };
+    DiffusionStep d = { 0 };
+    d.x0 = graph_input(g, "x0", DT_F32, 4, image);
+    d.t = graph_input(g, "t", DT_I32, 1, (int64_t[]){ n });
+    d.sample = graph_input(g, "sample", DT_I32, 1, (int64_t[]){ copies * n });
+    if (c->labelled && u->classes) d.y = graph_input(g, "y", DT_I32, 1, (int64_t[]){ copies * n });
+    if (u->augment) d.augment = graph_input(g, "augment", DT_F32, 2, (int64_t[]){ n, 9 });
+    d.eps = c->noise_input ? graph_input(g, "noise", DT_F32, 4, image)
+                           : op_randn(g, image, PURPOSE_NOISE, graph_view(g, d.sample, 0, 0, n), param_state(ps));
+    Tensor *xt = op_add_noise(g, d.x0, d.eps, d.t, s->root);                       // (N,H,W,C)
+    d.eps_hat = unet_forward(m, g, xt, d.t, d.y, d.augment, c->dropout ? d.sample : NULL);   // (kN,H,W,C)
+    CbdmLoss loss = op_cbdm_loss(g, d.eps_hat, d.eps, d.t,
+                                 &(CbdmLossConfig){ .T = s->T, .tau = c->tau, .gamma = c->gamma, .share = c->share });
+    d.loss = graph_output(g, loss.loss);
+    d.per_image = graph_output(g, loss.per_image);
+    if (c->noise_input) graph_output(g, d.eps_hat);
+    graph_rewrite_forward(g);
+    if (c->gradients) graph_backward(g, d.loss);
+    return d;
+}
