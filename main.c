@@ -3,10 +3,17 @@
 #include <string.h>
 
 #include "core/cli.h"
+#include "sample/sample_verb.h"
 #include "train/dataset.h"
 #include "train/replay.h"
+#include "train/trainer.h"
 
 static const struct { const char *name; int (*run)(int argc, char **argv); const char *about; } verbs[] = {
+    { "train", train_main, "train a network, or go on with a run" },
+    { "bench-step", bench_step_main, "time training steps" },
+    { "sample", sample_main, "draw images from a checkpoint" },
+    { "info", info_main, "what a checkpoint or another safetensors file holds" },
+    { "export", export_main, "weights alone, under the published names" },
     { "data", data_main, "look at a data set, draw long-tailed subsets of it" },
     { "replay", replay_main, "recompute a case of the published code" },
 };

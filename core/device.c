@@ -57,7 +57,7 @@ Device *device_open(const char *spec, Error *err) {
 
 void device_close(Device *d) {
     if (!d) return;
-    CHECK(d->allocated == 0, "device %s closed with %zu bytes still allocated", d->name, d->allocated);
+    CHECK(d->null || d->allocated == 0, "device %s closed with %zu bytes still allocated", d->name, d->allocated);
     for (int i = 0; i < d->n_prefer; i++) {
         free(d->prefer[i].launcher);
         free(d->prefer[i].impl);

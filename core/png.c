@@ -26,8 +26,8 @@ static void on_warning(png_structp png, png_const_charp why) {
 typedef struct {
     const uint8_t *bytes;
     size_t n, at;               // at: of the next byte to read
-    int w, h, channels;         // channels: of the file, after expansion of the palette
-    uint8_t *pixels;            // (h,w,channels)
+    int w, h, channels;
+    uint8_t *pixels;            // (h,w,channels): grey, RGB, or indices until the palette has been applied
     png_bytep *rows;            // h pointers into pixels
     png_structp png;
     png_infop info;
@@ -66,7 +66,7 @@ static void read_header(Reader *r) {
         png_error(r->png, "the file is too short for an image of its width and height");
     int type = png_get_color_type(r->png, r->info);
     png_set_strip_16(r->png);
-    if (type == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(r->png);
+    if (type == PNG_COLOR_TYPE_PALETTE) png_set_packing(r->png);        // a byte an index; see apply_palette
     if (type == PNG_COLOR_TYPE_GRAY) png_set_expand_gray_1_2_4_to_8(r->png);
     png_set_strip_alpha(r->png);
     png_set_interlace_handling(r->png);
@@ -76,6 +76,23 @@ static void read_header(Reader *r) {
     r->channels = png_get_channels(r->png, r->info);
     CHECK((r->channels == 1 || r->channels == 3) && png_get_bit_depth(r->png, r->info) == 8
           && png_get_rowbytes(r->png, r->info) == (size_t)r->w * (size_t)r->channels, "%d channels", r->channels);
+}
+
+// Replaces indices by colours. libpng could, but shows indices beyond the palette's end as black.
+static void apply_palette(Reader *r) {
+    png_colorp palette;
+    int colors;
+    size_t n = (size_t)r->w * (size_t)r->h;
+    _Static_assert(sizeof *palette == 3, "a colour is three bytes");
+    if (!png_get_PLTE(r->png, r->info, &palette, &colors)) png_error(r->png, "no palette");
+    uint8_t *indices = r->pixels;
+    for (size_t i = 0; i < n; i++)
+        if (indices[i] >= colors) png_error(r->png, "a pixel whose colour is not in the palette");
+    r->pixels = malloc(3 * n);
+    for (size_t i = 0; i < n && r->pixels; i++) memcpy(r->pixels + 3 * i, &palette[indices[i]], 3);
+    free(indices);
+    if (!r->pixels) png_error(r->png, "its pixels do not fit in memory");
+    r->channels = 3;
 }
 
 // The part that libpng may leave by longjmp. False: r->reason tells why.
@@ -89,6 +106,7 @@ static bool decode(Reader *r) {
     for (int y = 0; y < r->h; y++) r->rows[y] = r->pixels + stride * (size_t)y;
     png_read_image(r->png, r->rows);
     png_read_end(r->png, NULL);
+    if (png_get_color_type(r->png, r->info) == PNG_COLOR_TYPE_PALETTE) apply_palette(r);
     return true;
 }
 

@@ -65,7 +65,8 @@ static bool inside(int shape, int u, int v) {
 static void draw_colours(Draw *d, int ground[3], int shape[3]) {
     for (int c = 0; c < 3; c++) ground[c] = draw(d, 0, 80);
     for (int c = 0; c < 3; c++) shape[c] = draw(d, 60, 255);
-    shape[draw(d, 0, 2)] = draw(d, 200, 255);
+    int bright = draw(d, 0, 2);                  // not as an index below: the order of draws must be fixed
+    shape[bright] = draw(d, 200, 255);
 }
 
 static void draw_image(uint8_t *rgb, int shape, uint64_t image) {

@@ -165,7 +165,8 @@ static bool locate_in_folder(const char *folder, Split split, IdxFile *images, I
 
 // path names the images of the training split; the test split and the labels lie beside it.
 static bool locate_file(const char *path, Split split, IdxFile *images, IdxFile *labels, Error *err) {
-    if (!renamed(path, "images", "images") && renamed(path, "labels", "labels")) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash : path;
+    if (!strstr(name, "images") && strstr(name, "labels")) {
         return error_set(err, ERR_FILE, "%s: these are labels; give the images file beside it", path);
     }
     images->path = xstrdup(path);

@@ -49,6 +49,10 @@ static bool given(const char *text) { return text && *text; }
 
 // The set that the options describe. NULL and *err.
 static Dataset *open_configured(const DataConfig *c, Error *err) {
+    if (given(c->lt_index) && c->imb_factor != 1) {
+        error_set(err, ERR_USAGE, "--lt-index and --imb-factor both name a subset; give one of them");
+        return NULL;
+    }
     Dataset *d = dataset_open(c->data, (Split)c->split, err);
     if (d && given(c->lt_index)) d = dataset_subset_file(d, c->lt_index, err);
     else if (d && c->imb_factor != 1)

@@ -1,13 +1,14 @@
 // train/pickle.c - a data-only reader of Python pickles: a stack machine whose every opcode makes a tree node.
 //
-// Bounds that hold for any input: one node per opcode at most and PICKLE_MAX_NODES in all, MAX_EDGES references, depth
-// PICKLE_MAX_DEPTH. A container that has a parent (shared) takes no more children, and no node becomes its own child:
-// so what hangs below a node has fixed depth when the node is used, and there are no cycles.
+// Bounds that hold for any input: two nodes per opcode at most and PICKLE_MAX_NODES in all, MAX_EDGES references, depth
+// PICKLE_MAX_DEPTH, memo numbers below the length of the input. A container that has a parent (shared) takes no more
+// children, and no node becomes its own child: so what hangs below a node has fixed depth when the node is used, and
+// there are no cycles.
 #include "train/pickle.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 1024, MAX_EDGES = 1 << 22 };
+enum { CHUNK = 64, MAX_EDGES = 1 << 22 };
 typedef struct Chunk Chunk;
 struct Chunk { Chunk *next; int used; PickleNode node[CHUNK]; };
 struct Pickle { Chunk *chunks; int n_nodes; PickleNode *root; };
@@ -272,7 +273,7 @@ static bool op_persid(Vm *v) {
 
 static bool memo_put(Vm *v, uint64_t i) {
     if (v->depth <= floor_of(v)) return bad(v, "a value missing on the stack");
-    if (i >= 2 * PICKLE_MAX_NODES) return bad(v, "a memo number out of range");
+    if (i >= v->n || i >= 2 * PICKLE_MAX_NODES) return bad(v, "a memo number out of range");
     if (i >= v->memo_n) {
         size_t n = v->memo_n ? v->memo_n : 256;
         while (n <= i) n *= 2;
@@ -292,20 +293,14 @@ static bool op_memo(Vm *v, int size, bool put) {
     return push(v, v->memo[i]);
 }
 
-static bool op_memoize(Vm *v, uint64_t *next) { return memo_put(v, (*next)++); }
-
 static bool op_unknown(Vm *v, uint8_t op) {
     return error_set(v->err, ERR_FILE, "%s: pickle opcode 0x%02x at byte %zu is not one of plain data; the file is "
                      "damaged, not a pickle, or of protocol 0 or 1", v->where, op, v->op_at);
 }
 
-static bool skip(Vm *v, size_t n) {
-    const uint8_t *b;
-    return take(v, n, &b);
-}
-
 static bool step(Vm *v, uint8_t op, uint64_t *next_memo) {
     PickleNode *x;
+    const uint8_t *b;
     switch (op) {
     case 'N': return op_value(v, PICKLE_NONE, 0);                // NONE
     case 0x88: return op_value(v, PICKLE_BOOL, 1);               // NEWTRUE
@@ -344,8 +339,8 @@ static bool step(Vm *v, uint8_t op, uint64_t *next_memo) {
     case 'r': return op_memo(v, 4, true);                        // LONG_BINPUT
     case 'h': return op_memo(v, 1, false);                       // BINGET
     case 'j': return op_memo(v, 4, false);                       // LONG_BINGET
-    case 0x94: return op_memoize(v, next_memo);                  // MEMOIZE
-    case 0x95: return skip(v, 8);                                // FRAME: a length that only helps streams
+    case 0x94: return memo_put(v, (*next_memo)++);               // MEMOIZE
+    case 0x95: return take(v, 8, &b);                            // FRAME: a length that only helps streams
     default: return op_unknown(v, op);
     }
 }

@@ -48,8 +48,15 @@ static inline float cpu_silu_slope(float x) {
 }
 
 // ---- sums
-// sum (w) = over rows of x (rows,w), ld elements from row to row; w <= CPU_WIDE. Dense rows are folded into longer ones,
-// so that narrow panels (a block of 16 channels) keep many sums going at once.
+// part (w) += the other columns of a row of `wide`, w apart: of the further pixels that were folded into it.
+static inline void cpu_unfold(float *part, int w, int wide) {
+    for (int j = w; j < wide; j += w) {
+        for (int k = 0; k < w; k++) part[k] += part[j + k];
+    }
+}
+
+// sum (w) = over rows of x (rows,w), ld elements from row to row; w <= CPU_WIDE. Dense rows are folded into longer
+// ones, so that narrow panels (a block of 16 channels) keep many sums going at once.
 static inline void cpu_column_sums(const float *x, int64_t rows, int64_t ld, int w, float *sum) {
     float part[CPU_WIDE] = { 0 };
     int fold = ld == w ? CPU_WIDE / w : 1, wide = fold * w;
@@ -59,11 +66,8 @@ static inline void cpu_column_sums(const float *x, int64_t rows, int64_t ld, int
         #pragma omp simd
         for (int j = 0; j < cols; j++) part[j] += row[j];
     }
-    for (int k = 0; k < w; k++) {
-        float s = part[k];
-        for (int j = k + w; j < wide; j += w) s += part[j];
-        sum[k] = s;
-    }
+    cpu_unfold(part, w, wide);
+    memcpy(sum, part, (size_t)w * sizeof *sum);
 }
 
 // The largest of n > 0 floats.
@@ -80,55 +84,89 @@ static inline float cpu_max(const float *x, int64_t n) {
 }
 
 // ---- draws
-// out (4 blocks): normals of blocks `block` and on; the compiler may compute several blocks at once, to the same bits.
-// No omp simd: clang warns where it cannot follow, as it cannot with errno to set.
-static inline void cpu_normals(const StepState *st, uint32_t block, uint32_t sample, uint32_t purpose, int blocks,
-                               float *restrict out) {
-    uint32_t seed[2] = { st->seed[0], st->seed[1] }, step = st->step;
-    for (int b = 0; b < blocks; b++) {
-        Philox w = philox(seed, block + (uint32_t)b, sample, step, purpose);
-        float four[4];
-        rng_normal4(w.v, four);
-        out[4 * b] = four[0];
-        out[4 * b + 1] = four[1];
-        out[4 * b + 2] = four[2];
-        out[4 * b + 3] = four[3];
-    }
-}
-
-typedef struct { uint32_t seed[2], sample, step, purpose, p16; } CpuDraw;   // whose decisions; p16: p * 65536
+typedef struct { uint32_t seed[2], sample, step, purpose, p16; } CpuDraw;   // whose; p16: dropout's p * 65536
 static inline CpuDraw cpu_draw(const StepState *st, uint32_t sample, uint32_t purpose, uint32_t p16) {
     return (CpuDraw){ { st->seed[0], st->seed[1] }, sample, st->step, purpose, p16 };
 }
+typedef struct { uint32_t v[4][16]; } CpuWords;                             // word w of sixteen blocks: v[w]
+
+// rng.h's philox on sixteen blocks side by side, a word in the lower half of each 64-bit lane: vectors have a product
+// for that. The rounds are written out, since compilers vectorize a loop over lanes only if no loop is left inside.
+#define CPU_PHILOX_ROUND(i)                                                                                         \
+    p0 = (uint64_t)0xD2511F53u * c0;                                                                                \
+    p1 = (uint64_t)0xCD9E8D57u * c2;                                                                                \
+    c0 = (p1 >> 32) ^ c1 ^ (k0 + (i) * 0x9E3779B9u);                                                                \
+    c2 = (p0 >> 32) ^ c3 ^ (k1 + (i) * 0xBB67AE85u);                                                                \
+    c1 = p1 & 0xFFFFFFFFu;                                                                                          \
+    c3 = p0 & 0xFFFFFFFFu
+static inline void cpu_philox(const CpuDraw *d, const uint32_t block[16], CpuWords *w) {
+    uint32_t k0 = d->seed[0], k1 = d->seed[1], sample = d->sample, step = d->step, purpose = d->purpose;
+    #pragma omp simd
+    for (int l = 0; l < 16; l++) {
+        uint64_t c0 = block[l], c1 = sample, c2 = step, c3 = purpose, p0, p1;
+        CPU_PHILOX_ROUND(0u);
+        CPU_PHILOX_ROUND(1u);
+        CPU_PHILOX_ROUND(2u);
+        CPU_PHILOX_ROUND(3u);
+        CPU_PHILOX_ROUND(4u);
+        CPU_PHILOX_ROUND(5u);
+        CPU_PHILOX_ROUND(6u);
+        CPU_PHILOX_ROUND(7u);
+        CPU_PHILOX_ROUND(8u);
+        CPU_PHILOX_ROUND(9u);
+        w->v[0][l] = (uint32_t)c0;
+        w->v[1][l] = (uint32_t)c1;
+        w->v[2][l] = (uint32_t)c2;
+        w->v[3][l] = (uint32_t)c3;
+    }
+}
+#undef CPU_PHILOX_ROUND
+
+// rng_normal4's pair of normals from two words, for sixteen blocks. No omp simd: clang warns where it cannot follow,
+// as it cannot with errno to set.
+static inline void cpu_normal_pairs(const uint32_t *restrict w0, const uint32_t *restrict w1, float *restrict first,
+                                    float *restrict second) {
+    for (int l = 0; l < 16; l++) {
+        float u = (float)((w0[l] >> 8) + 1) * 5.9604645e-8f, s, c, r = sqrtf(-2.0f * rng_log(u));
+        rng_sincos(w1[l] >> 8, &s, &c);
+        first[l] = r * c;
+        second[l] = r * s;
+    }
+}
+
+// out (n): normals of elements 4 block, 4 block + 1, ...: the bits of rng_normal4.
+static inline void cpu_normals(const CpuDraw *d, uint32_t block, int64_t n, float *out) {
+    for (int64_t j = 0; j < n; j += 64) {
+        uint32_t blocks[16];
+        float pair[4][16], normal[64];
+        CpuWords w;
+        for (int l = 0; l < 16; l++) blocks[l] = block + (uint32_t)(j / 4) + (uint32_t)l;
+        cpu_philox(d, blocks, &w);
+        cpu_normal_pairs(w.v[0], w.v[1], pair[0], pair[1]);
+        cpu_normal_pairs(w.v[2], w.v[3], pair[2], pair[3]);
+        for (int e = 0; e < 64; e++) normal[e] = pair[e % 4][e / 4];
+        memcpy(out + j, normal, (size_t)cpu_min(64, n - j) * sizeof *out);
+    }
+}
+
+// ---- dropout
 static inline float cpu_keep_scale(uint32_t p16) { return (float)(65536.0 / (65536.0 - (double)p16)); }
 
-// keep[j], bit i: element 8 block[j] + i is kept; n of them. Philox of rng.h on sixteen blocks side by side.
+// keep[j], bit i: element 8 block[j] + i is kept; n of them.
 static inline void cpu_keep_bits(const CpuDraw *d, const uint32_t *block, int n, uint8_t *keep) {
     for (int j = 0; j < n; j += 16) {
         int m = n - j < 16 ? n - j : 16;
-        uint32_t c0[16] = { 0 }, c1[16], c2[16], c3[16], k0 = d->seed[0], k1 = d->seed[1], byte[16];
-        for (int l = 0; l < m; l++) c0[l] = block[j + l];
-        for (int l = 0; l < 16; l++) { c1[l] = d->sample; c2[l] = d->step; c3[l] = d->purpose; }
-        for (int round = 0; round < 10; round++) {
-            #pragma omp simd
-            for (int l = 0; l < 16; l++) {
-                uint64_t p0 = (uint64_t)0xD2511F53u * c0[l], p1 = (uint64_t)0xCD9E8D57u * c2[l];
-                c0[l] = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0;
-                c2[l] = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
-                c1[l] = (uint32_t)p1;
-                c3[l] = (uint32_t)p0;
-            }
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
-        }
+        uint32_t own[16] = { 0 }, byte[16], p = d->p16;
+        memcpy(own, block + j, (size_t)m * sizeof *own);
+        CpuWords w;
+        cpu_philox(d, own, &w);
         #pragma omp simd
         for (int l = 0; l < 16; l++) {
-            uint32_t p = d->p16, b = 0;
-            b |= (uint32_t)((c0[l] & 0xFFFFu) >= p) | (uint32_t)((c0[l] >> 16) >= p) << 1;
-            b |= (uint32_t)((c1[l] & 0xFFFFu) >= p) << 2 | (uint32_t)((c1[l] >> 16) >= p) << 3;
-            b |= (uint32_t)((c2[l] & 0xFFFFu) >= p) << 4 | (uint32_t)((c2[l] >> 16) >= p) << 5;
-            b |= (uint32_t)((c3[l] & 0xFFFFu) >= p) << 6 | (uint32_t)((c3[l] >> 16) >= p) << 7;
-            byte[l] = b;
+            uint32_t a = w.v[0][l], b = w.v[1][l], c = w.v[2][l], e = w.v[3][l];
+            byte[l] = (uint32_t)((a & 0xFFFFu) >= p) | (uint32_t)((a >> 16) >= p) << 1 |
+                      (uint32_t)((b & 0xFFFFu) >= p) << 2 | (uint32_t)((b >> 16) >= p) << 3 |
+                      (uint32_t)((c & 0xFFFFu) >= p) << 4 | (uint32_t)((c >> 16) >= p) << 5 |
+                      (uint32_t)((e & 0xFFFFu) >= p) << 6 | (uint32_t)((e >> 16) >= p) << 7;
         }
         for (int l = 0; l < m; l++) keep[j + l] = (uint8_t)byte[l];
     }

@@ -5,6 +5,7 @@
 // the statistics: on the host those parts are nodes of their own.
 #include "kernels/common/onednn.h"
 #include "kernels/conv2d/conv2d.h"
+#include "kernels/conv2d/conv2d_cpu.h"
 
 enum { BLOCK = 16 };   // channels summed or added at once: one AVX-512 register, one block of C16
 
@@ -29,15 +30,14 @@ static bool can_pass(const Conv2dShape *z, OnednnPass pass, bool winograd) {
     bool fitting;
     return onednn_conv_offers(&o, NULL, &fitting) && (fitting || !winograd);
 }
-// Sums over pixels (n,k), before oneDNN's part of the scratch in backward_weight.
-static size_t sums_bytes(const Conv2dShape *z) {
+size_t conv2d_sums_bytes(const Conv2dShape *z) {
     return ((size_t)z->n * (size_t)z->k * sizeof(float) + 255) & ~(size_t)255;
 }
 static size_t scratch_pass(const Conv2dShape *z, OnednnPass pass, bool winograd) {
     OnednnConvShape o = shape_of(z, pass, winograd);
     size_t bytes = 0;
     CHECK(onednn_conv_offers(&o, &bytes, NULL), "scratch of a convolution that oneDNN does not offer");
-    return bytes + (pass == ONEDNN_BACKWARD_WEIGHT ? sums_bytes(z) : 0);
+    return bytes + (pass == ONEDNN_BACKWARD_WEIGHT ? conv2d_sums_bytes(z) : 0);
 }
 static void *prepare_pass(const Conv2dShape *z, OnednnPass pass, bool winograd) {
     OnednnConvShape o = shape_of(z, pass, winograd);
@@ -100,6 +100,17 @@ static void sum_pixels(const float *dy, int ld, Layout l, int n, int hw, int k, 
     }
 }
 
+void conv2d_bias_gradients(const Conv2dShape *z, const Conv2dArgs *a, float *sums) {
+    if (!a->dbias && !a->dtemb) return;
+    if (a->dtemb) sums = a->dtemb;
+    sum_pixels(a->dy, z->ldy, z->ly, z->n, z->p * z->q, z->k, sums);
+    for (int k = 0; a->dbias && k < z->k; k++) {
+        float sum = 0.0f;
+        for (int i = 0; i < z->n; i++) sum += sums[(int64_t)i * z->k + k];
+        a->dbias[k] = a->accumulate ? a->dbias[k] + sum : sum;
+    }
+}
+
 // ---- forward
 static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     run_conv(s, w.state, a->x, a->w, a->bias, a->y, false, w.scratch);
@@ -118,15 +129,8 @@ VARIANT(input_direct, ONEDNN_BACKWARD_INPUT, false)
 
 // ---- gradients of w, bias, temb
 static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
-    if (a->dw) run_conv(s, w.state, a->x, a->dw, NULL, a->dy, a->accumulate, (char *)w.scratch + sums_bytes(z));
-    if (!a->dbias && !a->dtemb) return;
-    float *sums = a->dtemb ? a->dtemb : w.scratch;
-    sum_pixels(a->dy, z->ldy, z->ly, z->n, z->p * z->q, z->k, sums);
-    for (int k = 0; a->dbias && k < z->k; k++) {
-        float sum = 0.0f;
-        for (int i = 0; i < z->n; i++) sum += sums[(int64_t)i * z->k + k];
-        a->dbias[k] = a->accumulate ? a->dbias[k] + sum : sum;
-    }
+    if (a->dw) run_conv(s, w.state, a->x, a->dw, NULL, a->dy, a->accumulate, (char *)w.scratch + conv2d_sums_bytes(z));
+    conv2d_bias_gradients(z, a, w.scratch);
 }
 VARIANT(weight_winograd, ONEDNN_BACKWARD_WEIGHT, true)
 VARIANT(weight_direct, ONEDNN_BACKWARD_WEIGHT, false)

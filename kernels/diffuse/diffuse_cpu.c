@@ -49,7 +49,7 @@ static void sampler_step_run(Stream *st, const SamplerStepShape *z, const Sample
     #pragma omp parallel for schedule(static)
     for (int64_t task = 0; task < z->n * pieces; task++) {
         int64_t i = task / pieces, e = task % pieces * PIECE, at = i * z->e + e, count = cpu_min(PIECE, z->e - e);
-        float eps_hat[PIECE], draw[PIECE], *x = a->x + at, *prev = a->prev ? a->prev + at : NULL;
+        float eps_hat[PIECE], normal[PIECE], *x = a->x + at, *prev = a->prev ? a->prev + at : NULL;
         predict(eps_hat, a->cond + at, a->uncond ? a->uncond + at : NULL, a->omega ? a->omega[i] : c->guidance, count);
         if (c->x0_clip > 0) clip(eps_hat, x, c, count);
         #pragma omp simd
@@ -59,9 +59,10 @@ static void sampler_step_run(Stream *st, const SamplerStepShape *z, const Sample
             for (int64_t j = 0; j < count; j++) x[j] += c->prev * prev[j];
         }
         if (c->sigma != 0) {
-            cpu_normals(a->state, (uint32_t)(e / 4), a->sample[i], z->purpose, (int)cpu_ceil_div(count, 4), draw);
+            CpuDraw draw = cpu_draw(a->state, a->sample[i], z->purpose, 0);
+            cpu_normals(&draw, (uint32_t)(e / 4), count, normal);
             #pragma omp simd
-            for (int64_t j = 0; j < count; j++) x[j] += c->sigma * draw[j];
+            for (int64_t j = 0; j < count; j++) x[j] += c->sigma * normal[j];
         }
         if (prev) memcpy(prev, eps_hat, (size_t)count * sizeof *prev);
     }

@@ -8,7 +8,7 @@ enum { BLOCK = 16 };   // columns of a bias gradient summed at once
 // y (m,n) of one matrix: += bias, then the activation.
 static void finish_rows(const GemmShape *z, const float *bias, float *y) {
     if (!bias && z->act == ACT_NONE) return;
-    #pragma omp parallel for schedule(static) if (!z->batch || z->batch == 1)
+    #pragma omp parallel for schedule(static)
     for (int i = 0; i < z->m; i++) {
         float *row = y + (int64_t)i * z->ldy;
         for (int j = 0; bias && j < z->n; j++) row[j] += bias[j];

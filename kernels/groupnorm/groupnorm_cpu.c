@@ -1,14 +1,17 @@
 // kernels/groupnorm/groupnorm_cpu.c - group normalization, one slab of whole groups of one image at a time.
 //
-// A slab is small enough to stay in the second-level cache: memory is read once for the two passes of the variance and
-// the pass that writes. It is walked in strips of at most CPU_WIDE columns, a strip in rows: of one pixel, or where
-// pixels follow each other (C16, dense NHWC of all channels) of several, the parameters repeated for each.
+// A slab stays in the cache of a core: memory is read once for the two passes of the variance and the pass that writes.
+// It is walked in strips of at most CPU_WIDE columns, a strip in rows: of one pixel, or where pixels follow each other
+// (C16, dense NHWC of all channels) of several, the parameters repeated for each.
 // The channels of a group never straddle slabs: a slab holds a multiple of `unit`, the channels of a group, times what
 // makes that a multiple of 16 where 16 divides c.
 #include "kernels/common/cpu.h"
 #include "kernels/groupnorm/groupnorm.h"
 
-enum { SLAB_BYTES = 256 << 10 };   // of x; with y or dx beside it a quarter to a half of the cache of a core
+enum {
+    SLAB_BYTES = 256 << 10,   // of x in C16; with y or dx beside it half the second-level cache of a core
+    FEW_IMAGES = 8,           // below that, threads share an image
+};
 
 static bool can(const GroupNormShape *z) { return z->dtype == DT_F32; }
 
@@ -17,7 +20,10 @@ static int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
 
 static int slab_channels(const GroupNormShape *z) {
     int group = z->c / z->groups, unit = z->c % 16 ? group : group * 16 / gcd(group, 16);
-    int64_t fit = cpu_min(CPU_WIDE, SLAB_BYTES / 4 / z->hw);
+    // A slab of some channels of NHWC lies in as small a part of the cache's sets: only sharing would be gained.
+    int64_t fit = z->layout == LAYOUT_C16 ? SLAB_BYTES / 4 / z->hw : z->c;
+    fit = cpu_min(cpu_min(fit, z->c), (int64_t)CPU_WIDE * group);             // at most CPU_WIDE groups
+    if (z->n < FEW_IMAGES) fit = cpu_min(fit, CPU_WIDE / 4);
     return fit < unit ? unit : (int)(fit / unit) * unit;
 }
 
@@ -70,7 +76,7 @@ static void group_sums(const GroupNormShape *z, const float *x, int i, int k0, i
                 #pragma omp simd
                 for (int j = 0; j < cols; j++) part[j] += (row[j] - m[j]) * (row[j] - m[j]);
             }
-            for (int j = s.w; j < s.fold * s.w; j++) part[j % s.w] += part[j];
+            cpu_unfold(part, s.w, s.fold * s.w);
         } else {
             cpu_column_sums(x + s.x, z->hw, s.step_x, s.w, part);
         }
@@ -197,7 +203,8 @@ static void forward(Stream *st, const GroupNormShape *z, const GroupNormForwardA
 // ---- backward
 //   g = dy keep / (1 - p) act'(u);  A, B = sums over pixels of g and g xhat;  with means over the M elements of a group
 //   dx = rstd (gamma g - sum(gamma A) / M - xhat sum(gamma B) / M) + add;  dgamma = sum over n of B, dbeta of A
-// The first pass leaves g in dx (NULL: not wanted), the second finishes it. Scratch: A and B, (n,c,2).
+// The first pass leaves gamma g in dx (NULL: not wanted), the second finishes it: the product is rounded as the means'
+// terms are, so that a group of one element gets exactly 0. Scratch: A and B, (n,c,2).
 static size_t backward_scratch(const GroupNormShape *z) { return (size_t)z->n * (size_t)z->c * 2 * sizeof(float); }
 
 typedef struct { float mean[CPU_WIDE], rstd[CPU_WIDE], gamma[CPU_WIDE], beta[CPU_WIDE]; } Columns;
@@ -217,21 +224,21 @@ static void columns_of(Columns *o, const GroupNormShape *z, const GroupNormBackw
     repeat(o->beta, s);
 }
 
-// A row of g, and its part of A and B. silu and factor are constants wherever this is inlined.
-static inline void gradient_row(float *g, const float *dy, const float *x, const Columns *o, const float *factor,
+// A row of gamma g, and its part of A and B. silu and factor are constants wherever this is inlined.
+static inline void gradient_row(float *dx, const float *dy, const float *x, const Columns *o, const float *factor,
                                 bool silu, int cols, float *sum, float *sum_xhat) {
     #pragma omp simd
     for (int j = 0; j < cols; j++) {
         float xhat = (x[j] - o->mean[j]) * o->rstd[j], d = dy[j];
         if (factor) d *= factor[j];
         if (silu) d *= cpu_silu_slope(xhat * o->gamma[j] + o->beta[j]);
-        g[j] = d;
+        dx[j] = o->gamma[j] * d;
         sum[j] += d;
         sum_xhat[j] += d * xhat;
     }
 }
 
-// First pass over a strip: g into dx, A and B of its channels into ab (c,2).
+// First pass over a strip: gamma g into dx, A and B of its channels into ab (c,2).
 static void gradient_strip(const GroupNormShape *z, const GroupNormBackwardArgs *a, int i, const Strip *s, float *ab) {
     Columns o;
     float sum[CPU_WIDE] = { 0 }, sum_xhat[CPU_WIDE] = { 0 }, factor[CPU_WIDE], unwanted[CPU_WIDE];
@@ -239,28 +246,26 @@ static void gradient_strip(const GroupNormShape *z, const GroupNormBackwardArgs 
     for (int p = 0; p < z->hw; p += s->fold) {
         const float *x = (const float *)a->x + s->x + p * s->step_x;
         const float *dy = (const float *)a->dy + s->y + p * s->step_y;
-        float *g = a->dx ? (float *)a->dx + s->x + p * s->step_x : unwanted;
+        float *dx = a->dx ? (float *)a->dx + s->x + p * s->step_x : unwanted;
         int cols = row_columns(z, s, p);
         if (a->mask) {
             cpu_mask_factors(a->mask, s->dense + p * s->step, cols, cpu_keep_scale(z->p16), factor);
-            if (z->act == ACT_SILU) gradient_row(g, dy, x, &o, factor, true, cols, sum, sum_xhat);
-            else                    gradient_row(g, dy, x, &o, factor, false, cols, sum, sum_xhat);
+            if (z->act == ACT_SILU) gradient_row(dx, dy, x, &o, factor, true, cols, sum, sum_xhat);
+            else                    gradient_row(dx, dy, x, &o, factor, false, cols, sum, sum_xhat);
         } else {
-            if (z->act == ACT_SILU) gradient_row(g, dy, x, &o, NULL, true, cols, sum, sum_xhat);
-            else                    gradient_row(g, dy, x, &o, NULL, false, cols, sum, sum_xhat);
+            if (z->act == ACT_SILU) gradient_row(dx, dy, x, &o, NULL, true, cols, sum, sum_xhat);
+            else                    gradient_row(dx, dy, x, &o, NULL, false, cols, sum, sum_xhat);
         }
     }
-    for (int j = s->w; j < s->fold * s->w; j++) {
-        sum[j % s->w] += sum[j];
-        sum_xhat[j % s->w] += sum_xhat[j];
-    }
+    cpu_unfold(sum, s->w, s->fold * s->w);
+    cpu_unfold(sum_xhat, s->w, s->fold * s->w);
     for (int j = 0; j < s->w; j++) {
         ab[2 * (s->k + j)] = sum[j];
         ab[2 * (s->k + j) + 1] = sum_xhat[j];
     }
 }
 
-// Second pass: dx from g (a->dy with sums, else dx itself) and the group's means of gamma A and gamma B.
+// Second pass: dx from gamma g (there already, but with sums: of dy) and the group's means of gamma A and gamma B.
 static void finish_strip(const GroupNormShape *z, const GroupNormBackwardArgs *a, int i, const Strip *s, int k0,
                          const float *mean_a, const float *mean_b) {
     Columns o;
@@ -276,13 +281,17 @@ static void finish_strip(const GroupNormShape *z, const GroupNormBackwardArgs *a
     for (int p = 0; p < z->hw; p += s->fold) {
         const float *x = (const float *)a->x + s->x + p * s->step_x;
         float *dx = (float *)a->dx + s->x + p * s->step_x;
-        const float *g = a->sums ? (const float *)a->dy + s->y + p * s->step_y : dx;
+        const float *dy = (const float *)a->dy + s->y + p * s->step_y;
         const float *add = a->add ? (const float *)a->add + s->dense + p * s->step : NULL;
         int cols = row_columns(z, s, p);
+        if (a->sums) {
+            #pragma omp simd
+            for (int j = 0; j < cols; j++) dx[j] = o.gamma[j] * dy[j];
+        }
         #pragma omp simd
         for (int j = 0; j < cols; j++) {
             float xhat = (x[j] - o.mean[j]) * o.rstd[j];
-            dx[j] = o.rstd[j] * (o.gamma[j] * g[j] - ma[j] - xhat * mb[j]);
+            dx[j] = o.rstd[j] * (dx[j] - ma[j] - xhat * mb[j]);
         }
         if (!add) continue;
         #pragma omp simd
@@ -303,7 +312,8 @@ static void backward_slab(const GroupNormShape *z, const GroupNormBackwardArgs *
     for (int g = 0; g < (k1 - k0) / group; g++) {
         double sa = 0, sb = 0;
         for (int k = k0 + g * group; k < k0 + (g + 1) * group; k++) {
-            sa += (double)a->gamma[k] * (double)ab[2 * k];
+            float term = a->gamma[k] * ab[2 * k];
+            sa += (double)term;
             sb += (double)a->gamma[k] * (double)ab[2 * k + 1];
         }
         mean_a[g] = (float)(sa / ((double)z->hw * group));

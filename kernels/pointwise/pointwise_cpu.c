@@ -92,7 +92,7 @@ static void add_channel_run(Stream *st, const AddChannelShape *z, const AddChann
         const float *x = (const float *)a->x + i % z->n * size + p.at;
         float *y = (float *)a->y + i * size + p.at, wide[CPU_WIDE];
         int fold = p.ld == p.w ? CPU_WIDE / p.w : 1;
-        for (int j = 0; j < fold * p.w; j++) wide[j] = a->v[(int64_t)i * z->c + p.k + j % p.w];
+        for (int f = 0; f < fold; f++) memcpy(wide + f * p.w, a->v + (int64_t)i * z->c + p.k, (size_t)p.w * sizeof *wide);
         for (int64_t r = 0; r < z->hw; r += fold) {
             int cols = (int)cpu_min(fold, z->hw - r) * p.w;
             #pragma omp simd
@@ -175,7 +175,8 @@ static void randn_run(Stream *st, const RandomShape *z, const RandomArgs *a, Wor
     for (int64_t task = 0; task < z->n * pieces; task++) {
         int64_t i = task / pieces, e0 = task % pieces * PIECE, count = cpu_min(PIECE, size - e0);
         float out[PIECE], *y = (float *)a->y + i * size;
-        cpu_normals(a->state, (uint32_t)(e0 / 4), a->sample[i], z->purpose, (int)cpu_ceil_div(count, 4), out);
+        CpuDraw draw = cpu_draw(a->state, a->sample[i], z->purpose, 0);
+        cpu_normals(&draw, (uint32_t)(e0 / 4), count, out);
         if (z->layout == LAYOUT_NHWC) {
             memcpy(y + e0, out, (size_t)count * sizeof *y);
         } else {

@@ -1,0 +1,446 @@
+// kernels/conv2d/conv2d_winograd_cpu.c - F(4x4,3x3) on the host, in vectors of 16 channels (AVX-512).
+//
+// A 3x3 convolution with stride 1 and padding 1 on tiles of 4x4 outputs, 6x6 inputs (Lavin and Gray 2016), with the
+// interpolation points 0, +-a, +-b, infinity, a = 5/8, b = 3/2. Writing . for the product element by element:
+//   forward           y  = A' [sum over channels (G g G') . (B' x B)] A
+//   backward_input    the same with dy for x and the filter turned by half a turn, its channels exchanged
+//   backward_weight   dw = G' [sum over tiles (B' x B) . (A dy A')] G
+// The bracket is 36 matrix products, one for each element e of the 6x6 tile: 4 times fewer multiplications than the sum
+// by its definition. Layouts of what is between, all with the 16 or 32 channels of a panel side by side:
+//   forward           U (36, panel of k, c, 32)   the filters, once
+//                     V (36, tile, c)             a block of tiles, per thread
+//                     M (36, tile, k)             their products, then transformed into y with all that is added to it
+//   backward_weight   V (36, panel of c, tile, 32), D (36, tile, k)   a block of tiles, all threads together
+//                     U (36, panel of c, k, 32)                       the sum over blocks so far
+// Every sum has one order, whatever the number of threads.
+#include <omp.h>
+#include <string.h>
+#include "kernels/conv2d/conv2d.h"
+#include "kernels/conv2d/conv2d_cpu.h"
+
+// ---- 16 floats. Without AVX-512 the file compiles and can() refuses: the accumulators would not stay in registers.
+enum { VEC = 16, PANEL = 32, ROWS = 8, ELEMENTS = 36 };
+#if defined(__AVX512F__)
+#include <immintrin.h>
+enum { HAVE_VECTORS = 1 };
+typedef __m512 Vec;
+static inline Vec  load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void store(float *p, Vec v) { _mm512_storeu_ps(p, v); }
+static inline Vec  fill(float x) { return _mm512_set1_ps(x); }
+static inline Vec  add(Vec x, Vec y) { return _mm512_add_ps(x, y); }
+static inline Vec  sub(Vec x, Vec y) { return _mm512_sub_ps(x, y); }
+static inline Vec  mul(float x, Vec y) { return _mm512_mul_ps(fill(x), y); }
+static inline Vec  fma_(Vec x, Vec y, Vec z) { return _mm512_fmadd_ps(x, y, z); }
+// Exchanges rows and columns: pairs, then fours within 128-bit lanes, then the lanes.
+static inline void transpose(Vec r[VEC]) {
+    Vec t[VEC];
+    for (int i = 0; i < VEC; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < VEC; i += 4) {
+        __m512d x0 = _mm512_castps_pd(t[i]), x1 = _mm512_castps_pd(t[i + 1]);
+        __m512d x2 = _mm512_castps_pd(t[i + 2]), x3 = _mm512_castps_pd(t[i + 3]);
+        r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(x0, x2));
+        r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x0, x2));
+        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(x1, x3));
+        r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(x1, x3));
+    }
+    for (int i = 0; i < 4; i++) {
+        Vec even_a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), odd_a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        Vec even_b = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        Vec odd_b = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+        t[i] = _mm512_shuffle_f32x4(even_a, even_b, 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(odd_a, odd_b, 0x88);
+        t[i + 8] = _mm512_shuffle_f32x4(even_a, even_b, 0xdd);
+        t[i + 12] = _mm512_shuffle_f32x4(odd_a, odd_b, 0xdd);
+    }
+    memcpy(r, t, sizeof t);
+}
+#else
+enum { HAVE_VECTORS = 0 };
+typedef struct { float v[VEC]; } Vec;
+#define EACH(expr) Vec r; for (int i = 0; i < VEC; i++) r.v[i] = (expr); return r
+static inline Vec  load(const float *p) { EACH(p[i]); }
+static inline void store(float *p, Vec v) { memcpy(p, v.v, sizeof v.v); }
+static inline Vec  fill(float x) { EACH(x); }
+static inline Vec  add(Vec x, Vec y) { EACH(x.v[i] + y.v[i]); }
+static inline Vec  sub(Vec x, Vec y) { EACH(x.v[i] - y.v[i]); }
+static inline Vec  mul(float x, Vec y) { EACH(x * y.v[i]); }
+static inline Vec  fma_(Vec x, Vec y, Vec z) { EACH(x.v[i] * y.v[i] + z.v[i]); }
+static inline void transpose(Vec r[VEC]) {
+    Vec t[VEC];
+    memcpy(t, r, sizeof t);
+    for (int i = 0; i < VEC; i++)
+        for (int j = 0; j < VEC; j++) r[i].v[j] = t[j].v[i];
+}
+#endif
+static inline Vec mul_add(float x, Vec y, Vec z) { return fma_(fill(x), y, z); }
+#define INLINE static inline __attribute__((always_inline))
+
+// ---- the transforms in one dimension, from vectors `step` apart to vectors `step` apart
+#define A1 0.625f
+#define B1 1.5f
+#define A2 (A1 * A1)
+#define B2 (B1 * B1)
+#define FA (1.0f / (2.0f * A2 * (A2 - B2)))
+#define FB (1.0f / (2.0f * B2 * (B2 - A2)))
+
+// B': 6 pixels -> 6 elements.
+INLINE void transform_input(const Vec *d, int step, Vec *v, int to) {
+    Vec d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
+    Vec even_a = mul_add(-B2, d2, d4), odd_a = mul_add(A1, d3, mul(-A1 * B2, d1));
+    Vec even_b = mul_add(-A2, d2, d4), odd_b = mul_add(B1, d3, mul(-B1 * A2, d1));
+    v[0] = mul_add(A2 * B2, d0, mul_add(-(A2 + B2), d2, d4));
+    v[to] = add(even_a, odd_a);
+    v[2 * to] = sub(even_a, odd_a);
+    v[3 * to] = add(even_b, odd_b);
+    v[4 * to] = sub(even_b, odd_b);
+    v[5 * to] = mul_add(A2 * B2, d1, mul_add(-(A2 + B2), d3, d5));
+}
+// G: 3 taps -> 6 elements.
+INLINE void transform_filter(const Vec *g, int step, Vec *u, int to) {
+    Vec g0 = g[0], g1 = g[step], g2 = g[2 * step];
+    Vec even_a = mul_add(FA, g0, mul(FA * A2, g2)), odd_a = mul(FA * A1, g1);
+    Vec even_b = mul_add(FB, g0, mul(FB * B2, g2)), odd_b = mul(FB * B1, g1);
+    u[0] = mul(1.0f / (A2 * B2), g0);
+    u[to] = add(even_a, odd_a);
+    u[2 * to] = sub(even_a, odd_a);
+    u[3 * to] = add(even_b, odd_b);
+    u[4 * to] = sub(even_b, odd_b);
+    u[5 * to] = g2;
+}
+// A': 6 elements -> 4 outputs.
+INLINE void transform_output(const Vec *m, int step, Vec *y, int to) {
+    Vec sum_a = add(m[step], m[2 * step]), dif_a = sub(m[step], m[2 * step]);
+    Vec sum_b = add(m[3 * step], m[4 * step]), dif_b = sub(m[3 * step], m[4 * step]);
+    y[0] = add(m[0], add(sum_a, sum_b));
+    y[to] = mul_add(A1, dif_a, mul(B1, dif_b));
+    y[2 * to] = mul_add(A2, sum_a, mul(B2, sum_b));
+    y[3 * to] = mul_add(A1 * A2, dif_a, mul_add(B1 * B2, dif_b, m[5 * step]));
+}
+// A: 4 gradients -> 6 elements.
+INLINE void transform_gradient(const Vec *d, int step, Vec *v, int to) {
+    Vec d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step];
+    Vec even_a = mul_add(A2, d2, d0), odd_a = mul_add(A1 * A2, d3, mul(A1, d1));
+    Vec even_b = mul_add(B2, d2, d0), odd_b = mul_add(B1 * B2, d3, mul(B1, d1));
+    v[0] = d0;
+    v[to] = add(even_a, odd_a);
+    v[2 * to] = sub(even_a, odd_a);
+    v[3 * to] = add(even_b, odd_b);
+    v[4 * to] = sub(even_b, odd_b);
+    v[5 * to] = d3;
+}
+// G': 6 elements -> 3 taps.
+INLINE void transform_taps(const Vec *m, int step, Vec *g, int to) {
+    Vec sum_a = add(m[step], m[2 * step]), dif_a = sub(m[step], m[2 * step]);
+    Vec sum_b = add(m[3 * step], m[4 * step]), dif_b = sub(m[3 * step], m[4 * step]);
+    g[0] = mul_add(1.0f / (A2 * B2), m[0], mul_add(FA, sum_a, mul(FB, sum_b)));
+    g[to] = mul_add(FA * A1, dif_a, mul(FB * B1, dif_b));
+    g[2 * to] = mul_add(FA * A2, sum_a, mul_add(FB * B2, sum_b, m[5 * step]));
+}
+
+// ---- matrix products: y[i,j] = or += sum over l < n of a[i * row_a + l * step_a] b[l * step_b + j]
+INLINE void product(int rows, int vecs, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
+                    const float *b, int64_t step_b, int n, bool accumulate) {
+    Vec sum[ROWS][PANEL / VEC];
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < vecs; j++) {
+            if (accumulate) __builtin_prefetch(y + i * row_y + j * VEC, 1, 3);   // wanted in n steps
+            sum[i][j] = fill(0.0f);
+        }
+    for (int l = 0; l < n; l++, a += step_a, b += step_b) {
+        Vec column[PANEL / VEC];
+        for (int j = 0; j < vecs; j++) column[j] = load(b + j * VEC);
+        for (int i = 0; i < rows; i++) {
+            Vec x = fill(a[i * row_a]);
+            for (int j = 0; j < vecs; j++) sum[i][j] = fma_(x, column[j], sum[i][j]);
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < vecs; j++) {
+            float *to = y + i * row_y + j * VEC;
+            store(to, accumulate ? add(load(to), sum[i][j]) : sum[i][j]);
+        }
+}
+
+// Any number of rows, 16 or 32 columns.
+static void product_panel(int rows, int width, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
+                          const float *b, int64_t step_b, int n, bool accumulate) {
+    for (int i = 0; i < rows; i += ROWS, y += ROWS * row_y, a += ROWS * row_a) {
+#define CASE(r, v) product(r, v, y, row_y, a, row_a, step_a, b, step_b, n, accumulate)
+        bool wide = width == PANEL;
+        switch (rows - i) {
+        case 1:  wide ? CASE(1, 2) : CASE(1, 1); break;
+        case 2:  wide ? CASE(2, 2) : CASE(2, 1); break;
+        case 3:  wide ? CASE(3, 2) : CASE(3, 1); break;
+        case 4:  wide ? CASE(4, 2) : CASE(4, 1); break;
+        case 5:  wide ? CASE(5, 2) : CASE(5, 1); break;
+        case 6:  wide ? CASE(6, 2) : CASE(6, 1); break;
+        case 7:  wide ? CASE(7, 2) : CASE(7, 1); break;
+        default: wide ? CASE(8, 2) : CASE(8, 1); break;
+        }
+#undef CASE
+    }
+}
+
+// ---- one convolution: sizes and where things lie in scratch
+typedef struct { const float *p; Layout layout; int c, ld; } Image;    // one side of the convolution
+typedef struct {
+    int n, h, w, c, k;              // sums over c, writes k, both multiples of 16 (backward_weight: x has c, dy has k)
+    int tiles_w, tiles_image, tiles, block, group, threads;   // tiles in one V, in one M
+    int64_t u_step, v_step, m_step;                     // floats from element to element of U, V, and M or D
+    int64_t thread_floats, floats;                      // of V and M; of all scratch
+} Plan;
+
+static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+static int least(int a, int b) { return a < b ? a : b; }
+
+// Two cache lines beyond a multiple: 36 vectors a power of two apart would all fall into the same cache sets.
+static int64_t stagger(int64_t floats) { return round_up(floats, 1024) + PANEL; }
+
+static Plan plan_of(const Conv2dShape *z, bool turned) {
+    Plan p = { .n = z->n, .h = z->h, .w = z->w, .c = turned ? z->k : z->c, .k = turned ? z->c : z->k };
+    p.tiles_w = (z->w + 3) / 4;
+    p.tiles_image = (z->h + 3) / 4 * p.tiles_w;
+    p.tiles = p.tiles_image * z->n;
+    p.threads = omp_get_max_threads();
+    return p;
+}
+// Chunks of tiles whose V takes at most 8 MB: it stays in the third-level cache while every panel reads it. Few panels
+// for many threads: the chunk's tiles are divided into groups, each of which transforms the filters anew.
+static Plan plan_apply(const Conv2dShape *z, bool turned) {
+    Plan p = plan_of(z, turned);
+    enum { V_BYTES = 8 << 20 };
+    int most = V_BYTES / (ELEMENTS * (int)sizeof(float) * p.c), panels = (p.k + PANEL - 1) / PANEL;
+    int chunks = (p.tiles + most - 1) / (most > 0 ? most : 1);
+    p.block = (int)round_up((p.tiles + chunks - 1) / chunks, ROWS);
+    int groups = 1;
+    while (panels * groups % p.threads && panels * groups < 4 * p.threads) groups++;
+    p.group = (int)round_up((p.block + groups - 1) / groups, ROWS);
+    p.v_step = stagger((int64_t)p.block * p.c);
+    p.u_step = stagger((int64_t)PANEL * p.c);
+    p.m_step = stagger((int64_t)p.group * PANEL);
+    p.thread_floats = ELEMENTS * (p.u_step + p.m_step);
+    p.floats = ELEMENTS * p.v_step + p.threads * p.thread_floats;
+    return p;
+}
+// U is read and written once per block.
+static Plan plan_weight(const Conv2dShape *z) {
+    Plan p = plan_of(z, false);
+    p.block = least(p.tiles, 128);
+    p.u_step = stagger(round_up(p.c, PANEL) * p.k);
+    p.v_step = stagger((int64_t)p.block * round_up(p.c, PANEL));
+    p.m_step = stagger((int64_t)p.block * p.k);
+    p.floats = ELEMENTS * (p.u_step + p.v_step + p.m_step);
+    return p;
+}
+
+// ---- tiles in and out
+// size x size pixels from row y0, column x0 of image i, channels k0 to k0 + 15; zero outside the image.
+INLINE void load_tile(const Plan *p, const Image *m, int i, int y0, int x0, int k0, int size, Vec *d) {
+    int64_t hw = (int64_t)p->h * p->w, step = m->layout == LAYOUT_C16 ? VEC : m->ld;
+    const float *from = m->p + layout_index(m->layout, hw, m->ld, i, 0, k0) + ((int64_t)y0 * p->w + x0) * step;
+    bool inside = y0 >= 0 && x0 >= 0 && y0 + size <= p->h && x0 + size <= p->w;
+    for (int y = 0; y < size; y++) {
+        for (int x = 0; x < size; x++) {
+            bool in = inside || (y0 + y >= 0 && y0 + y < p->h && x0 + x >= 0 && x0 + x < p->w);
+            d[y * size + x] = in ? load(from + ((int64_t)y * p->w + x) * step) : fill(0.0f);
+        }
+    }
+}
+// Tile t of x, channels k0.. -> its 36 elements at v, step apart.
+static void input_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
+    int i = t / p->tiles_image, j = t % p->tiles_image;
+    Vec d[36], e[36], row[6];
+    load_tile(p, m, i, j / p->tiles_w * 4 - 1, j % p->tiles_w * 4 - 1, k0, 6, d);
+    for (int x = 0; x < 6; x++) transform_input(d + x, 6, e + x, 6);
+    for (int y = 0; y < 6; y++) {
+        transform_input(e + 6 * y, 1, row, 1);
+        for (int x = 0; x < 6; x++) store(v + (6 * y + x) * step, row[x]);
+    }
+}
+static void gradient_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
+    int i = t / p->tiles_image, j = t % p->tiles_image;
+    Vec d[16], e[24], row[6];
+    load_tile(p, m, i, j / p->tiles_w * 4, j % p->tiles_w * 4, k0, 4, d);
+    for (int x = 0; x < 4; x++) transform_gradient(d + x, 4, e + x, 4);
+    for (int y = 0; y < 6; y++) {
+        transform_gradient(e + 4 * y, 1, row, 1);
+        for (int x = 0; x < 6; x++) store(v + (6 * y + x) * step, row[x]);
+    }
+}
+// What a finished sum is added to: bias (k), row (n,k), image (n,h,w,k); NULL if absent.
+typedef struct { const float *bias, *row; Image image; } Terms;
+
+// The 36 elements of tile t, channels k0.., at m, step apart -> 4x4 pixels of y.
+static void output_tile(const Plan *p, const Image *out, const Terms *terms, int t, int k0, const float *m,
+                        int64_t step) {
+    int i = t / p->tiles_image, j = t % p->tiles_image, y0 = j / p->tiles_w * 4, x0 = j % p->tiles_w * 4;
+    int64_t hw = (int64_t)p->h * p->w, step_y = out->layout == LAYOUT_C16 ? VEC : out->ld;
+    float *to = (float *)(uintptr_t)out->p + layout_index(out->layout, hw, out->ld, i, 0, k0);
+    const Image *more = &terms->image;
+    int64_t step_i = more->layout == LAYOUT_C16 ? VEC : more->ld;
+    const float *from = more->p ? more->p + layout_index(more->layout, hw, more->ld, i, 0, k0) : NULL;
+    Vec d[36], e[24], row[4], plus = fill(0.0f);
+    for (int x = 0; x < 36; x++) d[x] = load(m + x * step);
+    for (int x = 0; x < 6; x++) transform_output(d + x, 6, e + x, 6);
+    if (terms->bias) plus = add(plus, load(terms->bias + k0));
+    if (terms->row) plus = add(plus, load(terms->row + (int64_t)i * p->k + k0));
+    for (int y = 0; y < least(4, p->h - y0); y++) {
+        transform_output(e + 6 * y, 1, row, 1);
+        for (int x = 0; x < least(4, p->w - x0); x++) {
+            int64_t pixel = (int64_t)(y0 + y) * p->w + x0 + x;
+            Vec v = add(row[x], plus);
+            if (from) v = add(v, load(from + pixel * step_i));
+            store(to + pixel * step_y, v);
+        }
+    }
+}
+
+// ---- filters. w (k,3,3,c) as stored: z->k filters of z->c channels.
+// Sixteen channels j of one lane each, at channel i of the sum -> the 36 elements at u, step apart.
+static void filter_element(const Vec g[9], float *u, int64_t step) {
+    Vec e[18], row[6];
+    for (int x = 0; x < 3; x++) transform_filter(g + x, 3, e + x, 3);
+    for (int y = 0; y < 6; y++) {
+        transform_filter(e + 3 * y, 1, row, 1);
+        for (int x = 0; x < 6; x++) store(u + (6 * y + x) * step, row[x]);
+    }
+}
+// U for 16 written channels from j0 on and 16 summed channels from i0 on. Forward: j are filters, i their channels;
+// turned: j are channels, i filters, and the taps run backwards.
+static void filter_block(const Plan *p, const float *w, bool turned, int j0, int i0, float *u) {
+    Vec g[VEC][9], rows[VEC];                    // taps of the 16 summed channels
+    int64_t filter = 9 * (int64_t)(turned ? p->k : p->c);
+    for (int tap = 0; tap < 9; tap++) {
+        for (int i = 0; i < VEC; i++)
+            rows[i] = load(turned ? w + (i0 + i) * filter + (8 - tap) * (int64_t)p->k + j0
+                                  : w + (j0 + i) * filter + tap * (int64_t)p->c + i0);
+        if (!turned) transpose(rows);
+        for (int i = 0; i < VEC; i++) g[i][tap] = rows[i];
+    }
+    int64_t width = least(PANEL, p->k - j0 / PANEL * PANEL);
+    for (int i = 0; i < VEC; i++)
+        filter_element(g[i], u + i * width, p->u_step);
+}
+
+// y = conv(x, w) + terms, or with turned: the input gradient, x being dy.
+static void apply(const Plan *p, const float *w, bool turned, const Image *in, const Image *out, const Terms *terms,
+                  float *scratch) {
+    float *v = scratch;
+    #pragma omp parallel num_threads(p->threads)
+    {
+        float *u = v + ELEMENTS * p->v_step + omp_get_thread_num() * p->thread_floats, *m = u + ELEMENTS * p->u_step;
+        for (int t0 = 0; t0 < p->tiles; t0 += p->block) {
+            int tiles = least(p->block, p->tiles - t0);
+            #pragma omp for collapse(2) schedule(static)
+            for (int t = 0; t < tiles; t++)
+                for (int i = 0; i < p->c; i += VEC) input_tile(p, in, t0 + t, i, v + (int64_t)t * p->c + i, p->v_step);
+            #pragma omp for collapse(2) schedule(dynamic)
+            for (int j = 0; j < p->k; j += PANEL)
+                for (int t = 0; t < tiles; t += p->group) {
+                    int width = least(PANEL, p->k - j), rows = least(p->group, tiles - t);
+                    for (int half = 0; half < width; half += VEC)
+                        for (int i = 0; i < p->c; i += VEC) filter_block(p, w, turned, j + half, i, u + i * width + half);
+                    for (int e = 0; e < ELEMENTS; e++)
+                        product_panel(rows, width, m + e * p->m_step, width, v + e * p->v_step + (int64_t)t * p->c, p->c, 1,
+                                      u + e * p->u_step, width, p->c, false);
+                    for (int half = 0; half < width; half += VEC)
+                        for (int row = 0; row < rows; row++)
+                            output_tile(p, out, terms, t0 + t + row, j + half, m + row * width + half, p->m_step);
+                }
+        }
+    }
+}
+
+// dw of 16 channels from c0 on of filter k, from its 36 elements in U.
+static void taps_of(const Plan *p, int k, int c0, const float *u, float *dw, bool accumulate) {
+    int64_t width = least(PANEL, p->c - c0 / PANEL * PANEL);
+    const float *from = u + (int64_t)(c0 / PANEL) * PANEL * p->k + k * width + c0 % PANEL;
+    Vec d[36], e[18], row[3];
+    for (int x = 0; x < 36; x++) d[x] = load(from + x * p->u_step);
+    for (int x = 0; x < 6; x++) transform_taps(d + x, 6, e + x, 6);
+    for (int y = 0; y < 3; y++) {
+        transform_taps(e + 6 * y, 1, row, 1);
+        for (int x = 0; x < 3; x++) {
+            float *to = dw + (int64_t)k * 9 * p->c + (3 * y + x) * (int64_t)p->c + c0;
+            store(to, accumulate ? add(load(to), row[x]) : row[x]);
+        }
+    }
+}
+
+// dw (k,3,3,c) = or += from x and dy.
+static void weight_gradient(const Plan *p, const Image *x, const Image *dy, float *dw, bool accumulate,
+                            float *scratch) {
+    float *u = scratch, *v = u + ELEMENTS * p->u_step, *d = v + ELEMENTS * p->v_step;
+    enum { FILTERS = 64 };                       // rows of one task
+    #pragma omp parallel num_threads(p->threads)
+    {
+        for (int t0 = 0; t0 < p->tiles; t0 += p->block) {
+            int tiles = least(p->block, p->tiles - t0);
+            #pragma omp for schedule(static)
+            for (int t = 0; t < tiles; t++) {
+                for (int i = 0; i < p->c; i += VEC) {
+                    int64_t width = least(PANEL, p->c - i / PANEL * PANEL);
+                    float *to = v + (int64_t)(i / PANEL) * PANEL * p->block + t * width + i % PANEL;
+                    input_tile(p, x, t0 + t, i, to, p->v_step);
+                }
+                for (int j = 0; j < p->k; j += VEC)
+                    gradient_tile(p, dy, t0 + t, j, d + (int64_t)t * p->k + j, p->m_step);
+            }
+            #pragma omp for collapse(2) schedule(static)
+            for (int e = 0; e < ELEMENTS; e++)
+                for (int k0 = 0; k0 < p->k; k0 += FILTERS)
+                    for (int i = 0; i < p->c; i += PANEL) {
+                        int width = least(PANEL, p->c - i);
+                        product_panel(least(FILTERS, p->k - k0), width,
+                                      u + e * p->u_step + (int64_t)i * p->k + k0 * width, width,
+                                      d + e * p->m_step + k0, 1, p->k,
+                                      v + e * p->v_step + (int64_t)i * p->block, width, tiles, t0 > 0);
+                    }
+        }
+        #pragma omp for schedule(static)
+        for (int k = 0; k < p->k; k++)
+            for (int i = 0; i < p->c; i += VEC) taps_of(p, k, i, u, dw, accumulate);
+    }
+}
+
+// ---- launchers
+static bool can(const Conv2dShape *z) {
+    unsigned fused = CONV_X2 | CONV_SHORTCUT | CONV_NORM | CONV_MASK | CONV_STATS | CONV_SUMS;
+    return HAVE_VECTORS && !(z->use & fused) && !z->c2 && z->dtype == DT_F32 && z->out == DT_F32 && z->r == 3
+        && z->s == 3 && z->stride == 1 && z->pad_h == 1 && z->pad_w == 1 && z->p == z->h && z->q == z->w && z->c % VEC == 0 && z->k % VEC == 0;
+}
+
+static size_t forward_scratch(const Conv2dShape *z) { return sizeof(float) * (size_t)plan_apply(z, false).floats; }
+static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
+    Plan p = plan_apply(z, false);
+    Image x = { a->x, z->lx, z->c, z->ldx }, y = { a->y, z->ly, z->k, z->ldy };
+    Terms terms = { a->bias, a->temb, { a->residual, z->ly, z->k, z->ldr } };
+    apply(&p, a->w, false, &x, &y, &terms, w.scratch);
+}
+
+static size_t input_scratch(const Conv2dShape *z) { return sizeof(float) * (size_t)plan_apply(z, true).floats; }
+static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
+    Plan p = plan_apply(z, true);
+    Image dx = { a->dx, z->lx, z->c, z->ldx }, dy = { a->dy, z->ly, z->k, z->ldy };
+    Terms terms = { NULL, NULL, { a->add, z->lx, z->c, z->c } };
+    apply(&p, a->w, true, &dy, &dx, &terms, w.scratch);
+}
+
+static size_t weight_scratch(const Conv2dShape *z) {
+    return sizeof(float) * (size_t)plan_weight(z).floats + conv2d_sums_bytes(z);
+}
+static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
+    Plan p = plan_weight(z);
+    Image x = { a->x, z->lx, z->c, z->ldx }, dy = { a->dy, z->ly, z->k, z->ldy };
+    float *scratch = (float *)((char *)w.scratch + conv2d_sums_bytes(z));
+    if (a->dw) weight_gradient(&p, &x, &dy, a->dw, a->accumulate, scratch);
+    conv2d_bias_gradients(z, a, w.scratch);
+}
+
+IMPLS(conv2d_winograd_cpu,
+    IMPL_FULL(conv2d_forward, "winograd_own", 5, 0, 0, can, forward_scratch, NULL, forward, NULL),
+    IMPL_FULL(conv2d_backward_input, "winograd_own", 5, 0, 0, can, input_scratch, NULL, backward_input, NULL),
+    IMPL_FULL(conv2d_backward_weight, "winograd_own", 5, 0, 0, can, weight_scratch, NULL, backward_weight, NULL))

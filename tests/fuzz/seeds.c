@@ -1,0 +1,188 @@
+// tests/fuzz/seeds.c - writes small well-formed files for a fuzz target to start from: seeds TARGET FOLDER
+//
+// Targets: safetensors, png, npy, idx, cifar, pickle. An unknown target gets one seed of plain bytes, so that
+// every target can run. Only zlib and libpng are used, not the project's own writers: a reader and a writer that share
+// a mistake must not agree here.
+#include <png.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
+
+enum { ROOM = 1 << 16 };                     // no seed is larger
+typedef struct { uint8_t byte[ROOM]; size_t size; } Seed;
+
+static void put(Seed *s, const void *data, size_t size) {
+    if (s->size + size > ROOM) { fprintf(stderr, "seeds: a seed is larger than %d bytes\n", ROOM); exit(1); }
+    memcpy(s->byte + s->size, data, size);
+    s->size += size;
+}
+static void put_text(Seed *s, const char *text) { put(s, text, strlen(text)); }
+#define PUT_LITERAL(s, text) put(s, text, sizeof text - 1)    // may hold zero bytes
+static void put_byte(Seed *s, unsigned value) { put(s, &(uint8_t){ (uint8_t)value }, 1); }
+static void put_little(Seed *s, uint64_t value, int bytes) {
+    for (int i = 0; i < bytes; i++) put_byte(s, (unsigned)(value >> (8 * i)) & 255u);
+}
+static void put_big(Seed *s, uint32_t value) {
+    for (int i = 3; i >= 0; i--) put_byte(s, value >> (8 * i) & 255u);
+}
+static void put_pixels(Seed *s, size_t count) {
+    for (size_t i = 0; i < count; i++) put_byte(s, (unsigned)(i * 37 % 251));
+}
+
+// Writes FOLDER/NAME and empties the seed.
+static void save(Seed *s, const char *folder, const char *name) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "wb");
+    if (!f || fwrite(s->byte, 1, s->size, f) != s->size || fclose(f) != 0) {
+        fprintf(stderr, "seeds: cannot write %s\n", path);
+        exit(1);
+    }
+    s->size = 0;
+}
+
+static void safetensors(Seed *s, const char *folder) {
+    static const char *const header[] = {
+        "{\"w\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}",
+        "{\"__metadata__\":{\"format\":\"pt\"},\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]},"
+        "\"b\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[4,12]},"
+        "\"c\":{\"dtype\":\"U8\",\"shape\":[3,0],\"data_offsets\":[12,12]},"
+        "\"d\":{\"dtype\":\"BF16\",\"shape\":[2,1,1],\"data_offsets\":[12,16]}}",
+        "{}",
+    };
+    static const size_t body[] = { 24, 16, 0 };
+    for (int i = 0; i < 3; i++) {
+        size_t length = strlen(header[i]), padded = (length + 7) / 8 * 8;
+        put_little(s, padded, 8);
+        put_text(s, header[i]);
+        for (size_t k = length; k < padded; k++) put_byte(s, ' ');
+        put_pixels(s, body[i]);
+        save(s, folder, i == 0 ? "one" : i == 1 ? "four" : "none");
+    }
+}
+
+static void npy(Seed *s, const char *folder) {
+    static const struct { const char *name, *dict; size_t body; int version; } file[] = {
+        { "f4",      "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", 24, 1 },
+        { "u1",      "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2, 2, 3), }", 24, 1 },
+        { "i8",      "{'descr': '<i8', 'fortran_order': False, 'shape': (4,), }", 32, 2 },
+        { "f8",      "{'descr': '<f8', 'fortran_order': False, 'shape': (), }", 8, 1 },
+        { "fortran", "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2), }", 16, 1 },
+        { "big",     "{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }", 8, 1 },
+    };
+    for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
+        int bytes = file[i].version == 1 ? 2 : 4;
+        size_t length = strlen(file[i].dict) + 1, fixed = 8 + (size_t)bytes;
+        size_t padded = (fixed + length + 63) / 64 * 64 - fixed;
+        PUT_LITERAL(s, "\x93NUMPY");
+        put_byte(s, (unsigned)file[i].version);
+        put_byte(s, 0);
+        put_little(s, padded, bytes);
+        put_text(s, file[i].dict);
+        for (size_t k = length; k < padded; k++) put_byte(s, ' ');
+        put_byte(s, '\n');
+        put_pixels(s, file[i].body);
+        save(s, folder, file[i].name);
+    }
+}
+
+// An IDX file: two zero bytes, type 8 (u8), number of dimensions, each as a big-endian word, the data.
+static void idx(Seed *s, const char *folder) {
+    put_big(s, 0x00000803u);
+    put_big(s, 3);
+    put_big(s, 4);
+    put_big(s, 5);
+    put_pixels(s, 60);
+    Seed zipped = { .size = ROOM };
+    z_stream z = { .next_in = s->byte, .avail_in = (uInt)s->size, .next_out = zipped.byte, .avail_out = ROOM };
+    if (deflateInit2(&z, 9, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) exit(1);
+    if (deflate(&z, Z_FINISH) != Z_STREAM_END) exit(1);
+    zipped.size = z.total_out;
+    deflateEnd(&z);
+    save(s, folder, "images");
+    save(&zipped, folder, "images.gz");
+    put_big(s, 0x00000801u);
+    put_big(s, 6);
+    put_pixels(s, 6);
+    save(s, folder, "labels");
+}
+
+// CIFAR records: one label byte (CIFAR-10) or a coarse and a fine one (CIFAR-100), then 3072 bytes R, G, B.
+static void cifar(Seed *s, const char *folder) {
+    for (int labels = 1; labels <= 2; labels++) {
+        for (int image = 0; image < 2; image++) {
+            for (int k = 0; k < labels; k++) put_byte(s, (unsigned)(image + 3 * k));
+            put_pixels(s, 3072);
+        }
+        save(s, folder, labels == 1 ? "ten" : "hundred");
+    }
+}
+
+// The dictionary of a CIFAR python archive, protocol 2: one image as a numpy array of 1 x 3072 bytes, and its labels.
+static void pickle(Seed *s, const char *folder) {
+    PUT_LITERAL(s, "\x80\x02}q\x01(U\x04""data");
+    put_text(s, "cnumpy.core.multiarray\n_reconstruct\nq\x02""cnumpy\nndarray\nq\x03");
+    PUT_LITERAL(s, "K\x00\x85U\x01""b\x87R(K\x01K\x01M\x00\x0c\x86");
+    put_text(s, "cnumpy\ndtype\n");
+    PUT_LITERAL(s, "U\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN");
+    PUT_LITERAL(s, "J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00");
+    put_pixels(s, 3072);
+    PUT_LITERAL(s, "tbU\x0b""fine_labels]K\x05""aU\x06labels](K\x01K\x02""eu.");
+    save(s, folder, "dictionary");
+    PUT_LITERAL(s, "\x80\x03}q\x00(X\x06\x00\x00\x00labelsq\x01]q\x02(K\x07M\x00\x01""eC\x04""datah\x02u.");
+    save(s, folder, "protocol3");
+    put_text(s, "(dp1\nS'labels'\np2\n(lp3\nI5\naI7\nas.");
+    save(s, folder, "protocol0");
+}
+
+static void png_append(png_structp png, png_bytep data, png_size_t size) { put(png_get_io_ptr(png), data, size); }
+static void png_flush_nothing(png_structp png) { (void)png; }
+static void png_fail(png_structp png, png_const_charp what) {
+    (void)png;
+    fprintf(stderr, "seeds: libpng: %s\n", what);
+    exit(1);
+}
+
+static void png(Seed *s, const char *folder) {
+    static const struct { const char *name; int color, depth, interlace; } file[] = {
+        { "rgb", PNG_COLOR_TYPE_RGB, 8, 0 },         { "gray", PNG_COLOR_TYPE_GRAY, 8, 0 },
+        { "gray1", PNG_COLOR_TYPE_GRAY, 1, 0 },      { "rgba", PNG_COLOR_TYPE_RGB_ALPHA, 8, 0 },
+        { "rgb16", PNG_COLOR_TYPE_RGB, 16, 0 },      { "interlaced", PNG_COLOR_TYPE_RGB, 8, 1 },
+        { "palette", PNG_COLOR_TYPE_PALETTE, 8, 0 },
+    };
+    enum { W = 5, H = 3 };
+    uint8_t row[W * 8];
+    for (size_t i = 0; i < sizeof row; i++) row[i] = (uint8_t)(i * 53 % 4);     // below the palette's size
+    for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
+        png_structp p = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, png_fail, NULL);
+        png_infop info = png_create_info_struct(p);
+        if (!p || !info) exit(1);
+        png_set_write_fn(p, s, png_append, png_flush_nothing);
+        png_set_IHDR(p, info, W, H, file[i].depth, file[i].color, file[i].interlace ? PNG_INTERLACE_ADAM7 : 0, 0, 0);
+        static const png_color palette[4] = { { 0, 0, 0 }, { 255, 0, 0 }, { 0, 255, 0 }, { 9, 9, 255 } };
+        if (file[i].color == PNG_COLOR_TYPE_PALETTE) png_set_PLTE(p, info, palette, 4);
+        png_write_info(p, info);
+        for (int pass = png_set_interlace_handling(p); pass > 0; pass--)
+            for (int y = 0; y < H; y++) png_write_row(p, row);
+        png_write_end(p, info);
+        png_destroy_write_struct(&p, &info);
+        save(s, folder, file[i].name);
+    }
+}
+
+int main(int argc, char **argv) {
+    static const struct { const char *target; void (*write)(Seed *, const char *); } table[] = {
+        { "safetensors", safetensors }, { "png", png }, { "npy", npy }, { "idx", idx }, { "cifar", cifar },
+        { "pickle", pickle },
+    };
+    static Seed seed;
+    if (argc != 3) { fprintf(stderr, "usage: seeds TARGET FOLDER\n"); return 2; }
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (strcmp(table[i].target, argv[1]) == 0) { table[i].write(&seed, argv[2]); return 0; }
+    put_pixels(&seed, 64);
+    save(&seed, argv[2], "bytes");
+    return 0;
+}

@@ -1,0 +1,294 @@
+// tests/opcase.c - recording, filling and running one case of an operation on one device.
+//
+// Gradients start from a cotangent per output, fixed normal values of its shape: the loss is sum(y * cotangent), whose
+// node computes nothing and hands the cotangent on as y's gradient. Before a run all planned memory and the buffers of
+// parameter gradients are set to NaN, so that what nobody writes and what is added to instead of written shows.
+#include "opcase.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/graph_impl.h"
+#include "kernels/common/rng.h"
+#include "opcase_impl.h"
+
+// ---- values
+uint32_t case_hash(const char *a, const char *b) {
+    uint32_t h = 2166136261u;
+    for (const char *c = a; *c; c++) h = (h ^ (uint8_t)*c) * 16777619u;
+    h = (h ^ '/') * 16777619u;
+    for (const char *c = b; *c; c++) h = (h ^ (uint8_t)*c) * 16777619u;
+    return h;
+}
+
+float case_normal(uint32_t hash, int64_t i) {
+    float draw[4];
+    rng_normal4(philox((uint32_t[]){ hash, 1 }, (uint32_t)(i / 4), 0, 0, 0).v, draw);
+    return draw[i % 4];
+}
+
+static uint32_t random_word(uint32_t hash, int64_t i) {
+    return philox((uint32_t[]){ hash, 2 }, (uint32_t)i, 0, 0, 0).v[0];
+}
+
+float case_value(const OpCase *c, uint32_t hash, int64_t i, Fill fill) {
+    if (fill == FILL_ONES) return 1;
+    float v = c->use & CASE_EXACT ? (float)rng_below(random_word(hash, i), 5) - 2
+                                  : case_normal(hash, i) * (float)(c->scale != 0 ? c->scale : 1);
+    return fill == FILL_SQUARES ? v * v : v;
+}
+
+// ---- what build() declares
+Graph    *case_graph(OpRun *r) { return r->g; }
+ParamSet *case_params(OpRun *r) { return r->ps; }
+
+static Input *add_input(OpRun *r, const char *name, Tensor *t) {
+    CHECK(r->n_in < MAX_INPUTS, "case %s has too many inputs", r->c->name);
+    Input *in = &r->in[r->n_in++];
+    *in = (Input){ .t = t, .hash = case_hash(r->c->name, name), .spread = 1 };
+    snprintf(in->name, sizeof in->name, "%s", name);
+    return in;
+}
+
+Tensor *case_input(OpRun *r, const char *name, int ndim, const int64_t *shape, unsigned use) {
+    Input *in = add_input(r, name, graph_input(r->g, name, DT_F32, ndim, shape));
+    in->differentiate = !(use & IN_CONSTANT);
+    if (in->differentiate) in->t->flags |= TENSOR_NEEDS_GRAD;
+    return in->t;
+}
+
+Tensor *case_image(OpRun *r, const char *name, int64_t n, int64_t h, int64_t w, int64_t c) {
+    Tensor *x = case_input(r, name, 4, (int64_t[]){ n, h, w, c }, 0);
+    return op_relayout(r->g, x, c % 16 ? LAYOUT_NHWC : device_layout(graph_device(r->g)));
+}
+
+Tensor *case_index(OpRun *r, const char *name, int64_t n, int32_t begin, int32_t end) {
+    Tensor *t = graph_input(r->g, name, DT_I32, 1, &n);
+    case_adopt(r, name, t, begin, end);
+    return t;
+}
+
+void case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32_t end) {
+    Input *in = add_input(r, name, t);
+    if (t->dtype != DT_I32) return;
+    int64_t n = tensor_numel(t);
+    in->index = xmalloc((size_t)n * sizeof *in->index);
+    for (int64_t i = 0; i < n; i++) in->index[i] = begin + (int32_t)rng_below(random_word(in->hash, i), (uint32_t)(end - begin));
+}
+
+Tensor *case_given(OpRun *r, const char *name, int ndim, const int64_t *shape, const float *values) {
+    Input *in = add_input(r, name, graph_input(r->g, name, DT_F32, ndim, shape));
+    size_t bytes = (size_t)tensor_numel(in->t) * sizeof *values;
+    in->given = memcpy(xmalloc(bytes), values, bytes);
+    return in->t;
+}
+
+Tensor *case_param(OpRun *r, const char *name, int ndim, const int64_t *shape) {
+    Param *p = param_add(r->ps, name, ndim, shape, INIT_ZERO, 0);
+    Input *in = add_input(r, name, param_tensor(p, r->g));
+    in->differentiate = true;
+    return in->t;
+}
+
+void case_seal(OpRun *r) {
+    param_seal(r->ps, PARAM_TRAIN, case_hash(r->c->name, "parameters"));
+    r->sealed = true;
+}
+
+// Weights keep the variance of what they multiply; gains lie around 1, biases around 0.
+void case_model(OpRun *r, ParamSet *ps, void *model, void (*release)(void *)) {
+    param_set_free(r->ps);
+    r->ps = ps;
+    r->sealed = true;
+    r->model = model;
+    r->release = release;
+    for (int i = 0; i < param_count(ps); i++) {
+        Tensor *t = param_value(param_get(ps, i));
+        Input *in = add_input(r, t->name, t);
+        in->differentiate = true;
+        in->spread = t->ndim == 1 ? 0.1f : 1 / sqrtf((float)tensor_numel(t) / (float)t->shape[0]);
+        if (t->ndim == 1 && strstr(t->name, ".weight")) in->center = 1;
+    }
+}
+
+bool case_gradients(const OpRun *r) { return r->gradients; }
+void case_recorded(OpRun *r) { r->recorded = true; }
+void case_state(OpRun *r) { r->state = true; }
+
+void case_output(OpRun *r, const char *name, Tensor *t, unsigned use) {
+    CHECK(r->n_out < MAX_OUTPUTS, "case %s has too many outputs", r->c->name);
+    Output *out = &r->out[r->n_out++];
+    *out = (Output){ .t = t, .use = use };
+    snprintf(out->name, sizeof out->name, "%s", name);
+    graph_output(r->g, t);
+}
+
+void case_loss(OpRun *r, Tensor *loss) { r->loss = graph_output(r->g, loss); }
+
+// ---- the end of the forward graph: in = y, cotangent, y, cotangent, ...; y's gradient is the cotangent itself
+static void end_infer(Graph *g, Node *n) { n->out[0] = graph_tensor(g, DT_F32, 1, (int64_t[]){ 1 }); n->n_out = 1; }
+static void end_backward(Graph *g, const Node *n) {
+    for (int i = 0; i < n->n_in; i += 2) graph_add_grad(g, n->in[i], n->in[i + 1]);
+}
+static const OpDef end_op = { .name = "cotangents", .infer = end_infer, .backward = end_backward, .is_loss = true };
+
+static void record_backward(OpRun *r) {
+    Tensor *in[NODE_MAX_IN];
+    int n = 0;
+    for (int i = 0; i < r->n_out && !r->loss; i++) {
+        Output *o = &r->out[i];
+        if (o->use & OUT_NO_GRAD || !tensor_needs_grad(o->t)) continue;
+        CHECK(n + 2 <= NODE_MAX_IN, "case %s has too many outputs with a gradient", r->c->name);
+        char name[64];
+        snprintf(name, sizeof name, "cotangent.%s", o->name);
+        o->cotangent = graph_input(r->g, name, DT_F32, o->t->ndim, o->t->shape);
+        add_input(r, name, o->cotangent);
+        in[n++] = o->t;
+        in[n++] = op_relayout(r->g, o->cotangent, o->t->layout);
+    }
+    if (!n && !r->loss) return;
+    if (!r->recorded) graph_backward(r->g, r->loss ? r->loss : graph_append(r->g, &end_op, NULL, 0, n, in)->out[0]);
+    r->has_gradients = true;
+    for (int i = 0; i < r->n_in; i++) {
+        Input *input = &r->in[i];
+        CHECK(!input->differentiate || input->t->grad, "case %s: no gradient flows to %s", r->c->name, input->name);
+        if (input->differentiate && !(input->t->flags & TENSOR_PERSISTENT)) graph_output(r->g, input->t->grad);
+    }
+}
+
+OpRun *case_record(const OpSuite *s, const OpCase *c, Device *d, bool gradients) {
+    OpRun *r = xcalloc(1, sizeof *r);
+    r->c = c;
+    r->gradients = gradients;
+    r->ps = param_set_new(d);
+    r->g = graph_new(d, c->name, WEIGHTS_TRAIN);
+    if (c->use & CASE_ACCUMULATE) graph_accumulate(r->g);
+    s->build(r, c);
+    if (param_count(r->ps) && !r->sealed) case_seal(r);
+    if (!(c->use & CASE_PLAIN) && !r->recorded) graph_rewrite_forward(r->g);
+    if (gradients) record_backward(r);
+    r->arena = arena_new(d);
+    graph_plan(r->g, r->arena);
+    arena_seal(r->arena);
+    return r;
+}
+
+void case_free(OpRun *r) {
+    if (!r) return;
+    for (int i = 0; i < r->n_in; i++) {
+        free(r->in[i].index);
+        free(r->in[i].given);
+    }
+    graph_free(r->g);
+    arena_free(r->arena);
+    if (r->release) r->release(r->model);
+    else param_set_free(r->ps);
+    free(r);
+}
+
+// ---- one run
+static void fill_input(OpRun *r, const Input *in, Fill fill) {
+    int64_t n = tensor_numel(in->t);
+    if (in->index) {
+        tensor_write(in->t, in->index);
+        return;
+    }
+    float *v = xmalloc((size_t)n * sizeof *v);
+    for (int64_t i = 0; i < n; i++) v[i] = in->given ? in->given[i] : in->center + in->spread * case_value(r->c, in->hash, i, fill);
+    tensor_write_f32(in->t, v);
+    if (in->t->flags & TENSOR_PERSISTENT && in->t->grad) {           // a parameter: what its gradient starts from
+        uint32_t hash = case_hash(in->name, "before");
+        for (int64_t i = 0; i < n; i++) v[i] = r->c->use & CASE_ACCUMULATE ? case_value(r->c, hash, i, fill) : NAN;
+        tensor_write_f32(in->t->grad, v);
+    }
+    free(v);
+}
+
+void case_fill(OpRun *r, Fill fill) {
+    memset(r->arena->memory, 0xFF, r->arena->bytes);
+    for (int i = 0; i < r->n_in; i++) fill_input(r, &r->in[i], fill);
+    StepState state = { .seed = { case_hash(r->c->name, "seed"), 7 }, .step = 11, .sampler_index = 1 };
+    param_state_write(r->ps, &state);
+}
+
+// Whether t was computed, at any remove, by an implementation whose name starts with `prefix`. seen: by node.
+static bool computed_by(const Graph *g, Tensor *t, const char *prefix, bool *seen) {
+    if (!t || !prefix) return false;
+    for (int i = 0; i < graph_node_count(g); i++) {
+        const Node *n = graph_node(g, i);
+        bool writes = false;
+        for (int j = 0; j < n->n_out; j++) writes |= n->out[j] && tensor_base(n->out[j]) == tensor_base(t);
+        if (!writes || seen[i]) continue;
+        seen[i] = true;
+        if (n->impl && strncmp(n->impl->name, prefix, strlen(prefix)) == 0) return true;
+        for (int j = 0; j < n->n_in; j++)
+            if (computed_by(g, n->in[j], prefix, seen)) return true;
+    }
+    return false;
+}
+
+static Result *new_result(Results *all, const char *prefix, const char *name, int64_t n, unsigned use) {
+    CHECK(all->n < MAX_RESULTS, "too many results at %s%s", prefix, name);
+    Result *to = &all->result[all->n++];
+    *to = (Result){ .n = n, .use = use };
+    snprintf(to->name, sizeof to->name, "%s%s", prefix, name);
+    to->value = xmalloc((size_t)n * sizeof *to->value);
+    return to;
+}
+
+static void add_result(Results *all, const OpRun *r, const char *prefix, const char *name, Tensor *t, unsigned use,
+                       const char *amplified) {
+    Result *to = new_result(all, prefix, name, tensor_numel(t), use);
+    tensor_read_f64(t, to->value);
+    bool *seen = xcalloc((size_t)graph_node_count(r->g) + 1, 1);
+    to->amplified = computed_by(r->g, t, amplified, seen);
+    free(seen);
+}
+
+Results *case_results(const OpSuite *s, const OpRun *r) {
+    Results *all = xcalloc(1, sizeof *all);
+    for (int i = 0; i < r->n_out; i++) add_result(all, r, "", r->out[i].name, r->out[i].t, r->out[i].use, s->amplified);
+    for (int i = 0; i < r->n_in && r->has_gradients; i++)
+        if (r->in[i].differentiate) add_result(all, r, "d ", r->in[i].name, r->in[i].t->grad, 0, s->amplified);
+    StepState state = param_state_read(r->ps);
+    if (r->state) {
+        new_result(all, "state.", "updates", 1, OUT_BITS)->value[0] = (double)state.updates;
+        new_result(all, "state.", "skipped", 1, OUT_BITS)->value[0] = (double)state.skipped;
+        new_result(all, "state.", "lr", 1, 0)->value[0] = (double)state.lr;
+        new_result(all, "state.", "grad_norm", 1, 0)->value[0] = (double)state.grad_norm;
+    }
+    return all;
+}
+
+Device *case_device(const RunSpec *spec) {
+    Error err = { 0 };
+    Device *d = device_open(spec->device, &err);
+    CHECK(d, "%s", err.msg);
+    if (device_kind(d) == DEV_CPU) device_set_layout(d, spec->layout);
+    if (spec->launcher) device_prefer(d, spec->launcher, spec->impl);
+    return d;
+}
+
+Results *case_run(const OpSuite *s, const OpCase *c, const RunSpec *spec) {
+    Device *d = case_device(spec);
+    OpRun *r = case_record(s, c, d, true);
+    case_fill(r, spec->fill);
+    graph_run(r->g);
+    Results *all = case_results(s, r);
+    case_free(r);
+    device_close(d);
+    return all;
+}
+
+void results_free(Results *r) {
+    if (!r) return;
+    for (int i = 0; i < r->n; i++) free(r->result[i].value);
+    free(r);
+}
+
+const Result *results_find(const Results *r, const char *name) {
+    for (int i = 0; i < r->n; i++)
+        if (strcmp(r->result[i].name, name) == 0) return &r->result[i];
+    fatal(__FILE__, __LINE__, "result", "there is no result %s", name);
+}

@@ -1,0 +1,91 @@
+// tests/opcase.h - one table of cases per operation; the check, the gradient check and the bench walk the same tables.
+//
+// Each tests/ops/<op>.c defines op_suite and links against tests/opcase*.c, which hold main():
+//   op_<name> [--list | --bench] [CASE ...]
+// Without --bench every case runs on ref32, on cpu in both layouts, and with each registered implementation of the
+// launchers it uses, and each output and gradient is compared with ref. Per tensor, with an error E of the yardstick:
+//   max|y - ref| <= 2 E + 2 ulp(max|ref|),  E = amplification * max(max|ref32 - ref|, u sqrt(K) max sqrt(sum a^2 b^2))
+//   |y - ref|_F  <= 2 amplification |ref32 - ref|_F + u sqrt(K) |ref|_F
+// K: terms a b of the longest sum; u = 2^-24. No other tolerance exists. The term with squares stands where it can be
+// computed, in sums of products: by running the same graph on the squares of all inputs, and K by running it on ones.
+#ifndef TESTS_OPCASE_H
+#define TESTS_OPCASE_H
+#include "core/ops.h"
+#include "core/param.h"
+
+enum {
+    CASE_TEST = 1, CASE_GRAD = 2, CASE_BENCH = 4,
+    CASE_EXACT = 8,          // integers -2..2 in and out: every bit equal to ref's, but for amplified implementations
+    CASE_ACCUMULATE = 16,    // gradients of parameters are added to what is there
+    CASE_PLAIN = 32,         // without graph_rewrite_forward
+};
+typedef struct {
+    const char *name;        // "3x3 s2 odd size"; also the seed of the inputs
+    int64_t     dim[12];     // meaning given at the top of each tests/ops/*.c
+    unsigned    use;         // CASE_*
+    double      scale;       // of the normal inputs; 0 means 1
+} OpCase;
+
+// One recording of a case on one device. build() declares what is filled, recorded and compared.
+typedef struct OpRun OpRun;
+enum { IN_CONSTANT = 1 };                        // case_input: no gradient is wanted
+enum { OUT_NO_GRAD = 1, OUT_BITS = 2, OUT_ZEROS = 4 };   // no cotangent; equal bit for bit on all but ref64; zeros where ref has them
+Graph    *case_graph(OpRun *r);
+ParamSet *case_params(OpRun *r);                 // its StepState: seed and step of the case, the same on every device
+// Normal values from the hash of the case's and the tensor's name, row-major.
+Tensor   *case_input(OpRun *r, const char *name, int ndim, const int64_t *shape, unsigned use);
+// The same, an image as the device's ops hand it on: in blocks of 16 channels where it has them.
+Tensor   *case_image(OpRun *r, const char *name, int64_t n, int64_t h, int64_t w, int64_t c);
+Tensor   *case_index(OpRun *r, const char *name, int64_t n, int32_t begin, int32_t end);   // (n) i32, begin..end-1
+Tensor   *case_given(OpRun *r, const char *name, int ndim, const int64_t *shape, const float *values);   // copied
+Tensor   *case_param(OpRun *r, const char *name, int ndim, const int64_t *shape);
+void      case_output(OpRun *r, const char *name, Tensor *t, unsigned use);
+void      case_loss(OpRun *r, Tensor *loss);     // an is_loss op to start the sweep from, in place of fixed cotangents
+void      case_state(OpRun *r);                  // the StepState's counters, rate and norm are results, too
+// For what brings or needs more than single tensors. Call case_seal after the last case_param where gradients or moments
+// are named in build(); case_model to bring a sealed set of parameters, filled as a network's would be, and its owner;
+// case_adopt to fill an input that another function has recorded (i32: begin..end-1); case_recorded if build() has
+// rewritten the graph and, where case_gradients() says so, differentiated it.
+void      case_seal(OpRun *r);
+void      case_model(OpRun *r, ParamSet *ps, void *model, void (*release)(void *model));
+void      case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32_t end);
+bool      case_gradients(const OpRun *r);
+void      case_recorded(OpRun *r);
+
+typedef struct { const char *name; bool (*run)(Error *err); } OpExtra;   // a check that fits no table
+typedef struct {
+    const char    *op;
+    const OpCase  *cases;
+    int            n_cases;
+    void         (*build)(OpRun *r, const OpCase *c);
+    bool           products;                     // sums of products: K and the term with squares are computed
+    double       (*terms)(const OpCase *c);      // otherwise: K; NULL: 1
+    const char    *amplified;                    // implementations whose names start so have
+    double         amplification;                // this one, derived in their contract
+    const OpExtra *extra;
+    int            n_extra;
+} OpSuite;
+extern const OpSuite op_suite;                   // the one of this executable
+
+// ---- what opcase.c offers opcase_main.c and the extra checks: one run, and its results as doubles
+typedef enum { FILL_VALUES, FILL_SQUARES, FILL_ONES } Fill;
+typedef struct { const char *device; Layout layout; const char *launcher, *impl; Fill fill; } RunSpec;
+typedef struct { char name[64]; double *value; int64_t n; unsigned use; bool amplified; } Result;
+enum { MAX_RESULTS = 256 };
+typedef struct { Result result[MAX_RESULTS]; int n; } Results;
+Results *case_run(const OpSuite *s, const OpCase *c, const RunSpec *spec);     // caller frees with results_free
+void     results_free(Results *r);
+const Result *results_find(const Results *r, const char *name);                // aborts if absent
+// Analytic against numeric gradients on ref64, steps of 1e-6: |difference| <= 1e-5 + 1e-3 max|gradient|, per element; with
+// more than 1,000 of them along random directions, with the gradient's norm for its maximum.
+bool     case_check_grad(const OpSuite *s, const OpCase *c, Error *err);
+// Everything that the rule above bounds, of `got` run by spec. *checked: tensors compared.
+bool     case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Results *ref,
+                      const Results *ref32, const Results *squares, const Results *ones, Error *err);
+
+OpRun   *case_record(const OpSuite *s, const OpCase *c, Device *d, bool gradients);   // recorded, planned, sealed
+void     case_free(OpRun *r);
+void     case_fill(OpRun *r, Fill fill);         // writes inputs, parameters, gradient buffers, state
+uint32_t case_hash(const char *a, const char *b);
+float    case_normal(uint32_t hash, int64_t i);  // element i of the stream `hash`
+#endif

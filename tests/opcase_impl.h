@@ -1,0 +1,35 @@
+// tests/opcase_impl.h - a recording's own fields, for tests/opcase*.c only.
+#ifndef TESTS_OPCASE_IMPL_H
+#define TESTS_OPCASE_IMPL_H
+#include "opcase.h"
+enum { MAX_INPUTS = 256, MAX_OUTPUTS = 12 };
+typedef struct {
+    char     name[56];
+    Tensor  *t;                  // an input of the graph, or a parameter
+    int32_t *index;              // values of an i32 input, or NULL
+    float   *given;              // values of a given input, or NULL: drawn
+    uint32_t hash;
+    float    center, spread;     // of drawn values
+    bool     differentiate;
+} Input;
+typedef struct { char name[40]; Tensor *t, *cotangent; unsigned use; } Output;
+struct OpRun {
+    const OpCase *c;
+    ParamSet     *ps;
+    Graph        *g;
+    Arena        *arena;
+    Tensor       *loss;
+    Input         in[MAX_INPUTS];
+    int           n_in;
+    Output        out[MAX_OUTPUTS];
+    int           n_out;
+    bool          has_gradients; // differentiated
+    bool          gradients;     // to be differentiated
+    bool          sealed, recorded, state;
+    void         *model;         // owner of ps, or NULL
+    void        (*release)(void *model);
+};
+float    case_value(const OpCase *c, uint32_t hash, int64_t i, Fill fill);   // element i of an input of that hash
+Device  *case_device(const RunSpec *spec);
+Results *case_results(const OpSuite *s, const OpRun *r);   // after a run; caller frees
+#endif

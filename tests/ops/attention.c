@@ -1,0 +1,48 @@
+// tests/ops/attention.c - cases of softmax attention over the pixels of an image.
+//   dim: n, h, w, c (all heads), heads, q, k, v are views of one product
+#include <math.h>
+
+#include "opcase.h"
+
+static void build(OpRun *r, const OpCase *c) {
+    Graph *g = case_graph(r);
+    const int64_t *d = c->dim;
+    int64_t n = d[0], h = d[1], w = d[2], ch = d[3];
+    Tensor *part[3];
+    static const char *const names[] = { "q", "k", "v" };
+    Tensor *all = d[5] ? case_image(r, "qkv", n, h, w, 3 * ch) : NULL;
+    for (int i = 0; i < 3; i++)
+        part[i] = all ? op_view_channel(g, all, i * ch, (i + 1) * ch) : case_image(r, names[i], n, h, w, ch);
+    float scale = (float)(1 / sqrt((double)ch / (double)d[4]));
+    case_output(r, "o", op_attention(g, part[0], part[1], part[2], (int)d[4], scale), 0);
+}
+
+static double terms(const OpCase *c) {
+    double tokens = (double)(c->dim[1] * c->dim[2]), channels = (double)(c->dim[3] / c->dim[4]);
+    return tokens > channels ? tokens : channels;
+}
+
+enum { TEST = CASE_TEST, GRAD = CASE_TEST | CASE_GRAD, BENCH = CASE_BENCH };
+static const OpCase cases[] = {
+    { "one token",             { 2, 1, 1, 16, 1, 0 }, GRAD, 0 },
+    { "one channel",           { 1, 3, 3,  1, 1, 0 }, GRAD, 0 },
+    { "3x3, 3 channels",       { 3, 3, 3,  3, 1, 0 }, GRAD, 0 },
+    { "5x7, 31 channels",      { 2, 5, 7, 31, 1, 0 }, GRAD, 0 },
+    { "5x7, 16 channels",      { 2, 5, 7, 16, 1, 0 }, GRAD, 0 },
+    { "8x8, 64 channels",      { 2, 8, 8, 64, 1, 0 }, GRAD, 0 },
+    { "3 heads of 16",         { 2, 3, 3, 48, 3, 0 }, GRAD, 0 },
+    { "2 heads of 24",         { 2, 5, 7, 48, 2, 0 }, GRAD, 0 },
+    { "3 heads of 1",          { 1, 3, 3,  3, 3, 0 }, GRAD, 0 },
+    { "one product",           { 2, 5, 7, 16, 1, 1 }, GRAD, 0 },
+    { "one product, 2 heads",  { 2, 3, 3, 32, 2, 1 }, GRAD, 0 },
+    { "one product, odd",      { 1, 3, 3,  3, 1, 1 }, GRAD, 0 },
+    { "16x16",                 { 1, 16, 16, 48, 1, 0 }, TEST, 0 },
+    { "sharp rows",            { 2, 5, 7, 16, 1, 0 }, TEST, 8 },
+    { "overflow unless shifted", { 1, 3, 3, 16, 1, 0 }, TEST, 100 },
+    { "tiny values",           { 2, 5, 7, 16, 1, 0 }, TEST, 1e-4 },
+    { "256 at 16",             { 8, 16, 16, 256, 1, 0 }, BENCH, 0 },
+    { "256 at 4",              { 8, 4, 4, 256, 1, 0 }, BENCH, 0 },
+};
+
+const OpSuite op_suite = { .op = "attention", .cases = cases, .n_cases = sizeof cases / sizeof cases[0], .build = build,
+                           .terms = terms };

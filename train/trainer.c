@@ -1,0 +1,217 @@
+// train/trainer.c - building a run's graphs and taking its steps.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/trainer_impl.h"
+
+// ---- data
+static Dataset *open_split(const RunConfig *c, Split split, Error *err) {
+    Dataset *d = dataset_open(c->data, split, err);
+    if (d && split == SPLIT_TRAIN) {
+        if (*c->lt_index) d = dataset_subset_file(d, c->lt_index, err);
+        else d = dataset_subset(d, (ImbType)c->imb_type, c->imb_factor, (uint32_t)c->lt_seed, err);
+    }
+    if (!d) return NULL;
+    const DatasetInfo *i = dataset_info(d);
+    int size = i->height > i->width ? i->height : i->width;
+    return size == c->model.image_size && i->height == i->width ? d : dataset_pad(d, c->model.image_size, err);
+}
+
+static bool open_data(Trainer *t, Error *err) {
+    t->data = open_split(t->c, SPLIT_TRAIN, err);
+    if (!t->data) return false;
+    Error none;
+    t->held_out = open_split(t->c, SPLIT_TEST, &none);     // optional: only the probe reads it
+    return run_config_resolve(t->c, dataset_info(t->data), err);
+}
+
+// ---- graphs
+static void record_form(Trainer *t, bool dropped) {
+    const RunConfig *c = t->c;
+    StepForm *f = &t->form[dropped];
+    bool micro = t->micro < c->batch, labelled = !dropped && c->model.classes;
+    DiffusionStepConfig d = { .batch = t->micro, .labelled = labelled, .balance = c->objective == OBJECTIVE_CBDM,
+                              .tau = c->tau, .gamma = c->gamma, .share = (double)t->micro / c->batch,
+                              .dropout = c->model.dropout > 0, .gradients = true };
+    ParamSet *ps = unet_params(t->net);
+    AdamConfig adam = run_config_adam(c);
+    f->copies = labelled && d.balance ? 2 : 1;
+    f->pass = graph_new(t->device, labelled ? "step" : "step without labels", WEIGHTS_TRAIN);
+    if (micro) graph_accumulate(f->pass);
+    f->io = diffusion_record_step(f->pass, t->net, t->schedule, &d);
+    Tensor *inputs[] = { f->io.x0, f->io.t, f->io.y, f->io.sample, f->io.augment };
+    for (int i = 0; c->profile && i < 5; i++)              // a profile runs the graph again on the same inputs
+        if (inputs[i]) graph_output(f->pass, inputs[i]);
+    Graph *last = f->pass;
+    if (micro) {
+        f->begin = graph_new(t->device, "zero gradients", WEIGHTS_TRAIN);
+        param_append_zero_grad(ps, f->begin);
+        graph_plan(f->begin, t->arena);
+        f->end = last = graph_new(t->device, "update", WEIGHTS_TRAIN);
+    }
+    param_append_adam(ps, last, &adam, labelled);
+    op_step_advance(last, param_state(ps));
+    graph_plan(f->pass, t->arena);
+    if (micro) graph_plan(f->end, t->arena);
+}
+
+static bool prefer_kernels(Trainer *t, Error *err) {
+    char *copy = xstrdup(t->c->kernel), *save = NULL;
+    bool ok = true;
+    for (char *item = strtok_r(copy, ",", &save); ok && item; item = strtok_r(NULL, ",", &save)) {
+        char *eq = strchr(item, '=');
+        if (!eq) ok = error_set(err, ERR_USAGE, "--kernel %s: write LAUNCHER=IMPLEMENTATION", item);
+        else *eq = 0, device_prefer(t->device, item, eq + 1);
+    }
+    free(copy);
+    return ok;
+}
+
+// The blocked layout pays when all levels have it; odd channel counts keep the plain one.
+static void choose_layout(Trainer *t, const UNetConfig *u) {
+    if (u->channels % 16) device_set_layout(t->device, LAYOUT_NHWC);
+}
+
+static bool load_start(Trainer *t, Error *err) {
+    const char *spec = *t->c->resume ? t->c->resume : t->c->init_from;
+    if (!*spec || device_is_null(t->device)) return true;
+    char *path = checkpoint_find(spec, err);
+    SafeTensors *st = path ? st_open(path, err) : NULL;
+    bool ok = st && ckpt_load(unet_params(t->net), st, path, *t->c->resume ? CKPT_ALL : CKPT_EMA, err);
+    const char *digest = st ? st_meta(st, "data_sha256") : NULL;
+    if (ok && *t->c->resume && digest && strcmp(digest, dataset_info(t->data)->digest) != 0)
+        ok = error_set(err, ERR_FILE, "the data in %s is not what %s was trained on: put it back, or start a new run with "
+                       "--init-from %s", t->c->data, path, spec);
+    if (st) st_close(st);
+    free(path);
+    return ok;
+}
+
+Trainer *trainer_new(RunConfig *c, Error *err) {
+    Trainer *t = xcalloc(1, sizeof *t);
+    UNetConfig u;
+    t->c = c;
+    if (c->no_fuse) setenv("CBDM_NO_FUSE", "1", 1);
+    if (!open_data(t, err) || !model_unet_config(&c->model, &u, err) || !(t->device = device_open(c->device, err)) ||
+        !prefer_kernels(t, err)) {
+        trainer_free(t);
+        return NULL;
+    }
+    choose_layout(t, &u);
+    const DatasetInfo *info = dataset_info(t->data);
+    t->micro = c->micro_batch ? c->micro_batch : c->batch;
+    t->net = unet_new(&u, t->device);
+    t->schedule = model_schedule(&c->model, t->device);
+    t->arena = arena_new(t->device);
+    t->batcher = batcher_new(c, info);
+    t->x0 = xmalloc((size_t)t->micro * (size_t)(info->height * info->width * info->channels) * sizeof *t->x0);
+    t->ints = xmalloc((size_t)t->micro * 6 * sizeof *t->ints);
+    param_seal(unet_params(t->net), PARAM_TRAIN, (uint64_t)c->seed);
+    if (c->model.classes) record_form(t, false);
+    record_form(t, true);
+    bool ok = (!c->probe_every || probe_record(t, err)) && (!c->preview_every || preview_record(t, err));
+    if (ok) arena_seal(t->arena);
+    if (ok) ok = load_start(t, err);
+    if (ok) return t;
+    trainer_free(t);
+    return NULL;
+}
+
+void trainer_free(Trainer *t) {
+    if (!t) return;
+    for (int i = 0; i < 2; i++) {
+        graph_free(t->form[i].pass);
+        graph_free(t->form[i].begin);
+        graph_free(t->form[i].end);
+    }
+    graph_free(t->probe.graph);
+    sampler_free(t->preview);
+    arena_free(t->arena);
+    unet_free(t->net);
+    schedule_free(t->schedule);
+    batcher_free(t->batcher);
+    dataset_close(t->data);
+    dataset_close(t->held_out);
+    device_close(t->device);
+    free(t->x0);
+    free(t->ints);
+    free(t);
+}
+
+int64_t trainer_steps_done(const Trainer *t) { return (int64_t)param_state_read(unet_params(t->net)).step; }
+const DatasetInfo *trainer_data(const Trainer *t) { return dataset_info(t->data); }
+const Device *trainer_device(const Trainer *t) { return t->device; }
+
+// ---- steps
+static void feed(Trainer *t, const StepForm *f, int64_t step, int begin) {
+    int m = t->micro;
+    int32_t *time = t->ints, *y = time + m, *sample = y + 2 * m;
+    bool labels = f->io.y != NULL, balanced = f->copies == 2;
+    batcher_fill(t->batcher, step, begin, begin + m, t->x0, time, labels ? y : NULL, balanced ? y + m : NULL, sample);
+    for (int i = 0; balanced && i < m; i++) sample[m + i] = (int32_t)((uint32_t)sample[i] | 0x80000000u);
+    tensor_write_f32(f->io.x0, t->x0);
+    tensor_write(f->io.t, time);
+    tensor_write(f->io.sample, sample);
+    if (labels) tensor_write(f->io.y, y);
+    if (f->io.augment) {
+        float *zeros = xcalloc((size_t)(9 * m), sizeof *zeros);
+        tensor_write_f32(f->io.augment, zeros);
+        free(zeros);
+    }
+}
+
+void trainer_step(Trainer *t, double loss[3]) {
+    int64_t step = trainer_steps_done(t);
+    const StepForm *f = &t->form[!t->c->model.classes || batcher_drops_labels(t->batcher, step)];
+    loss[0] = loss[1] = loss[2] = 0;
+    if (f->begin) graph_run(f->begin);
+    for (int begin = 0; begin < t->c->batch; begin += t->micro) {
+        double part[3];
+        feed(t, f, step, begin);
+        graph_run(f->pass);
+        tensor_read_f64(f->io.loss, part);
+        for (int i = 0; i < 3; i++) loss[i] += part[i];
+    }
+    if (f->end) graph_run(f->end);
+}
+
+// ---- what it costs
+static void line(FILE *f, const char *what, double mb) { fprintf(f, "  %-34s %10.1f MB\n", what, mb); }
+
+void trainer_report(const Trainer *t, FILE *f) {
+    const RunConfig *c = t->c;
+    const DatasetInfo *d = dataset_info(t->data);
+    const ParamSet *ps = unet_params(t->net);
+    double buffer = (double)param_buffer_bytes(ps) / 1e6, arena = (double)arena_bytes(t->arena) / 1e6;
+    double data = (double)d->count * d->height * d->width * d->channels / 1e6;
+    if (t->held_out) data += (double)dataset_info(t->held_out)->count * d->height * d->width * d->channels / 1e6;
+    const StepForm *form = &t->form[c->model.classes ? 0 : 1];
+    double flops = graph_cost(form->pass).flops * c->batch / t->micro;
+    fprintf(f, "device %s, %lld images of %dx%dx%d in %d classes\n", device_name(t->device), (long long)d->count, d->height,
+            d->width, d->channels, c->model.classes);
+    fprintf(f, "parameters: %lld\n", (long long)param_numel(ps));
+    fprintf(f, "FLOPs: %.3f GFLOP a step, %.3f GFLOP an image pass\n", flops / 1e9, flops / 1e9 / c->batch / form->copies);
+    fprintf(f, "memory:\n");
+    line(f, "weights", buffer);
+    line(f, "gradients", buffer);
+    line(f, "Adam moments", 2 * buffer);
+    line(f, "moving average", buffer);
+    line(f, "activations and scratch", arena);
+    line(f, "data set", data);
+    line(f, "all", 5 * buffer + arena + data);
+}
+
+void trainer_dump(const Trainer *t, FILE *f) {
+    for (int i = 0; i < 2; i++)
+        if (t->form[i].pass) graph_dump(t->form[i].pass, f);
+}
+
+void trainer_profile(Trainer *t, FILE *f) {
+    double loss[3];
+    trainer_step(t, loss);
+    const StepForm *form = &t->form[t->c->model.classes ? 0 : 1];
+    feed(t, form, trainer_steps_done(t), 0);
+    graph_profile(form->pass, 3, f);
+}

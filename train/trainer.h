@@ -1,0 +1,26 @@
+// train/trainer.h - a training run: data, network, graphs, loop.
+#ifndef TRAIN_TRAINER_H
+#define TRAIN_TRAINER_H
+#include "models/diffusion.h"
+#include "train/batch.h"
+#include "train/run_dir.h"
+EXTERN_C_BEGIN
+typedef struct Trainer Trainer;
+// Opens the data and records, plans and places every graph of the run. On a null device nothing is placed. NULL: *err.
+Trainer *trainer_new(RunConfig *c, Error *err);
+void     trainer_free(Trainer *t);
+// One step: x_t, predictions, loss, gradients, Adam, EMA. loss: total, denoising, balancing.
+void     trainer_step(Trainer *t, double loss[3]);
+int64_t  trainer_steps_done(const Trainer *t);
+const DatasetInfo *trainer_data(const Trainer *t);
+const Device *trainer_device(const Trainer *t);
+void     trainer_report(const Trainer *t, FILE *f);        // parameters, FLOPs, memory by category
+void     trainer_dump(const Trainer *t, FILE *f);
+void     trainer_profile(Trainer *t, FILE *f);
+// The loop with log, checkpoints, previews and probes in c->out. Fine, ERR_DIVERGED, ERR_IO, ERR_INTERRUPTED.
+bool     trainer_run(Trainer *t, RunDir *dir, Error *err);
+
+int train_main(int argc, char **argv);                     // the verb: cbdm train
+int bench_step_main(int argc, char **argv);                // cbdm bench-step: seconds per step, on request
+EXTERN_C_END
+#endif

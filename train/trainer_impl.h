@@ -1,0 +1,30 @@
+// train/trainer_impl.h - the trainer's own fields, for trainer.c, loop.c, probe.c and preview.c only.
+#ifndef TRAIN_TRAINER_IMPL_H
+#define TRAIN_TRAINER_IMPL_H
+#include "sample/sampler.h"
+#include "train/trainer.h"
+// One form of the step: with labels, or with all labels dropped. Without micro-batches `pass` holds the whole step;
+// with them it adds gradients to what `begin` zeroed, and `end` updates.
+typedef struct { Graph *pass, *begin, *end; DiffusionStep io; int copies; } StepForm;
+typedef struct { Graph *graph; DiffusionStep io; int batch; } Probe;
+struct Trainer {
+    RunConfig *c;
+    Dataset   *data, *held_out;                   // held_out: NULL if the source has no test images
+    Device    *device;
+    UNet      *net;
+    Schedule  *schedule;
+    Arena     *arena;
+    Batcher   *batcher;
+    StepForm   form[2];                           // [0] labelled, [1] dropped
+    int        micro;                             // images per pass
+    Probe      probe;
+    Sampler   *preview;
+    float     *x0;                                // host staging, one pass
+    int32_t   *ints;
+    int64_t    bad_in_a_row, bad_in_all;          // updates refused because the gradient was not finite
+};
+bool probe_record(Trainer *t, Error *err);
+void probe_run(Trainer *t, RunDir *dir);          // two lines of stats.jsonl
+bool preview_record(Trainer *t, Error *err);
+bool preview_run(Trainer *t, RunDir *dir, Error *err);   // a grid: one row per class, head to tail
+#endif
