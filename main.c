@@ -4,6 +4,7 @@
 
 #include "core/cli.h"
 #include "sample/sample_verb.h"
+#include "eval/centroid.h"
 #include "train/dataset.h"
 #include "train/replay.h"
 #include "train/trainer.h"
@@ -15,6 +16,7 @@ static const struct { const char *name; int (*run)(int argc, char **argv); const
     { "info", info_main, "what a checkpoint or another safetensors file holds" },
     { "export", export_main, "weights alone, under the published names" },
     { "data", data_main, "look at a data set, draw long-tailed subsets of it" },
+    { "eval", eval_main, "judge samples" },
     { "replay", replay_main, "recompute a case of the published code" },
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };

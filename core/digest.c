@@ -4,6 +4,7 @@
 // CRC-32C finds damage in checkpoints. None of them is here to keep an adversary out.
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 #include "core/file.h"
@@ -61,6 +62,22 @@ static void hash_end(Hash *h, int words, char *hex) {
     }
 }
 
+// Adds a whole file, of any size, piece by piece.
+static bool hash_file(Hash *h, const char *path, Error *err) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), interrupted = 0;
+    if (fd < 0) return error_set(err, ERR_FILE, "%s: cannot be opened: %s", path, strerror(errno));
+    uint8_t chunk[1 << 16];
+    ssize_t got;
+    while ((got = read(fd, chunk, sizeof chunk)) != 0) {
+        if (got > 0) hash_add(h, chunk, (size_t)got);
+        else if (errno != EINTR || interrupted++ == 100) break;
+    }
+    int why = errno;
+    close(fd);
+    return got == 0 || error_set(err, why == EISDIR ? ERR_FILE : ERR_IO, "%s: reading failed at offset %" PRIu64 ": %s",
+                                 path, h->bytes, strerror(why));
+}
+
 // ---- SHA-256
 
 // The first 32 bits of the fractional parts of the cube roots of the first 64 primes.
@@ -76,34 +93,44 @@ static const uint32_t sha256_k[64] = {
 };
 
 static void sha256_compress(uint32_t *state, const uint8_t *block) {
-    uint32_t w[64], s[8];
+    uint32_t w[64];
     for (int i = 0; i < 16; i++)
         w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8
              | block[4 * i + 3];
     for (int i = 16; i < 64; i++) {
-        uint32_t a = w[i - 15], b = w[i - 2];
-        w[i] = w[i - 16] + w[i - 7] + (rotate_right(a, 7) ^ rotate_right(a, 18) ^ a >> 3)
-             + (rotate_right(b, 17) ^ rotate_right(b, 19) ^ b >> 10);
+        uint32_t x = w[i - 15], y = w[i - 2];
+        w[i] = w[i - 16] + w[i - 7] + (rotate_right(x, 7) ^ rotate_right(x, 18) ^ x >> 3)
+             + (rotate_right(y, 17) ^ rotate_right(y, 19) ^ y >> 10);
     }
-    memcpy(s, state, sizeof s);
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
     for (int i = 0; i < 64; i++) {
-        uint32_t a = s[0], e = s[4];
-        uint32_t t1 = s[7] + (rotate_right(e, 6) ^ rotate_right(e, 11) ^ rotate_right(e, 25))
-                    + ((e & s[5]) ^ (~e & s[6])) + sha256_k[i] + w[i];
-        uint32_t t2 = (rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22))
-                    + ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
-        memmove(s + 1, s, 7 * sizeof s[0]);
-        s[4] += t1;
-        s[0] = t1 + t2;
+        uint32_t t1 = h + (rotate_right(e, 6) ^ rotate_right(e, 11) ^ rotate_right(e, 25)) + ((e & f) ^ (~e & g))
+                    + sha256_k[i] + w[i];
+        uint32_t t2 = (rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+        h = g, g = f, f = e, e = d + t1;
+        d = c, c = b, b = a, a = t1 + t2;
     }
-    for (int i = 0; i < 8; i++) state[i] += s[i];
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
+}
+
+static Hash sha256_start(void) {
+    return (Hash){ .state = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
+                              0x5be0cd19 }, .compress = sha256_compress, .big_endian = true };
 }
 
 void sha256(const void *bytes, size_t n, char hex[65]) {
-    Hash h = { .state = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
-                          0x5be0cd19 }, .compress = sha256_compress, .big_endian = true };
+    Hash h = sha256_start();
     hash_add(&h, bytes, n);
     hash_end(&h, 8, hex);
+}
+
+bool sha256_file(const char *path, char hex[65], Error *err) {
+    Hash h = sha256_start();
+    if (!hash_file(&h, path, err)) return false;
+    hash_end(&h, 8, hex);
+    return true;
 }
 
 // ---- MD5
@@ -152,20 +179,8 @@ void md5(const void *bytes, size_t n, char hex[33]) {
 }
 
 bool md5_file(const char *path, char hex[33], Error *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), interrupted = 0;
-    if (fd < 0) return error_set(err, ERR_FILE, "%s: cannot be opened: %s", path, strerror(errno));
-    uint8_t chunk[1 << 16];
     Hash h = md5_start();
-    ssize_t got;
-    while ((got = read(fd, chunk, sizeof chunk)) != 0) {
-        if (got > 0) hash_add(&h, chunk, (size_t)got);
-        else if (errno != EINTR || interrupted++ == 100) break;
-    }
-    int why = errno;
-    close(fd);
-    if (got < 0)
-        return error_set(err, why == EISDIR ? ERR_FILE : ERR_IO, "%s: reading failed at offset %llu: %s", path,
-                         (unsigned long long)h.bytes, strerror(why));
+    if (!hash_file(&h, path, err)) return false;
     hash_end(&h, 4, hex);
     return true;
 }

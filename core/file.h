@@ -26,6 +26,7 @@ bool file_write_text(const char *path, const char *text, Error *err);
 
 // ---- digests
 void sha256(const void *bytes, size_t n, char hex[65]);
+bool sha256_file(const char *path, char hex[65], Error *err); // of any size
 void md5(const void *bytes, size_t n, char hex[33]);
 bool md5_file(const char *path, char hex[33], Error *err);
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t n);   // start with 0
@@ -42,7 +43,7 @@ typedef struct {
     const void *data;               // numel * st_type_size bytes, little endian, C order; others' may lie unaligned
     size_t      bytes;
 } StTensor;
-typedef struct SafeTensors SafeTensors;   // an open file, its bytes in memory or mapped
+typedef struct SafeTensors SafeTensors;   // an open file, its bytes in memory
 SafeTensors *st_open(const char *path, Error *err);                         // NULL: *err
 SafeTensors *st_parse(const uint8_t *bytes, size_t n, const char *where, Error *err);   // does not own bytes
 void         st_close(SafeTensors *st);
@@ -54,7 +55,7 @@ const char  *st_meta(const SafeTensors *st, const char *key);               // N
 // header and of each tensor goes with them (metadata keys "writer" and "crc32c", not for callers); opening checks it.
 bool st_write(const char *path, const StTensor *t, int n, const char *const *keys, const char *const *values,
               int n_meta, Error *err);
-// A tensor as floats or doubles, whatever numeric type it is stored in. out: numel elements.
+// A tensor as floats or integers, whatever numeric type it is stored in. out: numel elements.
 bool st_read_f32(const StTensor *t, float *out);      // false: a finite F64 beyond the range of a float
 bool st_read_i64(const StTensor *t, int64_t *out);    // I64, I32, U8 only
 

@@ -49,6 +49,15 @@ Tensor *graph_grad_out(Graph *g, Tensor *x) {
     return view_like(g, x, a->grad);
 }
 
+Tensor *graph_grad_sink(Graph *g, const Tensor *x) {
+    int64_t shape[TENSOR_MAX_DIMS];
+    memcpy(shape, x->shape, sizeof shape);
+    shape[x->ndim - 1] = x->ld;                                        // written with x's stride
+    Tensor *t = graph_tensor(g, x->dtype, x->ndim, shape);
+    t->layout = x->layout;
+    return graph_view(g, t, x->ndim - 1, 0, x->shape[x->ndim - 1]);
+}
+
 Tensor *graph_grad_dense(Graph *g, const Tensor *x) {
     if (!x->grad || tensor_is_dense(x->grad)) return x->grad;
     Tensor *dense = tensor_like(g, x->grad);

@@ -65,6 +65,7 @@ void    graph_add_grad(Graph *g, Tensor *x, Tensor *dx);      // for backward():
 // For infer() of gradient nodes: the tensor to write x's gradient to, with x's shape, layout and ld: a new one, or for a
 // view the same view of its base's gradient. NULL if x needs none.
 Tensor *graph_grad_out(Graph *g, Tensor *x);
+Tensor *graph_grad_sink(Graph *g, const Tensor *x);   // as large, for launchers that always write; nobody reads it
 // x's gradient for ops that read it without strides: a copy where it is a range of channels.
 Tensor *graph_grad_dense(Graph *g, const Tensor *x);
 // ---- plan and run

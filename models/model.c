@@ -12,7 +12,7 @@ static const char *const rounding_names[] = { "float32", "double", NULL };
 #define FIELD(f) offsetof(ModelConfig, f)
 const Flag model_flags[] = {
     { NULL, NULL, "network", FLAG_STR, 0, NULL, 0, 0 },
-    { "image-size", "32", "pixels a side; smaller images are padded", FLAG_INT, FIELD(image_size), NULL, 1, 4096 },
+    { "image-size", "32", "pixels a side; smaller images are padded; 0: the data's own size", FLAG_INT, FIELD(image_size), NULL, 0, 4096 },
     { "in-channels", "3", "image channels; set from the data", FLAG_INT, FIELD(in_channels), NULL, 1, 64 },
     { "ch", "128", "channels of the first level", FLAG_INT, FIELD(ch), NULL, 2, 4096 },
     { "ch-mult", "1,2,2,2", "channel factor of each level", FLAG_LIST, FIELD(ch_mult), NULL, 0, 0 },
@@ -155,8 +155,8 @@ char *checkpoint_find(const char *spec, Error *err) {
     if (!path || stat(path, &s) != 0) {
         int64_t *steps;
         int n = checkpoint_list(run, &steps);
-        error_set(err, ERR_FILE, "run %s holds no checkpoint of step %s; it has %d%s%.0lld", run, at + 1, n < 0 ? 0 : n,
-                  n > 0 ? ", the newest of step " : "", n > 0 ? (long long)steps[n - 1] : 0LL);
+        error_set(err, ERR_FILE, "run %s holds no checkpoint of step %s; the newest of its %d is of step %lld", run, at + 1,
+                  n < 0 ? 0 : n, n > 0 ? (long long)steps[n - 1] : -1LL);
         free(steps);
         free(path);
         path = NULL;

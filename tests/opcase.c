@@ -39,6 +39,12 @@ float case_value(const OpCase *c, uint32_t hash, int64_t i, Fill fill) {
     return fill == FILL_SQUARES ? v * v : v;
 }
 
+double case_largest(const OpCase *c, const char *input, int64_t numel) {
+    float top = 0;
+    for (int64_t i = 0; i < numel; i++) top = fmaxf(top, fabsf(case_value(c, case_hash(c->name, input), i, FILL_VALUES)));
+    return (double)top;
+}
+
 // ---- what build() declares
 Graph    *case_graph(OpRun *r) { return r->g; }
 ParamSet *case_params(OpRun *r) { return r->ps; }
@@ -188,26 +194,27 @@ void case_free(OpRun *r) {
 }
 
 // ---- one run
-static void fill_input(OpRun *r, const Input *in, Fill fill) {
+static void fill_input(OpRun *r, const Input *in, Fill fill, int draw) {
     int64_t n = tensor_numel(in->t);
+    uint32_t hash = in->hash + 0x9E3779B9u * (uint32_t)draw;
     if (in->index) {
         tensor_write(in->t, in->index);
         return;
     }
     float *v = xmalloc((size_t)n * sizeof *v);
-    for (int64_t i = 0; i < n; i++) v[i] = in->given ? in->given[i] : in->center + in->spread * case_value(r->c, in->hash, i, fill);
+    for (int64_t i = 0; i < n; i++) v[i] = in->given ? in->given[i] : in->center + in->spread * case_value(r->c, hash, i, fill);
     tensor_write_f32(in->t, v);
     if (in->t->flags & TENSOR_PERSISTENT && in->t->grad) {           // a parameter: what its gradient starts from
-        uint32_t hash = case_hash(in->name, "before");
+        hash = case_hash(in->name, "before");
         for (int64_t i = 0; i < n; i++) v[i] = r->c->use & CASE_ACCUMULATE ? case_value(r->c, hash, i, fill) : NAN;
         tensor_write_f32(in->t->grad, v);
     }
     free(v);
 }
 
-void case_fill(OpRun *r, Fill fill) {
+void case_fill(OpRun *r, Fill fill, int draw) {
     memset(r->arena->memory, 0xFF, r->arena->bytes);
-    for (int i = 0; i < r->n_in; i++) fill_input(r, &r->in[i], fill);
+    for (int i = 0; i < r->n_in; i++) fill_input(r, &r->in[i], fill, draw);
     StepState state = { .seed = { case_hash(r->c->name, "seed"), 7 }, .step = 11, .sampler_index = 1 };
     param_state_write(r->ps, &state);
 }
@@ -273,7 +280,7 @@ Device *case_device(const RunSpec *spec) {
 Results *case_run(const OpSuite *s, const OpCase *c, const RunSpec *spec) {
     Device *d = case_device(spec);
     OpRun *r = case_record(s, c, d, true);
-    case_fill(r, spec->fill);
+    case_fill(r, spec->fill, spec->draw);
     graph_run(r->g);
     Results *all = case_results(s, r);
     case_free(r);

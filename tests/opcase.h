@@ -52,6 +52,13 @@ void      case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32
 bool      case_gradients(const OpRun *r);
 void      case_recorded(OpRun *r);
 
+// ---- one run, and its results as doubles
+typedef enum { FILL_VALUES, FILL_SQUARES, FILL_ONES } Fill;
+typedef struct { const char *device; Layout layout; const char *launcher, *impl; Fill fill; int draw; } RunSpec;
+typedef struct { char name[64]; double *value; int64_t n; unsigned use; bool amplified; } Result;
+enum { MAX_RESULTS = 256 };
+typedef struct { Result result[MAX_RESULTS]; int n; } Results;
+
 typedef struct { const char *name; bool (*run)(Error *err); } OpExtra;   // a check that fits no table
 typedef struct {
     const char    *op;
@@ -60,6 +67,10 @@ typedef struct {
     void         (*build)(OpRun *r, const OpCase *c);
     bool           products;                     // sums of products: K and the term with squares are computed
     double       (*terms)(const OpCase *c);      // otherwise: K; NULL: 1
+    // Otherwise, where values cancel that no reference shows: the term with squares, u sqrt(K) max sqrt(sum a^2 b^2), of a
+    // result, derived in the suite. It also stands, times sqrt(elements), in the Frobenius bound. NULL: 0.
+    double       (*rounding)(const OpCase *c, const Results *ref, const char *result);
+    int            draws;                        // sets of inputs that |ref32 - ref| is the largest over; 0 means 1
     const char    *amplified;                    // implementations whose names start so have
     double         amplification;                // this one, derived in their contract
     const OpExtra *extra;
@@ -67,25 +78,25 @@ typedef struct {
 } OpSuite;
 extern const OpSuite op_suite;                   // the one of this executable
 
-// ---- what opcase.c offers opcase_main.c and the extra checks: one run, and its results as doubles
-typedef enum { FILL_VALUES, FILL_SQUARES, FILL_ONES } Fill;
-typedef struct { const char *device; Layout layout; const char *launcher, *impl; Fill fill; } RunSpec;
-typedef struct { char name[64]; double *value; int64_t n; unsigned use; bool amplified; } Result;
-enum { MAX_RESULTS = 256 };
-typedef struct { Result result[MAX_RESULTS]; int n; } Results;
+// ---- what opcase.c offers opcase_main.c and the extra checks
 Results *case_run(const OpSuite *s, const OpCase *c, const RunSpec *spec);     // caller frees with results_free
 void     results_free(Results *r);
 const Result *results_find(const Results *r, const char *name);                // aborts if absent
 // Analytic against numeric gradients on ref64, steps of 1e-6: |difference| <= 1e-5 + 1e-3 max|gradient|, per element; with
 // more than 1,000 of them along random directions, with the gradient's norm for its maximum.
 bool     case_check_grad(const OpSuite *s, const OpCase *c, Error *err);
-// Everything that the rule above bounds, of `got` run by spec. *checked: tensors compared.
-bool     case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Results *ref,
-                      const Results *ref32, const Results *squares, const Results *ones, Error *err);
+// What the rule above needs: ref, and by result the errors of ref32, the term with squares, and K.
+typedef struct { Results *ref; double error[MAX_RESULTS], frobenius[MAX_RESULTS], rounding[MAX_RESULTS], terms[MAX_RESULTS]; } Yardstick;
+Yardstick *yardstick_new(const OpSuite *s, const OpCase *c);                   // caller frees with yardstick_free
+void     yardstick_free(Yardstick *y);
+// Holds `got`, run on `who`, to the rule; ref32 itself only where the term with squares can bound it.
+bool     case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Yardstick *yard, Error *err);
 
 OpRun   *case_record(const OpSuite *s, const OpCase *c, Device *d, bool gradients);   // recorded, planned, sealed
 void     case_free(OpRun *r);
-void     case_fill(OpRun *r, Fill fill);         // writes inputs, parameters, gradient buffers, state
+void     case_fill(OpRun *r, Fill fill, int draw);   // writes inputs, parameters, gradient buffers, state; draw 0: the case's
 uint32_t case_hash(const char *a, const char *b);
 float    case_normal(uint32_t hash, int64_t i);  // element i of the stream `hash`
+float    case_value(const OpCase *c, uint32_t hash, int64_t i, Fill fill);   // of an input, hash = case_hash(case, input)
+double   case_largest(const OpCase *c, const char *input, int64_t numel);    // largest magnitude of an input's values
 #endif

@@ -47,38 +47,70 @@ static bool compare_elements(const char *who, const OpCase *c, const Result *y, 
     return true;
 }
 
-// ref32 NULL: y is the yardstick itself, which only the term with squares can bound.
-static bool compare_result(const OpSuite *s, const OpCase *c, const char *who, const Result *y, const Result *ref,
-                           const Result *ref32, const Result *squares, const Result *ones, Error *err) {
+Yardstick *yardstick_new(const OpSuite *s, const OpCase *c) {
+    Yardstick *y = xcalloc(1, sizeof *y);
+    y->ref = case_run(s, c, &(RunSpec){ .device = "ref" });
+    CHECK(y->ref->n > 0, "case %s has no results", c->name);
+    for (int draw = 0; draw < (s->draws ? s->draws : 1); draw++) {
+        Results *ref = draw ? case_run(s, c, &(RunSpec){ .device = "ref", .draw = draw }) : y->ref;
+        Results *ref32 = case_run(s, c, &(RunSpec){ .device = "ref32", .draw = draw });
+        for (int i = 0; i < ref->n; i++) {
+            y->error[i] = fmax(y->error[i], largest(&ref32->result[i], &ref->result[i]));
+            y->frobenius[i] = fmax(y->frobenius[i], norm_of(&ref32->result[i], &ref->result[i]));
+        }
+        if (draw) results_free(ref);
+        results_free(ref32);
+    }
+    Results *squares = NULL, *ones = NULL;
+    if (s->products) {
+        squares = case_run(s, c, &(RunSpec){ .device = "ref64", .fill = FILL_SQUARES });
+        ones = case_run(s, c, &(RunSpec){ .device = "ref64", .fill = FILL_ONES });
+    }
+    for (int i = 0; i < y->ref->n; i++) {
+        y->terms[i] = ones ? largest(&ones->result[i], NULL) : s->terms ? s->terms(c) : 1;
+        if (squares) y->rounding[i] = unit * sqrt(y->terms[i]) * sqrt(largest(&squares->result[i], NULL));
+        else if (s->rounding) y->rounding[i] = s->rounding(c, y->ref, y->ref->result[i].name);
+    }
+    results_free(squares);
+    results_free(ones);
+    return y;
+}
+
+void yardstick_free(Yardstick *y) {
+    if (y) results_free(y->ref);
+    free(y);
+}
+
+static bool compare_result(const OpSuite *s, const OpCase *c, const char *who, const Result *y, const Yardstick *yard,
+                           int i, Error *err) {
+    const Result *ref = &yard->ref->result[i];
     CHECK(y->n == ref->n && strcmp(y->name, ref->name) == 0, "results %s and %s", y->name, ref->name);
     if (!compare_elements(who, c, y, ref, err)) return false;
-    if (!ref32 && !squares) return true;
-    double terms = ones ? largest(ones, NULL) : s->terms ? s->terms(c) : 1;
-    double amplification = y->amplified ? s->amplification : 1;
-    double yardstick = ref32 ? largest(ref32, ref) : 0, floor_error = squares ? unit * sqrt(terms) * sqrt(largest(squares, NULL)) : 0;
-    double bound = 2 * amplification * fmax(yardstick, floor_error) + 2 * ulp_f32(largest(ref, NULL));
+    bool is_ref32 = strcmp(who, "ref32") == 0;
+    if (is_ref32 && !s->products) return true;
+    double amplification = y->amplified ? s->amplification : 1, rounding = yard->rounding[i];
+    double bound = 2 * amplification * fmax(is_ref32 ? 0 : yard->error[i], rounding) + 2 * ulp_f32(largest(ref, NULL));
     double top = largest(y, ref), frobenius = norm_of(y, ref);
     if (!(top <= bound)) {
         int64_t at = 0;
         while (fabs(y->value[at] - ref->value[at]) < top || isnan(y->value[at])) at++;
         return error_set(err, ERR_DIVERGED, "%s: %s[%lld] = %.9g, ref has %.9g: error %.3g over the bound of %.3g (ref32 %.3g, "
-                         "sum of squares %.3g, K %g, amplification %g)", who, y->name, (long long)at, y->value[at],
-                         ref->value[at], top, bound, yardstick, floor_error, terms, amplification);
+                         "term with squares %.3g, amplification %g)", who, y->name, (long long)at, y->value[at],
+                         ref->value[at], top, bound, yard->error[i], rounding, amplification);
     }
-    if (!ref32) return true;
-    bound = 2 * amplification * norm_of(ref32, ref) + unit * sqrt(terms) * norm_of(ref, NULL);
+    if (is_ref32) return true;
+    bound = unit * sqrt(yard->terms[i]) * norm_of(ref, NULL);
+    if (s->rounding) bound = fmax(bound, sqrt((double)ref->n) * rounding);
+    bound += 2 * amplification * yard->frobenius[i];
     if (frobenius <= bound) return true;
     return error_set(err, ERR_DIVERGED, "%s: %s: |y - ref| = %.3g in the Frobenius norm, over the bound of %.3g (ref32 %.3g, "
-                     "|ref| %.3g, K %g)", who, y->name, frobenius, bound, norm_of(ref32, ref), norm_of(ref, NULL), terms);
+                     "|ref| %.3g, K %g)", who, y->name, frobenius, bound, yard->frobenius[i], norm_of(ref, NULL), yard->terms[i]);
 }
 
-bool case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Results *ref,
-                  const Results *ref32, const Results *squares, const Results *ones, Error *err) {
-    CHECK(got->n == ref->n && ref->n > 0, "case %s has %d results, ref has %d", c->name, got->n, ref->n);
-    for (int i = 0; i < ref->n; i++)
-        if (!compare_result(s, c, who, &got->result[i], &ref->result[i], ref32 ? &ref32->result[i] : NULL,
-                            squares ? &squares->result[i] : NULL, ones ? &ones->result[i] : NULL, err))
-            return false;
+bool case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Yardstick *yard, Error *err) {
+    CHECK(got->n == yard->ref->n, "case %s has %d results, ref has %d", c->name, got->n, yard->ref->n);
+    for (int i = 0; i < got->n; i++)
+        if (!compare_result(s, c, who, &got->result[i], yard, i, err)) return false;
     return true;
 }
 
@@ -115,7 +147,7 @@ static double moved(OpRun *r, int k, const double *x, const double *direction, i
     int64_t n = tensor_numel(r->in[k].t);
     double *v = xmalloc((size_t)n * sizeof *v);
     for (int64_t i = 0; i < n; i++) v[i] = x[i] + step * (direction ? direction[i] : i == element);
-    case_fill(r, FILL_VALUES);
+    case_fill(r, FILL_VALUES, 0);
     tensor_write(r->in[k].t, v);
     free(v);
     return objective(r);
@@ -125,7 +157,7 @@ static bool check_input(OpRun *r, int k, const Result *gradient, bool full, Erro
     int64_t n = gradient->n;
     double *x = xmalloc((size_t)n * sizeof *x), *direction = xmalloc((size_t)n * sizeof *x);
     bool ok = true;
-    case_fill(r, FILL_VALUES);
+    case_fill(r, FILL_VALUES, 0);
     tensor_read_f64(r->in[k].t, x);
     for (int64_t j = 0; ok && j < (full ? n : DIRECTIONS); j++) {
         double analytic = full ? gradient->value[j] : 0;
@@ -151,7 +183,7 @@ bool case_check_grad(const OpSuite *s, const OpCase *c, Error *err) {
     Device *d = case_device(&spec);
     OpRun *r = case_record(s, c, d, true), *forward = case_record(s, c, d, false);
     CHECK(r->has_gradients && !(c->use & (CASE_EXACT | CASE_ACCUMULATE)), "case %s has no gradient to check", c->name);
-    case_fill(r, FILL_VALUES);
+    case_fill(r, FILL_VALUES, 0);
     graph_run(r->g);
     Results *all = case_results(s, r);
     int64_t numel = 0;

@@ -2,7 +2,7 @@
 #ifndef TESTS_OPCASE_IMPL_H
 #define TESTS_OPCASE_IMPL_H
 #include "opcase.h"
-enum { MAX_INPUTS = 256, MAX_OUTPUTS = 12 };
+enum { MAX_INPUTS = 256, MAX_OUTPUTS = 16 };
 typedef struct {
     char     name[56];
     Tensor  *t;                  // an input of the graph, or a parameter
@@ -29,7 +29,6 @@ struct OpRun {
     void         *model;         // owner of ps, or NULL
     void        (*release)(void *model);
 };
-float    case_value(const OpCase *c, uint32_t hash, int64_t i, Fill fill);   // element i of an input of that hash
 Device  *case_device(const RunSpec *spec);
 Results *case_results(const OpSuite *s, const OpRun *r);   // after a run; caller frees
 #endif

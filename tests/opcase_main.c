@@ -53,12 +53,11 @@ static const char *spec_name(const RunSpec *spec, char *to, size_t bytes) {
 }
 
 // ---- checks
-static void check_spec(const OpCase *c, const RunSpec *spec, const Results *ref, const Results *ref32,
-                       const Results *squares, const Results *ones) {
+static void check_spec(const OpCase *c, const RunSpec *spec, const Yardstick *yard) {
     Error err = { 0 };
     char who[128];
     Results *got = case_run(suite, c, spec);
-    bool ok = case_compare(suite, c, spec_name(spec, who, sizeof who), got, ref, ref32, squares, ones, &err);
+    bool ok = case_compare(suite, c, spec_name(spec, who, sizeof who), got, yard, &err);
     verdict(c->name, who, ok, &err);
     results_free(got);
 }
@@ -66,18 +65,13 @@ static void check_spec(const OpCase *c, const RunSpec *spec, const Results *ref,
 static void check_case(const OpCase *c) {
     printf("%s:", c->name);
     fflush(stdout);
-    Results *ref = case_run(suite, c, &(RunSpec){ .device = "ref" }), *squares = NULL, *ones = NULL;
-    if (suite->products) {
-        squares = case_run(suite, c, &(RunSpec){ .device = "ref64", .fill = FILL_SQUARES });
-        ones = case_run(suite, c, &(RunSpec){ .device = "ref64", .fill = FILL_ONES });
-    }
-    check_spec(c, &(RunSpec){ .device = "ref32" }, ref, NULL, squares, ones);
-    Results *ref32 = case_run(suite, c, &(RunSpec){ .device = "ref32" });
+    Yardstick *yard = yardstick_new(suite, c);
+    check_spec(c, &(RunSpec){ .device = "ref32" }, yard);
     for (int layout = LAYOUT_NHWC; layout <= LAYOUT_C16; layout++) {
         RunSpec variant[MAX_VARIANTS], plain = { .device = "cpu", .layout = (Layout)layout };
-        check_spec(c, &plain, ref, ref32, squares, ones);
+        check_spec(c, &plain, yard);
         int n = find_variants(c, "cpu", (Layout)layout, variant);
-        for (int i = 0; i < n; i++) check_spec(c, &variant[i], ref, ref32, squares, ones);
+        for (int i = 0; i < n; i++) check_spec(c, &variant[i], yard);
     }
     if (c->use & CASE_GRAD) {
         Error err = { 0 };
@@ -85,10 +79,7 @@ static void check_case(const OpCase *c) {
         verdict(c->name, "grad", ok, &err);
     }
     putchar('\n');
-    results_free(ref);
-    results_free(ref32);
-    results_free(squares);
-    results_free(ones);
+    yardstick_free(yard);
 }
 
 // ---- bench: one JSON line per case, layout and implementation; the median of at least 5 runs and 0.2 s
@@ -104,7 +95,7 @@ static void bench_spec(const OpCase *c, const RunSpec *spec) {
     char who[128];
     Device *d = case_device(spec);
     OpRun *r = case_record(suite, c, d, true);
-    case_fill(r, FILL_VALUES);
+    case_fill(r, FILL_VALUES, 0);
     graph_run(r->g);
     while (runs < MAX_RUNS && (runs < 5 || total < 0.2)) {
         double start = now_seconds();

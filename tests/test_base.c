@@ -1,10 +1,12 @@
 // tests/test_base.c - errors, the log, memory, fatal(): what they print and the codes that a program ends with.
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,10 +19,9 @@
 #endif
 #endif
 
-// Runs f in a child process. Returns its wait status; what it wrote to stderr lands in text.
-static int in_child(void (*f)(void), char *text, size_t size) {
-    int ends[2];
-    assert_int_equal(pipe(ends), 0);
+// Runs f in a child process that writes its stderr to ends[1]. Returns its wait status; what it wrote, read from
+// ends[0], lands in text.
+static int in_child_with(int ends[2], void (*f)(void), char *text, size_t size) {
     fflush(NULL);
     pid_t pid = fork();
     assert_true(pid >= 0);
@@ -41,6 +42,12 @@ static int in_child(void (*f)(void), char *text, size_t size) {
     int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);
     return status;
+}
+
+static int in_child(void (*f)(void), char *text, size_t size) {
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    return in_child_with(ends, f, text, size);
 }
 
 static void errors_are_one_line(void **unused) {
@@ -150,6 +157,31 @@ static void log_without_terminal(void **unused) {
     assert_string_equal(line, "");
 }
 
+static void write_log_to_terminal(void) {
+    log_progress("step 1");
+    log_progress("step 2 and a text that is too long for the line");
+    log_info("saved");
+    log_progress(NULL);
+    log_info("done");
+}
+
+// A line too long for the terminal is cut; a message clears the line, and it is shown again below.
+static void log_with_terminal(void **unused) {
+    (void)unused;
+    struct winsize size = { .ws_row = 5, .ws_col = 20 };
+    char text[1024];
+    int ends[2] = { posix_openpt(O_RDWR | O_NOCTTY), -1 };
+    if (ends[0] < 0 || grantpt(ends[0]) != 0 || unlockpt(ends[0]) != 0) skip();     // no pseudo-terminals here
+    ends[1] = open(ptsname(ends[0]), O_RDWR | O_NOCTTY);
+    assert_true(ends[1] >= 0);
+    assert_int_equal(ioctl(ends[1], TIOCSWINSZ, &size), 0);
+    assert_int_equal(in_child_with(ends, write_log_to_terminal, text, sizeof text), 0);
+    for (char *s = text; (s = strchr(s, '[')); s++)     // the times; other brackets belong to escape sequences
+        if (s == text || s[-1] != 27) memcpy(s, "[  TIME  ]", 10);
+    assert_string_equal(text, "\rstep 1\x1b[K\rstep 2 and a text t\x1b[K\r\x1b[K[  TIME  ] saved\r\n"
+                        "\rstep 2 and a text t\x1b[K\r\n[  TIME  ] done\r\n");
+}
+
 static void types_and_clock(void **unused) {
     (void)unused;
     static const struct { DType dt; size_t size; const char *name; } want[] = {
@@ -183,6 +215,7 @@ int main(void) {
         cmocka_unit_test(no_memory_is_exit_4),
         cmocka_unit_test(memory_and_text),
         cmocka_unit_test(log_without_terminal),
+        cmocka_unit_test(log_with_terminal),
         cmocka_unit_test(types_and_clock),
         cmocka_unit_test(streams_keep_the_first_failure),
     };

@@ -226,7 +226,7 @@ static char *help_text(void) {
     fflush(stdout);
     int saved = dup(STDOUT_FILENO);
     assert_non_null(freopen(path, "w", stdout));
-    cli_help(flags, N, "cbdm train [--flag=value ...]", "Trains a model on a long-tailed data set.");
+    cli_help(flags, N, "cbdm train [--flag=value ...]", "Trains a model on a\nlong-tailed data set.");
     fflush(stdout);
     dup2(saved, STDOUT_FILENO);
     close(saved);
@@ -239,7 +239,8 @@ static void help(void **unused) {
     static const char want[] =
         "usage: cbdm train [--flag=value ...]\n"
         "\n"
-        "Trains a model on a long-tailed data set.\n"
+        "Trains a model on a\n"
+        "long-tailed data set.\n"
         "\n"
         "Training\n"
         "  --batch N            images per step (1 to 65536, default 128)\n"
@@ -336,6 +337,13 @@ static void hostile_json(void **unused) {
         if (!named || !strstr(err.msg, bad[i][1])) fail_msg("%s: %s", bad[i][0], err.msg);
         assert_int_equal(err.code, ERR_FILE);
     }
+    char *large = xasprintf("%*s{}", 9 << 20, "");
+    Config c;
+    Error err = { 0 };
+    cli_defaults(flags, N, &c);
+    assert_false(cli_from_json(flags, N, &c, large, "run.json", &err));
+    assert_non_null(strstr(err.msg, "more than a configuration"));
+    free(large);
 }
 
 int main(void) {

@@ -1,5 +1,6 @@
 // tests/test_sampler.c - the samplers against the formulas of their papers, and what an image may depend on.
 #include <math.h>
+#include <omp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -275,6 +276,11 @@ static void images_depend_on_their_number_alone(void **unused) {
                 c.batch = guided ? 5 : 3;
                 check_independence(devices[i], &c);
             }
+    omp_set_num_threads(2);
+    SamplerConfig c = plain;
+    c.omega = 1.5;
+    check_independence("cpu", &c);
+    omp_set_num_threads(1);
 }
 
 static void draw_one(Net *n, const SamplerConfig *c, int32_t label, uint32_t number, float *out) {
@@ -315,9 +321,10 @@ static void every_setting_shows(void **unused) {
     net_close(&n);
 }
 
+// ref64: the two kinds of graph round at different points, far below the float that is compared here.
 static void guidance_changes_on_the_same_graph(void **unused) {
     (void)unused;
-    Net n = net_open("ref", CLASSES);
+    Net n = net_open("ref64", CLASSES);
     randomise(&n);
     SamplerConfig c = plain;
     float none[E], strong[E], got[E];
@@ -331,9 +338,10 @@ static void guidance_changes_on_the_same_graph(void **unused) {
     sampler_set_omega(d.p, 2);
     assert_true(sampler_run(d.p, 1, &label, &number, got, NULL, NULL));
     assert_memory_equal(got, strong, sizeof got);
+    assert_memory_not_equal(got, none, sizeof got);
     sampler_set_omega(d.p, 0);
     assert_true(sampler_run(d.p, 1, &label, &number, got, NULL, NULL));
-    assert_memory_equal(got, none, sizeof got);
+    for (int k = 0; k < E; k++) assert_true(fabs((double)got[k] - (double)none[k]) <= u);      // one rounding to float
     drawer_close(&d);
     net_close(&n);
 }
@@ -381,7 +389,9 @@ static void pixels_round_half_up(void **unused) {
     assert_memory_equal(out + 256, want, sizeof want);
 }
 
+// One thread, but where it is said otherwise: on a busy machine threads that wait for each other cost seconds.
 int main(void) {
+    omp_set_num_threads(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pixels_round_half_up),
         cmocka_unit_test(ddpm_follows_algorithm_2),

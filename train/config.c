@@ -72,12 +72,12 @@ enum { N_OWN = sizeof own_flags / sizeof own_flags[0], MAX_FLAGS = 128 };
 // A preset is a list of flags as a user would type them.
 static const struct { const char *preset, *flag, *value; } presets[] = {
     { "full", "ch", "128" },
-    { "demo", "image-size", "28" }, { "demo", "ch", "32" }, { "demo", "ch-mult", "1,2,2" }, { "demo", "attn", "2" },
+    { "demo", "image-size", "0" }, { "demo", "ch", "32" }, { "demo", "ch-mult", "1,2,2" }, { "demo", "attn", "2" },
     { "demo", "res-blocks", "1" }, { "demo", "groups", "8" }, { "demo", "dropout", "0" }, { "demo", "flip", "false" },
     { "demo", "batch", "16" }, { "demo", "steps", "4000" }, { "demo", "lr", "1e-3" }, { "demo", "warmup", "100" },
     { "demo", "ema-decay", "0.995" }, { "demo", "tau", "0.1" }, { "demo", "imb-factor", "0.01" },
     { "demo", "save-every", "1000" }, { "demo", "preview-every", "1000" }, { "demo", "probe-every", "1000" },
-    { "quick", "image-size", "28" }, { "quick", "ch", "32" }, { "quick", "ch-mult", "1,2,2" }, { "quick", "attn", "2" },
+    { "quick", "image-size", "0" }, { "quick", "ch", "32" }, { "quick", "ch-mult", "1,2,2" }, { "quick", "attn", "2" },
     { "quick", "res-blocks", "1" }, { "quick", "groups", "8" }, { "quick", "dropout", "0" }, { "quick", "flip", "false" },
     { "quick", "batch", "16" }, { "quick", "steps", "400" }, { "quick", "lr", "1e-3" }, { "quick", "warmup", "40" },
     { "quick", "ema-decay", "0.98" }, { "quick", "tau", "0.1" }, { "quick", "imb-factor", "0.01" },
@@ -183,6 +183,7 @@ bool run_config_parse(RunConfig *c, int argc, char **argv, Error *err) {
 bool run_config_resolve(RunConfig *c, const DatasetInfo *data, Error *err) {
     UNetConfig u;
     c->model.in_channels = data->channels;
+    c->model.image_size = data->height;
     if (c->model.classes > 0 && c->model.classes != data->classes)
         return error_set(err, ERR_USAGE, "--classes %d: the data in %s has %d classes", c->model.classes, data->source, data->classes);
     if (c->model.classes < 0) c->model.classes = data->classes;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "train/trainer_impl.h"
 
@@ -15,8 +16,8 @@ static Dataset *open_split(const RunConfig *c, Split split, Error *err) {
     }
     if (!d) return NULL;
     const DatasetInfo *i = dataset_info(d);
-    int size = i->height > i->width ? i->height : i->width;
-    return size == c->model.image_size && i->height == i->width ? d : dataset_pad(d, c->model.image_size, err);
+    int own = i->height > i->width ? i->height : i->width;
+    return dataset_pad(d, c->model.image_size ? c->model.image_size : own, err);
 }
 
 static bool open_data(Trainer *t, Error *err) {
@@ -25,6 +26,24 @@ static bool open_data(Trainer *t, Error *err) {
     Error none;
     t->held_out = open_split(t->c, SPLIT_TEST, &none);     // optional: only the probe reads it
     return run_config_resolve(t->c, dataset_info(t->data), err);
+}
+
+static double data_mb(const Trainer *t) {
+    double bytes = 0;
+    const Dataset *sets[] = { t->data, t->held_out };
+    for (int i = 0; i < 2; i++) {
+        const DatasetInfo *d = sets[i] ? dataset_info(sets[i]) : NULL;
+        if (d) bytes += (double)d->count * (d->height * d->width * d->channels + (int)sizeof *d->labels);
+    }
+    return bytes / 1e6;
+}
+
+static double resident_mb(void) {
+    FILE *f = fopen("/proc/self/statm", "r");
+    long pages = 0;
+    if (!f || fscanf(f, "%*d %ld", &pages) != 1) pages = 0;
+    if (f) fclose(f);
+    return (double)pages * (double)sysconf(_SC_PAGESIZE) / 1e6;
 }
 
 // ---- graphs
@@ -100,6 +119,7 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
         return NULL;
     }
     choose_layout(t, &u);
+    t->program_mb = fmax(0, resident_mb() - data_mb(t));
     const DatasetInfo *info = dataset_info(t->data);
     t->micro = c->micro_batch ? c->micro_batch : c->batch;
     t->net = unet_new(&u, t->device);
@@ -185,8 +205,7 @@ void trainer_report(const Trainer *t, FILE *f) {
     const DatasetInfo *d = dataset_info(t->data);
     const ParamSet *ps = unet_params(t->net);
     double buffer = (double)param_buffer_bytes(ps) / 1e6, arena = (double)arena_bytes(t->arena) / 1e6;
-    double data = (double)d->count * d->height * d->width * d->channels / 1e6;
-    if (t->held_out) data += (double)dataset_info(t->held_out)->count * d->height * d->width * d->channels / 1e6;
+    double data = data_mb(t);
     const StepForm *form = &t->form[c->model.classes ? 0 : 1];
     double flops = graph_cost(form->pass).flops * c->batch / t->micro;
     fprintf(f, "device %s, %lld images of %dx%dx%d in %d classes\n", device_name(t->device), (long long)d->count, d->height,
@@ -200,7 +219,8 @@ void trainer_report(const Trainer *t, FILE *f) {
     line(f, "moving average", buffer);
     line(f, "activations and scratch", arena);
     line(f, "data set", data);
-    line(f, "all", 5 * buffer + arena + data);
+    line(f, "program and libraries", t->program_mb);
+    line(f, "all", 5 * buffer + arena + data + t->program_mb);
 }
 
 void trainer_dump(const Trainer *t, FILE *f) {

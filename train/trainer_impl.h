@@ -17,6 +17,7 @@ struct Trainer {
     Batcher   *batcher;
     StepForm   form[2];                           // [0] labelled, [1] dropped
     int        micro;                             // images per pass
+    double     program_mb;                        // resident before anything of the run is allocated, but for the data
     Probe      probe;
     Sampler   *preview;
     float     *x0;                                // host staging, one pass

@@ -16,7 +16,7 @@ static AttentionShape shape_of(const Node *n, const Tensor *q, const Tensor *k, 
 static void grad_infer(Graph *g, Node *n) {
     for (int i = 0; i < 3; i++) {
         n->out[i] = graph_grad_out(g, n->in[1 + i]);
-        if (!n->out[i]) n->out[i] = graph_image(g, n->in[1 + i]->dtype, n->in[1 + i]->shape);   // nobody reads it
+        if (!n->out[i]) n->out[i] = graph_grad_sink(g, n->in[1 + i]);
     }
     n->n_out = 3;
 }
@@ -40,7 +40,8 @@ static void infer(Graph *g, Node *n) {
     int heads = NODE_ATTR(n, Attr)->heads;
     CHECK(q->ndim == 4 && q->shape[3] % heads == 0 && tensor_same_shape(q, n->in[1]) && tensor_same_shape(q, n->in[2]),
           "attention: %s, %s, %s in %d heads", tensor_str(q), tensor_str(n->in[1]), tensor_str(n->in[2]), heads);
-    n->out[0] = graph_image(g, q->dtype, q->shape);
+    n->out[0] = graph_tensor(g, q->dtype, 4, q->shape);
+    n->out[0]->layout = q->layout;
     n->out[1] = graph_tensor(g, DT_F32, 3, (int64_t[]){ q->shape[0], heads, tensor_pixels(q) });
     n->n_out = 2;
 }

@@ -28,7 +28,8 @@ static void infer(Graph *g, Node *n) {
     const Tensor *x = n->in[0], *v = n->in[1];
     CHECK(x->ndim == 4 && v->ndim == 2 && x->shape[3] == v->shape[1] && v->shape[0] % x->shape[0] == 0 && !x->base,
           "add_channel: %s + %s", tensor_str(x), tensor_str(v));
-    n->out[0] = graph_image(g, x->dtype, (int64_t[]){ v->shape[0], x->shape[1], x->shape[2], x->shape[3] });
+    n->out[0] = graph_tensor(g, x->dtype, 4, (int64_t[]){ v->shape[0], x->shape[1], x->shape[2], x->shape[3] });
+    n->out[0]->layout = x->layout;
     n->n_out = 1;
 }
 static void bind(const Node *n, void *shape, void *args) {

@@ -13,7 +13,7 @@ static GroupNormShape shape_of(const Node *n, const Tensor *x, const Tensor *y) 
 // ---- backward: in = dy, x, gamma, beta, mean, rstd, mask; out = dx, dgamma, dbeta (the parameters' gradients)
 static void grad_infer(Graph *g, Node *n) {
     n->out[0] = graph_grad_out(g, n->in[1]);
-    if (!n->out[0]) n->out[0] = graph_image(g, n->in[1]->dtype, n->in[1]->shape);   // nobody reads it
+    if (!n->out[0]) n->out[0] = graph_grad_sink(g, n->in[1]);
     n->out[1] = n->in[2]->grad;
     n->out[2] = n->in[3]->grad;
     n->n_out = 3;
@@ -37,7 +37,8 @@ static void infer(Graph *g, Node *n) {
     Tensor *x = n->in[0];
     const GroupNormAttr *a = NODE_ATTR(n, GroupNormAttr);
     CHECK(x->ndim == 4 && x->shape[3] % a->groups == 0, "groupnorm: %s in %d groups", tensor_str(x), a->groups);
-    n->out[0] = graph_image(g, x->dtype, x->shape);
+    n->out[0] = graph_tensor(g, x->dtype, 4, x->shape);
+    n->out[0]->layout = x->layout;
     n->out[1] = graph_tensor(g, DT_F32, 2, (int64_t[]){ x->shape[0], a->groups });
     n->out[2] = graph_tensor(g, DT_F32, 2, (int64_t[]){ x->shape[0], a->groups });
     if (a->p16) n->out[GROUPNORM_OUT_MASK] = graph_tensor(g, DT_U8, 1, (int64_t[]){ (tensor_numel(x) + 7) / 8 });

@@ -33,8 +33,9 @@ static void bind(const Node *n, void *shape, void *args) {
     *(PointwiseArgs *)args = (PointwiseArgs){ .a = tensor_data(a), .b = tensor_data(b), .y = tensor_data(y) };
 }
 static Tensor *like(Graph *g, const Tensor *x) {
-    return x->ndim == 4 && x->layout == LAYOUT_C16 ? graph_image(g, x->dtype, x->shape)
-                                                   : graph_tensor(g, x->dtype, x->ndim, x->shape);
+    Tensor *t = graph_tensor(g, x->dtype, x->ndim, x->shape);
+    t->layout = x->layout;
+    return t;
 }
 static void infer(Graph *g, Node *n) {
     const Tensor *b = n->n_in > 1 ? n->in[1] : NULL;

@@ -24,7 +24,8 @@ static const OpDef upsample_grad = { .name = "upsample2x_grad", .launcher = &ups
                                      .infer = upsample_grad_infer, .bind = upsample_grad_bind };
 static void upsample_infer(Graph *g, Node *n) {
     const int64_t *s = n->in[0]->shape;
-    n->out[0] = graph_image(g, n->in[0]->dtype, (int64_t[]){ s[0], 2 * s[1], 2 * s[2], s[3] });
+    n->out[0] = graph_tensor(g, n->in[0]->dtype, 4, (int64_t[]){ s[0], 2 * s[1], 2 * s[2], s[3] });
+    n->out[0]->layout = n->in[0]->layout;
     n->n_out = 1;
 }
 static void upsample_bind(const Node *n, void *shape, void *args) {
@@ -44,9 +45,9 @@ static void concat_infer(Graph *g, Node *n) {
     const Tensor *a = n->in[0], *b = n->in[1];
     CHECK(a->ndim == 4 && b->ndim == 4 && a->shape[0] == b->shape[0] && a->shape[1] == b->shape[1] &&
           a->shape[2] == b->shape[2], "concat: %s and %s", tensor_str(a), tensor_str(b));
-    n->out[0] = graph_image(g, a->dtype, (int64_t[]){ a->shape[0], a->shape[1], a->shape[2], a->shape[3] + b->shape[3] });
-    CHECK(a->layout == n->out[0]->layout && b->layout == n->out[0]->layout, "concat: layouts of %s and %s", tensor_str(a),
-          tensor_str(b));
+    n->out[0] = graph_tensor(g, a->dtype, 4, (int64_t[]){ a->shape[0], a->shape[1], a->shape[2], a->shape[3] + b->shape[3] });
+    n->out[0]->layout = a->layout;
+    CHECK(a->layout == b->layout, "concat: layouts of %s and %s", tensor_str(a), tensor_str(b));
     n->n_out = 1;
 }
 static void concat_bind(const Node *n, void *shape, void *args) {
@@ -67,8 +68,12 @@ static void concat_backward(Graph *g, const Node *n) {
 }
 static const OpDef concat = { .name = "concat", .launcher = &concat_forward, .infer = concat_infer, .bind = concat_bind,
                               .backward = concat_backward };
+// Where not both sides are in blocks (8 and 16 channels, 8 and 8), pixels are joined, and put into blocks if they fill some.
 Tensor *op_concat_channel(Graph *g, Tensor *a, Tensor *b) {
-    return graph_append(g, &concat, NULL, 0, 2, (Tensor *[]){ a, b })->out[0];
+    bool blocked = a->layout == LAYOUT_C16 && b->layout == LAYOUT_C16;
+    Tensor *in[] = { blocked ? a : op_relayout(g, a, LAYOUT_NHWC), blocked ? b : op_relayout(g, b, LAYOUT_NHWC) };
+    Tensor *y = graph_append(g, &concat, NULL, 0, 2, in)->out[0];
+    return y->shape[3] % 16 ? y : op_relayout(g, y, device_layout(graph_device(g)));
 }
 
 // ---- repeat: in = x (N,...); out = y (kN,...)
@@ -87,7 +92,8 @@ static void repeat_infer(Graph *g, Node *n) {
     const Tensor *x = n->in[0];
     int64_t s[TENSOR_MAX_DIMS];
     for (int i = 0; i < x->ndim; i++) s[i] = x->shape[i] * (i == 0 ? NODE_ATTR(n, RepeatAttr)->copies : 1);
-    n->out[0] = x->layout == LAYOUT_C16 ? graph_image(g, x->dtype, s) : graph_tensor(g, x->dtype, x->ndim, s);
+    n->out[0] = graph_tensor(g, x->dtype, x->ndim, s);
+    n->out[0]->layout = x->layout;
     n->n_out = 1;
 }
 static void repeat_bind(const Node *n, void *shape, void *args) { repeat_bind_of(n, n->in[0], shape, args); }

@@ -150,25 +150,41 @@ static inline void cpu_normals(const CpuDraw *d, uint32_t block, int64_t n, floa
 }
 
 // ---- dropout
+// block (pixels,per): of pixels that lie `step` blocks apart, each in `per` blocks from the first one's `first` on.
+static inline void cpu_pixel_blocks(uint32_t *block, uint32_t first, uint32_t step, int pixels, int per) {
+    if (per == 2) {                                          // C16: written out for the compiler
+        for (int p = 0; p < pixels; p++) {
+            block[2 * p] = first + (uint32_t)p * step;
+            block[2 * p + 1] = first + (uint32_t)p * step + 1;
+        }
+    } else {
+        for (int p = 0; p < pixels; p++) {
+            for (int b = 0; b < per; b++) block[p * per + b] = first + (uint32_t)p * step + (uint32_t)b;
+        }
+    }
+}
+
 static inline float cpu_keep_scale(uint32_t p16) { return (float)(65536.0 / (65536.0 - (double)p16)); }
 
 // keep[j], bit i: element 8 block[j] + i is kept; n of them.
 static inline void cpu_keep_bits(const CpuDraw *d, const uint32_t *block, int n, uint8_t *keep) {
     for (int j = 0; j < n; j += 16) {
-        int m = n - j < 16 ? n - j : 16;
-        uint32_t own[16] = { 0 }, byte[16], p = d->p16;
-        memcpy(own, block + j, (size_t)m * sizeof *own);
+        bool full = n - j >= 16;
+        uint32_t own[16] = { 0 }, p = d->p16;
+        uint8_t byte[16];
         CpuWords w;
-        cpu_philox(d, own, &w);
+        if (!full) memcpy(own, block + j, (size_t)(n - j) * sizeof *own);
+        cpu_philox(d, full ? block + j : own, &w);
         #pragma omp simd
         for (int l = 0; l < 16; l++) {
             uint32_t a = w.v[0][l], b = w.v[1][l], c = w.v[2][l], e = w.v[3][l];
-            byte[l] = (uint32_t)((a & 0xFFFFu) >= p) | (uint32_t)((a >> 16) >= p) << 1 |
-                      (uint32_t)((b & 0xFFFFu) >= p) << 2 | (uint32_t)((b >> 16) >= p) << 3 |
-                      (uint32_t)((c & 0xFFFFu) >= p) << 4 | (uint32_t)((c >> 16) >= p) << 5 |
-                      (uint32_t)((e & 0xFFFFu) >= p) << 6 | (uint32_t)((e >> 16) >= p) << 7;
+            byte[l] = (uint8_t)((uint32_t)((a & 0xFFFFu) >= p) | (uint32_t)((a >> 16) >= p) << 1 |
+                                (uint32_t)((b & 0xFFFFu) >= p) << 2 | (uint32_t)((b >> 16) >= p) << 3 |
+                                (uint32_t)((c & 0xFFFFu) >= p) << 4 | (uint32_t)((c >> 16) >= p) << 5 |
+                                (uint32_t)((e & 0xFFFFu) >= p) << 6 | (uint32_t)((e >> 16) >= p) << 7);
         }
-        for (int l = 0; l < m; l++) keep[j + l] = (uint8_t)byte[l];
+        if (full) memcpy(keep + j, byte, 16);
+        else      memcpy(keep + j, byte, (size_t)(n - j));
     }
 }
 

@@ -6,12 +6,12 @@
 //   backward_input    the same with dy for x and the filter turned by half a turn, its channels exchanged
 //   backward_weight   dw = G' [sum over tiles (B' x B) . (A dy A')] G
 // The bracket is 36 matrix products, one for each element e of the 6x6 tile: 4 times fewer multiplications than the sum
-// by its definition. Layouts of what is between, all with the 16 or 32 channels of a panel side by side:
-//   forward           U (36, panel of k, c, 32)   the filters, once
-//                     V (36, tile, c)             a block of tiles, per thread
-//                     M (36, tile, k)             their products, then transformed into y with all that is added to it
-//   backward_weight   V (36, panel of c, tile, 32), D (36, tile, k)   a block of tiles, all threads together
-//                     U (36, panel of c, k, 32)                       the sum over blocks so far
+// by its definition. Tiles are taken in chunks. All threads together write
+//   V (36, tile, c)              the transform of x, or of dy in backward_input
+//   D (36, tile, k)              backward_weight: the transform of dy; V then is (36, panel of c, tile, 32)
+// and each thread takes panels of 32 channels, whose products stay in its second-level cache:
+//   U (36, c, 32)                a panel of transformed filters; (36, 64 filters, 32) in backward_weight
+//   M (36, 64 tiles, 32)         products, transformed into y with all that is added to it
 // Every sum has one order, whatever the number of threads.
 #include <omp.h>
 #include <string.h>
@@ -19,7 +19,7 @@
 #include "kernels/conv2d/conv2d_cpu.h"
 
 // ---- 16 floats. Without AVX-512 the file compiles and can() refuses: the accumulators would not stay in registers.
-enum { VEC = 16, PANEL = 32, ROWS = 8, ELEMENTS = 36 };
+enum { VEC = 16, PANEL = 32, ROWS = 8, ELEMENTS = 36, TILES = 64, FILTERS = 64 };
 #if defined(__AVX512F__)
 #include <immintrin.h>
 enum { HAVE_VECTORS = 1 };
@@ -140,15 +140,12 @@ INLINE void transform_taps(const Vec *m, int step, Vec *g, int to) {
     g[2 * to] = mul_add(FA * A2, sum_a, mul_add(FB * B2, sum_b, m[5 * step]));
 }
 
-// ---- matrix products: y[i,j] = or += sum over l < n of a[i * row_a + l * step_a] b[l * step_b + j]
+// ---- matrix products: y[i,j] = sum over l < n of a[i * row_a + l * step_a] b[l * step_b + j]
 INLINE void product(int rows, int vecs, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
-                    const float *b, int64_t step_b, int n, bool accumulate) {
+                    const float *b, int64_t step_b, int n) {
     Vec sum[ROWS][PANEL / VEC];
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vecs; j++) {
-            if (accumulate) __builtin_prefetch(y + i * row_y + j * VEC, 1, 3);   // wanted in n steps
-            sum[i][j] = fill(0.0f);
-        }
+        for (int j = 0; j < vecs; j++) sum[i][j] = fill(0.0f);
     for (int l = 0; l < n; l++, a += step_a, b += step_b) {
         Vec column[PANEL / VEC];
         for (int j = 0; j < vecs; j++) column[j] = load(b + j * VEC);
@@ -158,17 +155,14 @@ INLINE void product(int rows, int vecs, float *y, int64_t row_y, const float *a,
         }
     }
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vecs; j++) {
-            float *to = y + i * row_y + j * VEC;
-            store(to, accumulate ? add(load(to), sum[i][j]) : sum[i][j]);
-        }
+        for (int j = 0; j < vecs; j++) store(y + i * row_y + j * VEC, sum[i][j]);
 }
 
 // Any number of rows, 16 or 32 columns.
 static void product_panel(int rows, int width, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
-                          const float *b, int64_t step_b, int n, bool accumulate) {
+                          const float *b, int64_t step_b, int n) {
     for (int i = 0; i < rows; i += ROWS, y += ROWS * row_y, a += ROWS * row_a) {
-#define CASE(r, v) product(r, v, y, row_y, a, row_a, step_a, b, step_b, n, accumulate)
+#define CASE(r, v) product(r, v, y, row_y, a, row_a, step_a, b, step_b, n)
         bool wide = width == PANEL;
         switch (rows - i) {
         case 1:  wide ? CASE(1, 2) : CASE(1, 1); break;
@@ -188,9 +182,9 @@ static void product_panel(int rows, int width, float *y, int64_t row_y, const fl
 typedef struct { const float *p; Layout layout; int c, ld; } Image;    // one side of the convolution
 typedef struct {
     int n, h, w, c, k;              // sums over c, writes k, both multiples of 16 (backward_weight: x has c, dy has k)
-    int tiles_w, tiles_image, tiles, block, group, threads;   // tiles in one V, in one M
-    int64_t u_step, v_step, m_step;                     // floats from element to element of U, V, and M or D
-    int64_t thread_floats, floats;                      // of V and M; of all scratch
+    int tiles_w, tiles_image, tiles, chunk, group, threads;
+    int64_t v_step, d_step, u_step, m_step;             // floats from element to element of V, D, U, M
+    int64_t thread_floats, floats;                      // of one thread's part of scratch; of all scratch
 } Plan;
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -207,32 +201,35 @@ static Plan plan_of(const Conv2dShape *z, bool turned) {
     p.threads = omp_get_max_threads();
     return p;
 }
-// Chunks of tiles whose V takes at most 8 MB: it stays in the third-level cache while every panel reads it. Few panels
-// for many threads: the chunk's tiles are divided into groups, each of which transforms the filters anew.
+// Tiles whose transforms, of so many channels, take at most 8 MB: they stay in the third-level cache while every panel
+// reads them. All chunks but the last are equal.
+static int chunk_tiles(int tiles, int channels) {
+    int most = (8 << 20) / (ELEMENTS * (int)sizeof(float) * channels);
+    int chunks = (tiles + most) / (most + 1);
+    return (int)round_up((tiles + chunks - 1) / chunks, ROWS);
+}
+// Few panels for many threads: the tiles of a chunk are divided into groups, each of which transforms the filters anew.
 static Plan plan_apply(const Conv2dShape *z, bool turned) {
     Plan p = plan_of(z, turned);
-    enum { V_BYTES = 8 << 20 };
-    int most = V_BYTES / (ELEMENTS * (int)sizeof(float) * p.c), panels = (p.k + PANEL - 1) / PANEL;
-    int chunks = (p.tiles + most - 1) / (most > 0 ? most : 1);
-    p.block = (int)round_up((p.tiles + chunks - 1) / chunks, ROWS);
-    int groups = 1;
+    p.chunk = chunk_tiles(p.tiles, p.c);
+    int panels = (p.k + PANEL - 1) / PANEL, groups = 1;
     while (panels * groups % p.threads && panels * groups < 4 * p.threads) groups++;
-    p.group = (int)round_up((p.block + groups - 1) / groups, ROWS);
-    p.v_step = stagger((int64_t)p.block * p.c);
+    p.group = (int)round_up((p.chunk + groups - 1) / groups, ROWS);
+    p.v_step = stagger((int64_t)p.chunk * p.c);
     p.u_step = stagger((int64_t)PANEL * p.c);
-    p.m_step = stagger((int64_t)p.group * PANEL);
+    p.m_step = stagger(TILES * PANEL);
     p.thread_floats = ELEMENTS * (p.u_step + p.m_step);
     p.floats = ELEMENTS * p.v_step + p.threads * p.thread_floats;
     return p;
 }
-// U is read and written once per block.
 static Plan plan_weight(const Conv2dShape *z) {
     Plan p = plan_of(z, false);
-    p.block = least(p.tiles, 128);
-    p.u_step = stagger(round_up(p.c, PANEL) * p.k);
-    p.v_step = stagger((int64_t)p.block * round_up(p.c, PANEL));
-    p.m_step = stagger((int64_t)p.block * p.k);
-    p.floats = ELEMENTS * (p.u_step + p.v_step + p.m_step);
+    p.chunk = chunk_tiles(p.tiles, p.c + p.k);
+    p.v_step = stagger((int64_t)p.chunk * round_up(p.c, PANEL));
+    p.d_step = stagger((int64_t)p.chunk * p.k);
+    p.u_step = stagger(FILTERS * PANEL);
+    p.thread_floats = ELEMENTS * p.u_step;
+    p.floats = ELEMENTS * (p.v_step + p.d_step) + p.threads * p.thread_floats;
     return p;
 }
 
@@ -308,9 +305,9 @@ static void filter_element(const Vec g[9], float *u, int64_t step) {
         for (int x = 0; x < 6; x++) store(u + (6 * y + x) * step, row[x]);
     }
 }
-// U for 16 written channels from j0 on and 16 summed channels from i0 on. Forward: j are filters, i their channels;
-// turned: j are channels, i filters, and the taps run backwards.
-static void filter_block(const Plan *p, const float *w, bool turned, int j0, int i0, float *u) {
+// The elements of 16 written channels from j0 on and 16 summed channels from i0 on, at u, row floats from summed channel
+// to summed channel. Forward: j are filters, i their channels; turned: j are channels, i filters, taps run backwards.
+static void filter_block(const Plan *p, const float *w, bool turned, int j0, int i0, float *u, int row) {
     Vec g[VEC][9], rows[VEC];                    // taps of the 16 summed channels
     int64_t filter = 9 * (int64_t)(turned ? p->k : p->c);
     for (int tap = 0; tap < 9; tap++) {
@@ -320,9 +317,26 @@ static void filter_block(const Plan *p, const float *w, bool turned, int j0, int
         if (!turned) transpose(rows);
         for (int i = 0; i < VEC; i++) g[i][tap] = rows[i];
     }
-    int64_t width = least(PANEL, p->k - j0 / PANEL * PANEL);
     for (int i = 0; i < VEC; i++)
-        filter_element(g[i], u + i * width, p->u_step);
+        filter_element(g[i], u + i * row, p->u_step);
+}
+
+// One panel of y, channels j.., of `tiles` tiles from t0 on. v: their transforms.
+static void apply_panel(const Plan *p, const float *w, bool turned, const Image *out, const Terms *terms, int t0,
+                        int tiles, int j, const float *v, float *u) {
+    float *m = u + ELEMENTS * p->u_step;
+    int width = least(PANEL, p->k - j);
+    for (int half = 0; half < width; half += VEC)
+        for (int i = 0; i < p->c; i += VEC) filter_block(p, w, turned, j + half, i, u + i * width + half, width);
+    for (int t = 0; t < tiles; t += TILES) {
+        int rows = least(TILES, tiles - t);
+        for (int e = 0; e < ELEMENTS; e++)
+            product_panel(rows, width, m + e * p->m_step, width, v + e * p->v_step + (int64_t)t * p->c, p->c, 1,
+                          u + e * p->u_step, width, p->c);
+        for (int half = 0; half < width; half += VEC)
+            for (int row = 0; row < rows; row++)
+                output_tile(p, out, terms, t0 + t + row, j + half, m + row * width + half, p->m_step);
+    }
 }
 
 // y = conv(x, w) + terms, or with turned: the input gradient, x being dy.
@@ -331,35 +345,27 @@ static void apply(const Plan *p, const float *w, bool turned, const Image *in, c
     float *v = scratch;
     #pragma omp parallel num_threads(p->threads)
     {
-        float *u = v + ELEMENTS * p->v_step + omp_get_thread_num() * p->thread_floats, *m = u + ELEMENTS * p->u_step;
-        for (int t0 = 0; t0 < p->tiles; t0 += p->block) {
-            int tiles = least(p->block, p->tiles - t0);
+        float *u = v + ELEMENTS * p->v_step + omp_get_thread_num() * p->thread_floats;
+        for (int t0 = 0; t0 < p->tiles; t0 += p->chunk) {
+            int tiles = least(p->chunk, p->tiles - t0);
             #pragma omp for collapse(2) schedule(static)
             for (int t = 0; t < tiles; t++)
-                for (int i = 0; i < p->c; i += VEC) input_tile(p, in, t0 + t, i, v + (int64_t)t * p->c + i, p->v_step);
+                for (int i = 0; i < p->c; i += VEC)
+                    input_tile(p, in, t0 + t, i, v + (int64_t)t * p->c + i, p->v_step);
             #pragma omp for collapse(2) schedule(dynamic)
             for (int j = 0; j < p->k; j += PANEL)
-                for (int t = 0; t < tiles; t += p->group) {
-                    int width = least(PANEL, p->k - j), rows = least(p->group, tiles - t);
-                    for (int half = 0; half < width; half += VEC)
-                        for (int i = 0; i < p->c; i += VEC) filter_block(p, w, turned, j + half, i, u + i * width + half);
-                    for (int e = 0; e < ELEMENTS; e++)
-                        product_panel(rows, width, m + e * p->m_step, width, v + e * p->v_step + (int64_t)t * p->c, p->c, 1,
-                                      u + e * p->u_step, width, p->c, false);
-                    for (int half = 0; half < width; half += VEC)
-                        for (int row = 0; row < rows; row++)
-                            output_tile(p, out, terms, t0 + t + row, j + half, m + row * width + half, p->m_step);
-                }
+                for (int t = 0; t < tiles; t += p->group)
+                    apply_panel(p, w, turned, out, terms, t0 + t, least(p->group, tiles - t), j,
+                                v + (int64_t)t * p->c, u);
         }
     }
 }
 
-// dw of 16 channels from c0 on of filter k, from its 36 elements in U.
-static void taps_of(const Plan *p, int k, int c0, const float *u, float *dw, bool accumulate) {
-    int64_t width = least(PANEL, p->c - c0 / PANEL * PANEL);
-    const float *from = u + (int64_t)(c0 / PANEL) * PANEL * p->k + k * width + c0 % PANEL;
+// ---- the weight gradient
+// dw of 16 channels from c0 on of filter k = or += the transform of its 36 elements at u, step apart.
+static void taps_of(const Plan *p, int k, int c0, const float *u, int64_t step, float *dw, bool accumulate) {
     Vec d[36], e[18], row[3];
-    for (int x = 0; x < 36; x++) d[x] = load(from + x * p->u_step);
+    for (int x = 0; x < 36; x++) d[x] = load(u + x * step);
     for (int x = 0; x < 6; x++) transform_taps(d + x, 6, e + x, 6);
     for (int y = 0; y < 3; y++) {
         transform_taps(e + 6 * y, 1, row, 1);
@@ -369,40 +375,41 @@ static void taps_of(const Plan *p, int k, int c0, const float *u, float *dw, boo
         }
     }
 }
+// dw of filters k0.., channels c0.. = or += the sum over these tiles.
+static void weight_block(const Plan *p, int k0, int c0, int tiles, const float *v, const float *d, float *u, float *dw,
+                         bool accumulate) {
+    int rows = least(FILTERS, p->k - k0), width = least(PANEL, p->c - c0);
+    for (int e = 0; e < ELEMENTS; e++)
+        product_panel(rows, width, u + e * p->u_step, width, d + e * p->d_step + k0, 1, p->k,
+                      v + e * p->v_step + (int64_t)c0 * p->chunk, width, tiles);
+    for (int k = 0; k < rows; k++)
+        for (int half = 0; half < width; half += VEC)
+            taps_of(p, k0 + k, c0 + half, u + k * width + half, p->u_step, dw, accumulate);
+}
 
 // dw (k,3,3,c) = or += from x and dy.
 static void weight_gradient(const Plan *p, const Image *x, const Image *dy, float *dw, bool accumulate,
                             float *scratch) {
-    float *u = scratch, *v = u + ELEMENTS * p->u_step, *d = v + ELEMENTS * p->v_step;
-    enum { FILTERS = 64 };                       // rows of one task
+    float *v = scratch, *d = v + ELEMENTS * p->v_step;
     #pragma omp parallel num_threads(p->threads)
     {
-        for (int t0 = 0; t0 < p->tiles; t0 += p->block) {
-            int tiles = least(p->block, p->tiles - t0);
+        float *u = d + ELEMENTS * p->d_step + omp_get_thread_num() * p->thread_floats;
+        for (int t0 = 0; t0 < p->tiles; t0 += p->chunk) {
+            int tiles = least(p->chunk, p->tiles - t0);
             #pragma omp for schedule(static)
             for (int t = 0; t < tiles; t++) {
                 for (int i = 0; i < p->c; i += VEC) {
-                    int64_t width = least(PANEL, p->c - i / PANEL * PANEL);
-                    float *to = v + (int64_t)(i / PANEL) * PANEL * p->block + t * width + i % PANEL;
-                    input_tile(p, x, t0 + t, i, to, p->v_step);
+                    int panel = i / PANEL * PANEL, width = least(PANEL, p->c - panel);
+                    input_tile(p, x, t0 + t, i, v + (int64_t)panel * p->chunk + t * width + i - panel, p->v_step);
                 }
                 for (int j = 0; j < p->k; j += VEC)
-                    gradient_tile(p, dy, t0 + t, j, d + (int64_t)t * p->k + j, p->m_step);
+                    gradient_tile(p, dy, t0 + t, j, d + (int64_t)t * p->k + j, p->d_step);
             }
-            #pragma omp for collapse(2) schedule(static)
-            for (int e = 0; e < ELEMENTS; e++)
+            #pragma omp for collapse(2) schedule(dynamic)
+            for (int c0 = 0; c0 < p->c; c0 += PANEL)
                 for (int k0 = 0; k0 < p->k; k0 += FILTERS)
-                    for (int i = 0; i < p->c; i += PANEL) {
-                        int width = least(PANEL, p->c - i);
-                        product_panel(least(FILTERS, p->k - k0), width,
-                                      u + e * p->u_step + (int64_t)i * p->k + k0 * width, width,
-                                      d + e * p->m_step + k0, 1, p->k,
-                                      v + e * p->v_step + (int64_t)i * p->block, width, tiles, t0 > 0);
-                    }
+                    weight_block(p, k0, c0, tiles, v, d, u, dw, accumulate || t0 > 0);
         }
-        #pragma omp for schedule(static)
-        for (int k = 0; k < p->k; k++)
-            for (int i = 0; i < p->c; i += VEC) taps_of(p, k, i, u, dw, accumulate);
     }
 }
 

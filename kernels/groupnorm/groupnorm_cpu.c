@@ -47,7 +47,7 @@ static Strip strip_at(const GroupNormShape *z, int i, int k, int end) {
     s.x = layout_index(z->layout, z->hw, z->ldx, i, 0, k);
     s.y = layout_index(z->layout, z->hw, z->ldy, i, 0, k);
     s.dense = layout_index(z->layout, z->hw, z->c, i, 0, k);
-    s.fold = s.step_x == s.w && s.step_y == s.w && s.step == s.w ? CPU_WIDE / s.w : 1;
+    s.fold = s.step_x == s.w && s.step_y == s.w && s.step == s.w ? (int)cpu_min(CPU_WIDE / s.w, (z->hw + 3) / 4) : 1;
     return s;
 }
 static int row_columns(const GroupNormShape *z, const Strip *s, int p) {
@@ -127,12 +127,8 @@ static void moments(const GroupNormShape *z, const GroupNormForwardArgs *a, int 
 static void row_factors(const GroupNormShape *z, const Strip *s, const CpuDraw *d, int p, int cols, uint8_t *mask,
                         float *factor) {
     uint32_t block[CPU_WIDE / 8];
-    uint8_t own[CPU_WIDE / 8];
-    int per = s->w / 8;
-    for (int j = 0; j < cols / 8; j++) {
-        block[j] = (uint32_t)(((p + j / per) * (int64_t)z->c + s->k) / 8 + j % per);
-    }
-    uint8_t *keep = mask ? mask + (s->dense + p * s->step) / 8 : own;
+    uint8_t own[CPU_WIDE / 8], *keep = mask ? mask + (s->dense + p * s->step) / 8 : own;
+    cpu_pixel_blocks(block, (uint32_t)((p * (int64_t)z->c + s->k) / 8), (uint32_t)z->c / 8, cols / s->w, s->w / 8);
     cpu_keep_bits(d, block, cols / 8, keep);
     cpu_mask_factors(keep, 0, cols, cpu_keep_scale(z->p16), factor);
 }

@@ -92,7 +92,9 @@ static void add_channel_run(Stream *st, const AddChannelShape *z, const AddChann
         const float *x = (const float *)a->x + i % z->n * size + p.at;
         float *y = (float *)a->y + i * size + p.at, wide[CPU_WIDE];
         int fold = p.ld == p.w ? CPU_WIDE / p.w : 1;
-        for (int f = 0; f < fold; f++) memcpy(wide + f * p.w, a->v + (int64_t)i * z->c + p.k, (size_t)p.w * sizeof *wide);
+        for (int f = 0; f < fold; f++) {
+            memcpy(wide + f * p.w, a->v + (int64_t)i * z->c + p.k, (size_t)p.w * sizeof *wide);
+        }
         for (int64_t r = 0; r < z->hw; r += fold) {
             int cols = (int)cpu_min(fold, z->hw - r) * p.w;
             #pragma omp simd
@@ -207,9 +209,10 @@ static void dropout_run(Stream *st, const RandomShape *z, const RandomArgs *a, W
             int64_t at = i * size + b * run + e;
             uint32_t block[CPU_WIDE / 8];
             uint8_t own[CPU_WIDE / 8], *keep = a->mask ? a->mask + at / 8 : own;
-            for (int64_t j = 0; j < cols / 8; j++) {
-                int64_t c16 = (e / 16 + j / 2) * (z->c / 8) + 2 * b + j % 2;
-                block[j] = (uint32_t)(z->layout == LAYOUT_C16 ? c16 : e / 8 + j);
+            if (z->layout == LAYOUT_NHWC) {
+                cpu_pixel_blocks(block, (uint32_t)(e / 8), 0, 1, cols / 8);
+            } else {
+                cpu_pixel_blocks(block, (uint32_t)(e / 16 * (z->c / 8) + 2 * b), (uint32_t)z->c / 8, cols / 16, 2);
             }
             float factor[CPU_WIDE], *y = (float *)a->y + at;
             const float *x = (const float *)a->x + at;

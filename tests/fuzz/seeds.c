@@ -1,6 +1,6 @@
 // tests/fuzz/seeds.c - writes small well-formed files for a fuzz target to start from: seeds TARGET FOLDER
 //
-// Targets: safetensors, png, npy, idx, cifar, pickle. An unknown target gets one seed of plain bytes, so that
+// Targets: safetensors, png, npy, idx, cifar, pickle, json. An unknown target gets one seed of plain bytes, so that
 // every target can run. Only zlib and libpng are used, not the project's own writers: a reader and a writer that share
 // a mistake must not agree here.
 #include <png.h>
@@ -138,6 +138,15 @@ static void pickle(Seed *s, const char *folder) {
     save(s, folder, "protocol0");
 }
 
+static void json(Seed *s, const char *folder) {
+    put_text(s, "{\"a\": 3, \"b\": -4000000000, \"c\": 1.5e-3, \"d\": true, \"e\": \"y\"}");
+    save(s, folder, "configuration");
+    put_text(s, "[null, {\"x\": [1, -0.25, 1E+9]}, [], {}, \"\\u00e9\\ud83d\\ude00\\n\\\\\"]");
+    save(s, folder, "values");
+    put_text(s, "\"a \\\"quoted\\\" \\u0041\\t\"");
+    save(s, folder, "string");
+}
+
 static void png_append(png_structp png, png_bytep data, png_size_t size) { put(png_get_io_ptr(png), data, size); }
 static void png_flush_nothing(png_structp png) { (void)png; }
 static void png_fail(png_structp png, png_const_charp what) {
@@ -176,7 +185,7 @@ static void png(Seed *s, const char *folder) {
 int main(int argc, char **argv) {
     static const struct { const char *target; void (*write)(Seed *, const char *); } table[] = {
         { "safetensors", safetensors }, { "png", png }, { "npy", npy }, { "idx", idx }, { "cifar", cifar },
-        { "pickle", pickle },
+        { "pickle", pickle }, { "json", json },
     };
     static Seed seed;
     if (argc != 3) { fprintf(stderr, "usage: seeds TARGET FOLDER\n"); return 2; }

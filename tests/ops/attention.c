@@ -1,6 +1,7 @@
 // tests/ops/attention.c - cases of softmax attention over the pixels of an image.
 //   dim: n, h, w, c (all heads), heads, q, k, v are views of one product
 #include <math.h>
+#include <string.h>
 
 #include "opcase.h"
 
@@ -20,6 +21,26 @@ static void build(OpRun *r, const OpCase *c) {
 static double terms(const OpCase *c) {
     double tokens = (double)(c->dim[1] * c->dim[2]), channels = (double)(c->dim[3] / c->dim[4]);
     return tokens > channels ? tokens : channels;
+}
+
+// dq and dk are sums of scale p (dp - D) times k or q, where dp = do v^T and D = rowsum(do o) cancel: wholly so for one
+// token, or where a softmax row has a single one. Both carry u sqrt(C) sqrt(sum do^2 v^2) <= u C max|do| max|v|; the sum
+// over tokens adds squares with sum p^2 <= 1 along a row (dq) and at most the tokens down a column (dk).
+static double rounding(const OpCase *c, const Results *ref, const char *result) {
+    (void)ref;
+    if (strcmp(result, "d q") && strcmp(result, "d k") && strcmp(result, "d qkv")) return 0;
+    const int64_t *d = c->dim;
+    int64_t numel = d[0] * d[1] * d[2] * d[3];
+    double channels = (double)(d[3] / d[4]), scale = 1 / sqrt(channels);
+    double cot = case_largest(c, "cotangent.o", numel), v, other;
+    if (d[5]) {
+        v = other = case_largest(c, "qkv", 3 * numel);
+    } else {
+        v = case_largest(c, "v", numel);
+        other = case_largest(c, strcmp(result, "d q") ? "q" : "k", numel);
+    }
+    double tokens = strcmp(result, "d q") ? sqrt((double)(d[1] * d[2])) : 1;
+    return 0x1p-24 * channels * cot * v * scale * other * tokens;
 }
 
 enum { TEST = CASE_TEST, GRAD = CASE_TEST | CASE_GRAD, BENCH = CASE_BENCH };
@@ -45,4 +66,4 @@ static const OpCase cases[] = {
 };
 
 const OpSuite op_suite = { .op = "attention", .cases = cases, .n_cases = sizeof cases / sizeof cases[0], .build = build,
-                           .terms = terms };
+                           .terms = terms, .rounding = rounding };

@@ -2,7 +2,7 @@
 //   dim: n, h, w, c, groups, SiLU, dropout in 1/1000, form (FORM_*), channels of the base that x is a range of
 #include "opcase.h"
 
-enum { FORM_OFFSET = 1, FORM_BATCH_VIEW = 2, FORM_CHANNEL_VIEW = 4 };
+enum { FORM_OFFSET = 1, FORM_BATCH_VIEW = 2, FORM_CHANNEL_VIEW = 4, FORM_CONSTANT = 8 };
 
 // x plus 100 in every channel: a variance that is small beside the mean's square.
 static Tensor *offset(OpRun *r, Tensor *x) {
@@ -13,11 +13,19 @@ static Tensor *offset(OpRun *r, Tensor *x) {
     return op_add_channel(case_graph(r), x, v);
 }
 
+// The last channels of an image that wants no gradient: what is written in its place has the view's stride.
+static Tensor *constant_view(OpRun *r, const OpCase *c) {
+    const int64_t *d = c->dim;
+    Tensor *x = case_input(r, "x", 4, (int64_t[]){ d[0], d[1], d[2], d[8] }, IN_CONSTANT);
+    x = op_relayout(case_graph(r), x, device_layout(graph_device(case_graph(r))));
+    return op_view_channel(case_graph(r), x, d[8] - d[3], d[8]);
+}
+
 static void build(OpRun *r, const OpCase *c) {
     Graph *g = case_graph(r);
     const int64_t *d = c->dim;
     int64_t n = d[0], h = d[1], w = d[2], ch = d[3];
-    Tensor *x = d[7] & FORM_BATCH_VIEW ? op_view_batch(g, case_image(r, "x", n + 1, h, w, ch), 1, n + 1)
+    Tensor *x = d[7] & FORM_CONSTANT ? constant_view(r, c) : d[7] & FORM_BATCH_VIEW ? op_view_batch(g, case_image(r, "x", n + 1, h, w, ch), 1, n + 1)
               : d[7] & FORM_CHANNEL_VIEW ? op_view_channel(g, case_image(r, "x", n, h, w, d[8]), d[8] - ch, d[8])
               : case_image(r, "x", n, h, w, ch);
     if (d[7] & FORM_OFFSET) x = offset(r, x);
@@ -57,6 +65,8 @@ static const OpCase cases[] = {
     { "offset 100",               { 2, 5, 7, 16,  8, 1, 0, FORM_OFFSET }, GRAD, 0 },
     { "batch view",               { 2, 3, 3, 16,  8, 1, 0, FORM_BATCH_VIEW }, GRAD, 0 },
     { "channel view",             { 2, 3, 3, 16,  8, 1, 0, FORM_CHANNEL_VIEW, 48 }, GRAD, 0 },
+    { "channel view, 16 of 24",   { 2, 3, 3, 16,  8, 1, 0, FORM_CHANNEL_VIEW, 24 }, GRAD, 0 },
+    { "constant view",            { 2, 3, 3, 16,  8, 1, 0, FORM_CONSTANT, 48 }, GRAD, 0 },
     { "channel view, odd",        { 2, 3, 3,  3,  1, 1, 0, FORM_CHANNEL_VIEW, 7 }, GRAD, 0 },
     { "accumulate",               { 2, 5, 7, 16,  8, 1, 100 }, TEST | CASE_ACCUMULATE, 0 },
     { "large values",             { 2, 5, 7, 16,  8, 0, 0 }, TEST, 1e4 },

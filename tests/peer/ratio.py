@@ -1,9 +1,10 @@
 # tests/peer/ratio.py - our training step against PyTorch's, on this machine, in this run, in turns.
 #
 # Every contestant is a child process that lives through the whole run, warmed up once: our program
-# (`cbdm bench-step ... --interactive`) and, for each python with torch, {eager, torch.compile} x {NCHW, channels last}.
-# They say "ready" and then answer each line "go K" with the seconds per step of K steps; while one runs the others
-# sleep on their pipe. A round is one turn each, so that a slow minute of the machine falls on all alike.
+# (`cbdm bench-step`) and, for each python with torch, {eager, torch.compile} x {NCHW, channels last}. All get the same
+# network, spelt out below, and no step drops its labels. They say "ready" and then answer each line "go K" with the
+# seconds per step of K steps; while one runs the others sleep on their pipe. A round is one turn each, so that a slow
+# minute of the machine falls on all alike.
 # The step: one forward and backward of 2N images, labels [y; y'], float32, clip, Adam, moving average.
 # Last line: `ratio R`, R = median of the fastest rival / ours (R > 1: we are faster). Exit 0: measured; 2: could not.
 import argparse
@@ -23,6 +24,11 @@ VENV = os.path.join(ROOT, "build", "peer-venv", "bin", "python")
 # glibc gives large blocks back to the kernel at each free and faults them in again at the next allocation, which costs
 # a program that allocates every activation anew some per cent. Told to keep them, for every contestant alike.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)}
+# The networks of our presets at 32 x 32 pixels, for the ten classes of the built-in data; `full` is the published one.
+NETWORKS = {
+    "full": dict(ch=128, ch_mult=[1, 2, 2, 2], attn=[1], num_res_blocks=2, groups=32, dropout=0.1, num_class=10),
+    "demo": dict(ch=32, ch_mult=[1, 2, 2], attn=[2], num_res_blocks=1, groups=8, dropout=0.0, num_class=10),
+}
 VARIANTS = ["eager-nchw", "eager-nhwc", "compile-nchw", "compile-nhwc"]
 
 
@@ -35,10 +41,9 @@ def serve(variant, preset, batch, threads):
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    p = dict(twin.PRESETS[preset])
-    size, classes = p.pop("size"), p["num_class"]
-    net = twin.UNet(**p).train()
-    x0 = torch.rand(batch, 3, size, size) * 2 - 1
+    classes = NETWORKS[preset]["num_class"]
+    net = twin.UNet(**NETWORKS[preset]).train()
+    x0 = torch.rand(batch, 3, 32, 32) * 2 - 1
     if layout == "nhwc":
         net = net.to(memory_format=torch.channels_last)
         x0 = x0.contiguous(memory_format=torch.channels_last)
@@ -147,15 +152,21 @@ def torch_version(python):
     return r.stdout.split() if r.returncode == 0 and len(r.stdout.split()) == 2 else None
 
 
+def our_command(a):
+    p = NETWORKS[a.preset]
+    flags = {"batch": a.batch, "ch": p["ch"], "ch-mult": ",".join(map(str, p["ch_mult"])), "dropout": p["dropout"],
+             "attn": ",".join(map(str, p["attn"])), "res-blocks": p["num_res_blocks"], "groups": p["groups"],
+             "classes": p["num_class"], "image-size": 32, "data": "builtin", "label-drop": 0}
+    return [a.program, "bench-step"] + [word for k, v in flags.items() for word in ("--" + k, str(v))]
+
+
 def contestants(a, env):
     """Ours first, then every rival that this machine can run. Exits with 2 where one side is missing."""
     out = []
     if not a.rivals_only:
         if not os.access(a.program, os.X_OK):
             stop("no program at %s: build it first (cmake -S . -B build && cmake --build build)" % a.program)
-        command = [a.program, "bench-step", "--data", "builtin", "--preset", a.preset, "--batch", str(a.batch),
-                   "--threads", str(a.threads), "--interactive"]
-        out.append(Child("cbdm", command, env, False, False))
+        out.append(Child("cbdm", our_command(a), env, False, False))
     pythons = a.python or [DEBIAN] + ([VENV] if os.path.exists(VENV) else [])
     for python in pythons:
         version = torch_version(python)

@@ -10,12 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# What `--preset` means, here and in our own program.
-PRESETS = {
-    "full": dict(ch=128, ch_mult=[1, 2, 2, 2], attn=[1], num_res_blocks=2, groups=32, dropout=0.1, num_class=100,
-                 size=32),
-    "demo": dict(ch=32, ch_mult=[1, 2, 2], attn=[1], num_res_blocks=1, groups=8, dropout=0.1, num_class=10, size=32),
-}
 
 
 def time_table(T, dim):
