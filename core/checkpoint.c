@@ -5,26 +5,31 @@
 
 #include "core/param_impl.h"
 
-// Filters lie as (K,R,S,C) here and as (K,C,R,S) in PyTorch's files.
-static int64_t published_index(const Tensor *t, int64_t i) {
-    if (t->ndim != 4) return i;
-    int64_t r = t->shape[1], s = t->shape[2], c = t->shape[3];
-    int64_t ci = i % c, si = i / c % s, ri = i / (c * s) % r, ki = i / (c * s * r);
-    return ((ki * c + ci) * r + ri) * s + si;
+// Filters lie as (K,R,S,C) here and as (K,C,R,S) in PyTorch's files: out (k,b,a) = in (k,a,b).
+static void transpose_last(const float *in, float *out, int64_t k, int64_t a, int64_t b) {
+    for (int64_t i = 0; i < k; i++, in += a * b, out += a * b)
+        for (int64_t j = 0; j < b; j++)
+            for (int64_t l = 0; l < a; l++) out[j * a + l] = in[l * b + j];
 }
 
 void param_read_published(const Tensor *t, float *out) {
-    int64_t n = tensor_numel(t);
-    float *host = xmalloc((size_t)n * sizeof *host);
+    if (t->ndim != 4 || t->shape[1] * t->shape[2] == 1) {
+        tensor_read_f32(t, out);
+        return;
+    }
+    float *host = xmalloc((size_t)tensor_numel(t) * sizeof *host);
     tensor_read_f32(t, host);
-    for (int64_t i = 0; i < n; i++) out[published_index(t, i)] = host[i];
+    transpose_last(host, out, t->shape[0], t->shape[1] * t->shape[2], t->shape[3]);
     free(host);
 }
 
 void param_write_published(Tensor *t, const float *in) {
-    int64_t n = tensor_numel(t);
-    float *host = xmalloc((size_t)n * sizeof *host);
-    for (int64_t i = 0; i < n; i++) host[i] = in[published_index(t, i)];
+    if (t->ndim != 4 || t->shape[1] * t->shape[2] == 1) {
+        tensor_write_f32(t, in);
+        return;
+    }
+    float *host = xmalloc((size_t)tensor_numel(t) * sizeof *host);
+    transpose_last(in, host, t->shape[0], t->shape[3], t->shape[1] * t->shape[2]);
     tensor_write_f32(t, host);
     free(host);
 }
@@ -42,53 +47,57 @@ static const struct { const char *prefix; int buffer; } parts[] = {
 };
 enum { N_PARTS = sizeof parts / sizeof parts[0] };
 
-static StType file_type(const ParamSet *ps) { return device_real(ps->device) == DT_F64 ? ST_F64 : ST_F32; }
-
 static void describe(const Param *p, const char *prefix, StTensor *out) {
     const Tensor *v = &p->value;
-    *out = (StTensor){ .name = xasprintf("%s%s", prefix, v->name), .ndim = v->ndim };
+    *out = (StTensor){ .name = xasprintf("%s%s", prefix, v->name), .type = ST_F32, .ndim = v->ndim };
     for (int i = 0; i < v->ndim; i++) out->shape[i] = v->shape[i];
     if (v->ndim == 4) out->shape[1] = v->shape[3], out->shape[2] = v->shape[1], out->shape[3] = v->shape[2];
 }
 
+// Tensor i of the file is parameter i % n of part i / n, converted when it is asked for.
+typedef struct { const ParamSet *ps; float *buffer; } SaveSource;
+static const void *fetch_tensor(void *arg, int i) {
+    const SaveSource *s = arg;
+    Tensor w = window(s->ps, s->ps->param[i % s->ps->n], parts[i / s->ps->n].buffer);
+    param_read_published(&w, s->buffer);
+    return s->buffer;
+}
+
+static bool all_finite(const SaveSource *s, const char *path, const StTensor *t, int n, Error *err) {
+    for (int i = 0; i < n; i++) {
+        const float *data = fetch_tensor((void *)s, i);
+        for (size_t j = 0; j < t[i].bytes / sizeof *data; j++)
+            if (!isfinite(data[j]))
+                return error_set(err, ERR_DIVERGED, "%s is not saved: %s holds a value that is not finite; the last good "
+                                 "checkpoint is kept", path, t[i].name);
+    }
+    return true;
+}
+
 bool ckpt_save(const ParamSet *ps, const char *path, const char *const *keys, const char *const *values, int n_meta,
                Error *err) {
-    CHECK(ps->use == PARAM_TRAIN && file_type(ps) == ST_F32, "only a float training set is saved");
-    int n = 0, total = N_PARTS * ps->n + 2;
-    StTensor *t = xcalloc((size_t)total, sizeof *t);
+    CHECK(ps->use == PARAM_TRAIN && device_real(ps->device) == DT_F32, "only a float training set is saved");
+    int n = N_PARTS * ps->n;
+    StTensor *t = xcalloc((size_t)n + 2, sizeof *t);
+    size_t largest = 0;
+    for (int i = 0; i < n; i++) {
+        const Param *p = ps->param[i % ps->n];
+        describe(p, parts[i / ps->n].prefix, &t[i]);
+        t[i].bytes = (size_t)tensor_numel(&p->value) * sizeof(float);
+        if (t[i].bytes > largest) largest = t[i].bytes;
+    }
     StepState state = param_state_read(ps);
     uint8_t *count = xmalloc((size_t)(8 * ps->n));
     tensor_read(ps->count, count);
-    bool ok = true;
-    for (int part = 0; part < N_PARTS && ok; part++)
-        for (int i = 0; i < ps->n && ok; i++) {
-            const Param *p = ps->param[i];
-            Tensor w = window(ps, p, parts[part].buffer);
-            int64_t e = tensor_numel(&w);
-            float *data = xmalloc((size_t)e * sizeof *data);
-            param_read_published(&w, data);
-            describe(p, parts[part].prefix, &t[n]);
-            t[n].type = ST_F32;
-            t[n].data = data;
-            t[n].bytes = (size_t)e * sizeof *data;
-            n++;
-            for (int64_t j = 0; j < e && ok; j++)
-                if (!isfinite(data[j]))
-                    ok = error_set(err, ERR_DIVERGED, "%s is not saved: %s holds a value that is not finite; the last good "
-                                   "checkpoint is kept", path, t[n - 1].name);
-        }
-    if (ok) {
-        t[n++] = (StTensor){ .name = "adam_count", .type = ST_I64, .ndim = 1, .shape = { ps->n }, .data = count,
-                             .bytes = (size_t)(8 * ps->n) };
-        t[n++] = (StTensor){ .name = "state", .type = ST_U8, .ndim = 1, .shape = { sizeof state }, .data = &state,
-                             .bytes = sizeof state };
-        ok = st_write(path, t, n, keys, values, n_meta, err);
-        n -= 2;
-    }
-    for (int i = 0; i < n; i++) {
-        free((char *)t[i].name);
-        free((void *)t[i].data);
-    }
+    t[n] = (StTensor){ .name = "adam_count", .type = ST_I64, .ndim = 1, .shape = { ps->n }, .data = count,
+                       .bytes = (size_t)(8 * ps->n) };
+    t[n + 1] = (StTensor){ .name = "state", .type = ST_U8, .ndim = 1, .shape = { sizeof state }, .data = &state,
+                           .bytes = sizeof state };
+    SaveSource source = { ps, xmalloc(largest) };
+    bool ok = all_finite(&source, path, t, n, err) &&
+              st_write_fetched(path, t, n + 2, keys, values, n_meta, fetch_tensor, &source, err);
+    for (int i = 0; i < n; i++) free((char *)t[i].name);
+    free(source.buffer);
     free(count);
     free(t);
     return ok;

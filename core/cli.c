@@ -207,7 +207,8 @@ typedef struct {
     const char **words;         // NULL: words are errors
     int words_max, words_count;
     bool *set;                  // NULL: not asked for
-    int depth;                  // of flag files
+    int *from;                  // n: the file that set each flag last, 0 for the command line
+    int depth, file, files;     // of flag files: nesting, the one being read (0: none), how many so far
     Error *err;
 } Parser;
 
@@ -221,6 +222,16 @@ static bool parse_word(Parser *p, const char *word) {
     return true;
 }
 
+// Sets flag i. A LIST that one flag file names again grows by the value, as absl's lists do; else the last one counts.
+static bool set_flag(Parser *p, int i, const char *value) {
+    const Flag *f = &p->flags[i];
+    if (f->kind == FLAG_LIST && p->file && p->from[i] == p->file)
+        value = keep(xasprintf("%s,%s", *FIELD(const char *, f, p->config), value));
+    p->from[i] = p->file;
+    if (p->set) p->set[i] = true;
+    return cli_set(f, p->config, value, p->err);
+}
+
 // Sets what one argument says; next is the one after it (NULL: none), and *used_next tells whether it was its value.
 static bool parse_flag(Parser *p, const char *arg, const char *next, bool *used_next) {
     const char *name = arg + strspn(arg, "-"), *equals = strchr(name, '=');
@@ -228,8 +239,9 @@ static bool parse_flag(Parser *p, const char *arg, const char *next, bool *used_
     const char *value = equals ? equals + 1 : NULL;
     bool flagfile = same_name("flagfile", name, length), negated = false;
     int i = name - arg == 2 ? flag_find(p->flags, p->n, name, length) : -1;
-    if (i < 0 && name - arg == 2 && length > 3 && strncmp(name, "no", 2) == 0 && same_char(name[2], '-')) {
-        i = flag_find(p->flags, p->n, name + 3, length - 3);
+    if (i < 0 && name - arg == 2 && length > 3 && strncmp(name, "no", 2) == 0) {
+        size_t skip = same_char(name[2], '-') ? 3 : 2;      // --no-flip, and --noflip as absl has it
+        i = flag_find(p->flags, p->n, name + skip, length - skip);
         negated = i >= 0;
         if (negated && p->flags[i].kind != FLAG_BOOL)
             return error_set(p->err, ERR_USAGE, "--%.*s: only yes/no flags have a --no- form, --%s takes a value",
@@ -245,8 +257,7 @@ static bool parse_flag(Parser *p, const char *arg, const char *next, bool *used_
         *used_next = true;
     }
     if (i < 0) return parse_flagfile(p, value);
-    if (p->set) p->set[i] = true;
-    return cli_set(&p->flags[i], p->config, value, p->err);
+    return set_flag(p, i, value);
 }
 
 // One line of a flag file, changed in place: "--name=value", "--name value", nothing, or a # or // comment.
@@ -275,6 +286,8 @@ static bool parse_flagfile(Parser *p, const char *path) {
     char *line = (char *)bytes;
     keep(line);
     if (strlen(line) != n) return error_set(p->err, ERR_FILE, "%s: a flag file is text, this one holds a NUL", path);
+    int outer = p->file;
+    p->file = ++p->files;
     p->depth++;
     for (int number = 1; line; number++) {
         char *end = strchr(line, '\n');
@@ -286,6 +299,21 @@ static bool parse_flagfile(Parser *p, const char *path) {
         line = end ? end + 1 : NULL;
     }
     p->depth--;
+    p->file = outer;
+    return true;
+}
+
+static bool parse_all(Parser *p, int argc, char **argv) {
+    bool flags_end = false;
+    for (int i = 0; i < argc; i++) {
+        const char *arg = argv[i], *next = i + 1 < argc ? argv[i + 1] : NULL;
+        bool used_next = false, ok = true;
+        if (!flags_end && strcmp(arg, "--") == 0) flags_end = true;
+        else if (flags_end || arg[0] != '-' || !arg[1]) ok = parse_word(p, arg);
+        else ok = parse_flag(p, arg, next, &used_next);
+        if (!ok) return false;
+        i += used_next;
+    }
     return true;
 }
 
@@ -294,18 +322,11 @@ bool cli_parse(const Flag *flags, int n, void *config, int argc, char **argv, co
     Parser p = { .flags = flags, .n = n, .config = config, .words = words, .words_max = words ? *n_words : 0,
                  .set = set, .err = err };
     if (set) memset(set, 0, sizeof *set * (size_t)n);
-    bool flags_end = false;
-    for (int i = 0; i < argc; i++) {
-        const char *arg = argv[i], *next = i + 1 < argc ? argv[i + 1] : NULL;
-        bool used_next = false, ok = true;
-        if (!flags_end && strcmp(arg, "--") == 0) flags_end = true;
-        else if (flags_end || arg[0] != '-' || !arg[1]) ok = parse_word(&p, arg);
-        else ok = parse_flag(&p, arg, next, &used_next);
-        if (!ok) return false;
-        i += used_next;
-    }
-    if (words) *n_words = p.words_count;
-    return true;
+    p.from = xcalloc((size_t)n, sizeof *p.from);
+    bool ok = parse_all(&p, argc, argv);
+    free(p.from);
+    if (ok && words) *n_words = p.words_count;
+    return ok;
 }
 
 bool cli_wants_help(int argc, char **argv) {

@@ -15,12 +15,13 @@ typedef struct {
 } Flag;                                 // name NULL: no flag but a heading of the help, its text in `help`
 // Fills *config with the defaults of the table.
 void  cli_defaults(const Flag *flags, int n, void *config);
-// argv holds arguments only: the caller has stepped over the program and the verb (argc - 2, argv + 2).
-// Names match with - and _ taken as equal. A flag given twice: the last one counts.
-// Accepts --name=value and --name value, --flag and --no-flag for BOOL, --flagfile FILE (one flag a line, # comments,
-// absl style). Words that are no flags go to words[] (at most *n_words on entry; set to the count), or are an error if
-// words is NULL. set[i], if not NULL, tells whether flag i was given. Unknown names are refused with the nearest known
-// one. Strings point into argv or are kept for the life of the program. --help is left to the verb: see cli_wants_help.
+// argv holds arguments only: the caller has stepped over the program's name and the verb. Accepts --name=value and
+// --name value; --flag, --no-flag and --noflag for BOOL; --flagfile FILE (absl style: one flag a line, # comments).
+// Names match with - and _ taken as equal. A flag given twice: the last one counts, save that a LIST which one flag
+// file names again grows by each value. Words that are no flags go to words[] (at most *n_words on entry; set to the
+// count), or are an error if words is NULL. set[i], if not NULL, tells whether flag i was given. Unknown names are
+// refused with the nearest known one. Strings point into argv or are kept for the life of the program. --help is left
+// to the verb: see cli_wants_help.
 bool  cli_parse(const Flag *flags, int n, void *config, int argc, char **argv, const char **words, int *n_words,
                 bool *set, Error *err);
 // One field from text, range checked. STR and LIST point to text itself, which must stay.

@@ -55,6 +55,11 @@ const char  *st_meta(const SafeTensors *st, const char *key);               // N
 // header and of each tensor goes with them (metadata keys "writer" and "crc32c", not for callers); opening checks it.
 bool st_write(const char *path, const StTensor *t, int n, const char *const *keys, const char *const *values,
               int n_meta, Error *err);
+// The same for tensors that are not at hand: where t[i].data is NULL, fetch(arg, i) returns its bytes, valid until the
+// next call. It is called twice for each, for the checksum and for the file, and must return the same both times.
+typedef const void *StFetch(void *arg, int i);
+bool st_write_fetched(const char *path, const StTensor *t, int n, const char *const *keys, const char *const *values,
+                      int n_meta, StFetch *fetch, void *arg, Error *err);
 // A tensor as floats or integers, whatever numeric type it is stored in. out: numel elements.
 bool st_read_f32(const StTensor *t, float *out);      // false: a finite F64 beyond the range of a float
 bool st_read_i64(const StTensor *t, int64_t *out);    // I64, I32, U8 only
@@ -72,8 +77,7 @@ bool npy_parse(const uint8_t *bytes, size_t n, const char *where, NpyArray *out,
 bool npy_read(const char *path, uint8_t **bytes, NpyArray *out, Error *err);                      // caller frees *bytes
 // Stored, zip64 if needed; names without ".npy".
 bool npz_write(const char *path, const char *const *names, const NpyArray *a, int n, Error *err);
-// The same piece by piece: npz_begin each array, hand over its data with npz_rows, and commit. Failures are kept for
-// npz_commit, as with a FileWriter, and it frees z either way.
+// Piece by piece: npz_begin each array, its data by npz_rows; errors are kept for npz_commit, which frees z either way.
 typedef struct NpzWriter NpzWriter;
 NpzWriter *npz_create(const char *path, Error *err);                                // NULL: *err
 bool npz_begin(NpzWriter *z, const char *name, const NpyArray *a);                  // a->data is not read
@@ -86,8 +90,7 @@ bool npz_parse(const uint8_t *bytes, size_t n, const char *where, const char *na
 bool npz_read(const char *path, const char *name, uint8_t **member, NpyArray *out, Error *err);
 
 // ---- PNG, 8-bit grey or RGB (others are converted on reading: alpha dropped, palette expanded, 16 bits cut)
-// Refuses before decoding: w or h over 16,384, w * h over 2^26, chunks over 8 MB.
-// Grey of RGB is the luma that Pillow has, (299 R + 587 G + 114 B) / 1000.
+// Refuses before decoding: w or h over 16,384, w * h over 2^26, chunks over 8 MB. Grey of RGB is Pillow's luma.
 bool png_write(const char *path, const uint8_t *pixels, int w, int h, int channels, Error *err);    // (h,w,channels)
 bool png_parse(const uint8_t *bytes, size_t n, const char *where, int channels, uint8_t **pixels, int *w, int *h,
                Error *err);                                   // pixels (h,w,channels), channels 1 or 3; caller frees
@@ -96,11 +99,10 @@ bool png_read(const char *path, int channels, uint8_t **pixels, int *w, int *h, 
 bool png_write_grid(const char *path, const uint8_t *const *images, int rows, int cols, int w, int h, int channels,
                     Error *err);
 
-// ---- JSON
+// ---- JSON. A strict reader over text in memory that pulls one value after the other. On an error `why` is set, every
+// later call fails, and at - begin is the offset. Objects: json_enter(r, '{'), then each key of json_key and its value;
+// arrays: json_enter(r, '['), then a value for each true of json_item; json_end checks the end.
 char *json_quote(const char *text);                           // "text" with quotes and escapes; caller frees
-// A strict reader over text in memory that pulls one value after the other. On an error `why` is set, every later call
-// fails, and at - begin is the offset. Objects: json_enter(r, '{'), then for each key of json_key its value is read or
-// skipped; arrays: json_enter(r, '['), then the same for each true of json_item; the end is checked by json_end.
 enum { JSON_DEPTH_MAX = 16, JSON_NUMBER_MAX = 64 };
 typedef struct { const char *begin, *at, *end, *why; int depth; bool filled[JSON_DEPTH_MAX]; } JsonReader;
 void  json_start(JsonReader *r, const char *text, size_t n);  // text must outlive the reader

@@ -259,8 +259,8 @@ static bool check_crc(Parser *p, const uint8_t *bytes, size_t header_end) {
     bool ours = writer && strcmp(writer, writer_name) == 0;
     if (!st->crc && !ours && !begins_as_ours(bytes, header_end)) return true;       // another program's file
     uint32_t crc = 0;
-    bool ok = st->crc && ours && strlen(st->crc) == 8 * ((size_t)st->n + 1) && st->crc_at + 8 <= header_end
-           && hex8(st->crc, &crc) && crc == header_crc(bytes, header_end, st->crc_at);
+    bool ok = st->crc && ours && strlen(st->crc) == 8 * ((size_t)st->n + 1) && hex8(st->crc, &crc)
+           && crc == header_crc(bytes, header_end, st->crc_at);
     if (!ok)
         return error_set(p->err, ERR_FILE, "%s: the header does not match its CRC-32C: the file is damaged; take the "
                          "one before it (or, if another program rewrote it, have it drop the metadata keys writer and "
@@ -407,17 +407,24 @@ bool st_read_i64(const StTensor *t, int64_t *out) {
 
 // ---- writing
 
+// The bytes of tensor i: its own, or what fetch has. An empty tensor may have none.
+static const void *tensor_data(const StTensor *t, int i, StFetch *fetch, void *arg) {
+    if (t->data || t->bytes == 0) return t->data;
+    CHECK(fetch, "tensor %s has %zu bytes and no data", t->name, t->bytes);
+    return fetch(arg, i);
+}
+
 // The header's JSON, its length padded with spaces to a multiple of 8; caller frees. *crc_at: offset in the file of the
 // digits of crc32c, those of the header still 0.
 static char *header_text(const StTensor *t, int n, const char *const *keys, const char *const *values, int n_meta,
-                         size_t *length, size_t *crc_at) {
+                         StFetch *fetch, void *arg, size_t *length, size_t *crc_at) {
     char *text = NULL;
     FILE *f = open_memstream(&text, length);
     CHECK(f, "no memory for a stream");
     fprintf(f, "%s%s", common_start, own_start);
     *crc_at = 8 + (size_t)ftell(f);
     fputs("00000000", f);
-    for (int i = 0; i < n; i++) fprintf(f, "%08x", (unsigned)crc32c(0, t[i].data, t[i].bytes));
+    for (int i = 0; i < n; i++) fprintf(f, "%08x", (unsigned)crc32c(0, tensor_data(&t[i], i, fetch, arg), t[i].bytes));
     fputc('"', f);
     for (int i = 0; i < n_meta; i++) {
         CHECK(strcmp(keys[i], crc_key) != 0 && strcmp(keys[i], writer_key) != 0, "%s is the writer's own key", keys[i]);
@@ -443,6 +450,11 @@ static char *header_text(const StTensor *t, int n, const char *const *keys, cons
 
 bool st_write(const char *path, const StTensor *t, int n, const char *const *keys, const char *const *values,
               int n_meta, Error *err) {
+    return st_write_fetched(path, t, n, keys, values, n_meta, NULL, NULL, err);
+}
+
+bool st_write_fetched(const char *path, const StTensor *t, int n, const char *const *keys, const char *const *values,
+                      int n_meta, StFetch *fetch, void *arg, Error *err) {
     CHECK(n <= TENSORS_MAX && n_meta <= META_MAX - 2, "%d tensors, %d keys", n, n_meta);
     uint64_t data_bytes = 0;
     for (int i = 0; i < n; i++) {
@@ -455,7 +467,7 @@ bool st_write(const char *path, const StTensor *t, int n, const char *const *key
     FileWriter *w = file_create(path, err);
     if (!w) return false;
     size_t length, crc_at;
-    char *text = header_text(t, n, keys, values, n_meta, &length, &crc_at), digits[9];
+    char *text = header_text(t, n, keys, values, n_meta, fetch, arg, &length, &crc_at), digits[9];
     CHECK(length <= HEADER_MAX, "a header of %zu bytes", length);
     uint8_t *header = xmalloc(8 + length);
     for (int i = 0; i < 8; i++) header[i] = (uint8_t)((uint64_t)length >> 8 * i);
@@ -467,6 +479,6 @@ bool st_write(const char *path, const StTensor *t, int n, const char *const *key
     free(text);
     free(header);
     bool ok = true;
-    for (int i = 0; i < n && ok; i++) ok = file_write(w, t[i].data, t[i].bytes);
+    for (int i = 0; i < n && ok; i++) ok = file_write(w, tensor_data(&t[i], i, fetch, arg), t[i].bytes);
     return file_commit(w, err);
 }

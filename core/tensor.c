@@ -81,8 +81,16 @@ static size_t span_of(const Tensor *t) {
             for (int64_t k_ = 0, stored; k_ < c_ && (stored = layout_index((t)->layout, hw_, (t)->ld, i_, p_, k_), 1); \
                  k_++, logical++)
 
+static bool is_plain_f32(const Tensor *t) {
+    return t->dtype == DT_F32 && t->layout == LAYOUT_NHWC && tensor_is_dense(t);
+}
+
 void tensor_write_f32(Tensor *t, const float *host) {
     if (device_is_null(t->device)) return;
+    if (is_plain_f32(t)) {
+        tensor_write(t, host);
+        return;
+    }
     size_t span = span_of(t), bytes = span * dtype_size(t->dtype);
     void *copy = xmalloc(bytes);
     if (!tensor_is_dense(t)) device_read(t->device, copy, tensor_data(t), bytes);
@@ -108,6 +116,10 @@ void tensor_read_f64(const Tensor *t, double *host) {
 }
 
 void tensor_read_f32(const Tensor *t, float *host) {
+    if (is_plain_f32(t)) {
+        tensor_read(t, host);
+        return;
+    }
     double *wide = xmalloc((size_t)tensor_numel(t) * sizeof *wide);
     tensor_read_f64(t, wide);
     for (int64_t i = 0; i < tensor_numel(t); i++) host[i] = (float)wide[i];

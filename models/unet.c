@@ -39,9 +39,9 @@ bool unet_check(const UNetConfig *c, Error *err) {
         return error_set(err, ERR_USAGE, "--res-blocks %d with %d levels is too deep", c->res_blocks, c->levels);
     int step = 1 << (c->levels - 1);
     if (c->image_size < step || c->image_size % step) {
-        int below = c->image_size / step * step;
+        int below = c->image_size < step ? step : c->image_size / step * step;
         return error_set(err, ERR_USAGE, "--image-size %d cannot be halved %d times: the nearest sizes that can are %d and %d",
-                         c->image_size, c->levels - 1, below ? below : step, below + step);
+                         c->image_size, c->levels - 1, below, below + step);
     }
     if (c->channels % 2) return error_set(err, ERR_USAGE, "--ch %d: the sinusoids of time need an even number", c->channels);
     for (int i = 0; i < c->levels; i++) {

@@ -53,7 +53,7 @@ static const Flag flags[] = {
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 static const char usage[] = "cbdm sample --checkpoint RUN[@STEP]|FILE --out DIR [options]";
 static const char about[] =
-    "Draws images: PNGs in folders of their class, samples.npz (arr_0 uint8 NHWC, arr_1 labels), grid.png, manifest.jsonl;\n"
+    "Draws images: PNGs in folders of their class, samples.npz (arr_0 uint8 NHWC, arr_1 labels), grid.png, manifest.jsonl; "
     "with several --omega in a folder each. A run that was stopped goes on by the same command.";
 
 // ---- signals: the first one stops after the current step, a second one at once

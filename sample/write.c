@@ -15,7 +15,8 @@
 
 #include "sample/sampler.h"
 
-enum { SETTINGS_BYTES = 1 << 20, GRID_COLUMNS = 8, GRID_CLASS_COLUMNS = 16, GRID_IMAGES = 256, GRID_SIDE = 16384, GRID_GAP = 2 };
+enum { SETTINGS_BYTES = 1 << 20, GRID_COLUMNS = 8, GRID_CLASS_COLUMNS = 16, GRID_IMAGES = 256, GRID_SIDE = 16384, GRID_GAP = 2,
+       WRITERS = 16 };
 static const char partial_name[] = "samples.f32.partial";
 
 // ---- settings
@@ -99,7 +100,6 @@ struct SampleDir {
     int64_t          left;
     bool             complete;
     int              floats;            // descriptor of the partial file; -1: none
-    uint8_t         *pixels;            // (h,w,channels)
     float           *planes;            // (channels,h,w)
 };
 
@@ -172,7 +172,6 @@ SampleDir *sample_dir_open(const char *dir, const SampleSet *set, Error *err) {
     d->floats = -1;
     d->left = set->n;
     d->done = xcalloc((size_t)set->n, sizeof *d->done);
-    d->pixels = xmalloc(image_size(set));
     d->planes = xmalloc(image_size(set) * sizeof(float));
     if (!dir_make(dir, err) || !make_class_dirs(d, err) || !find_done(d, err)) {
         sample_dir_close(d);
@@ -187,7 +186,6 @@ void sample_dir_close(SampleDir *d) {
     if (d->floats >= 0) close(d->floats);
     free(d->dir);
     free(d->done);
-    free(d->pixels);
     free(d->planes);
     free(d);
 }
@@ -219,16 +217,26 @@ bool sample_dir_put(SampleDir *d, int n, const int64_t *index, const float *pixe
         if (!put_floats(d, index[j], pixels + (size_t)j * e, err)) return false;
     if (d->floats >= 0 && fdatasync(d->floats) != 0)
         return error_set(err, ERR_IO, "%s/%s: %s", d->dir, partial_name, strerror(errno));
+    // Each PNG waits for the disk twice: many at once share the waiting.
+    bool ok = true;
+#pragma omp parallel for schedule(dynamic) num_threads(WRITERS)
     for (int j = 0; j < n; j++) {
-        images_to_u8(pixels + (size_t)j * e, (int64_t)e, d->pixels);
+        uint8_t *rgb = xmalloc(e);
+        Error why = { 0 };
+        images_to_u8(pixels + (size_t)j * e, (int64_t)e, rgb);
         char *path = image_path(d, index[j]);
-        bool ok = png_write(path, d->pixels, s->w, s->h, s->channels, err);
+        bool written = png_write(path, rgb, s->w, s->h, s->channels, &why);
+#pragma omp critical(sample_dir_put)
+        {
+            d->left -= written && !d->done[index[j]];
+            d->done[index[j]] |= written;
+            if (!written && ok) *err = why;
+            ok = ok && written;
+        }
         free(path);
-        if (!ok) return false;
-        d->left -= !d->done[index[j]];
-        d->done[index[j]] = true;
+        free(rgb);
     }
-    return true;
+    return ok;
 }
 
 // ---- what is made of them

@@ -120,6 +120,12 @@ void case_model(OpRun *r, ParamSet *ps, void *model, void (*release)(void *)) {
 
 bool case_gradients(const OpRun *r) { return r->gradients; }
 void case_recorded(OpRun *r) { r->recorded = true; }
+
+void case_no_gradient(OpRun *r, const char *name) {
+    for (int i = 0; i < r->n_in; i++)
+        if (strcmp(r->in[i].name, name) == 0) r->in[i].differentiate = false;
+}
+
 void case_state(OpRun *r) { r->state = true; }
 
 void case_output(OpRun *r, const char *name, Tensor *t, unsigned use) {

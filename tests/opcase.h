@@ -51,6 +51,7 @@ void      case_model(OpRun *r, ParamSet *ps, void *model, void (*release)(void *
 void      case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32_t end);
 bool      case_gradients(const OpRun *r);
 void      case_recorded(OpRun *r);
+void      case_no_gradient(OpRun *r, const char *name);   // none flows to this input or parameter
 
 // ---- one run, and its results as doubles
 typedef enum { FILL_VALUES, FILL_SQUARES, FILL_ONES } Fill;

@@ -91,6 +91,7 @@ static void every_form(void **unused) {
     same_double(good("--learning_rate 1e-3").lr, 1e-3);
     assert_false(good("--no-flip").flip);
     assert_false(good("--no_flip").flip);
+    assert_false(good("--noflip").flip);
     assert_true(good("--no-flip --flip").flip);
     assert_false(good("--flip=false").flip);
     assert_true(good("--fuse=1").fuse);
@@ -190,6 +191,17 @@ static void flag_files(void **unused) {
     assert_false(c.flip);
     assert_int_equal(c.seed, 6);
     same_double(c.lr, 1e-3);
+    // The published configurations repeat a list's name; what the command line says replaces the list.
+    assert_true(file_write_text(inner, "--channel_mult=1\n--noflip\n--channel_mult=2\n--channel_mult=4\n", &err));
+    line = xasprintf("--flagfile=%s", inner);
+    assert_string_equal(good(line).mult, "1,2,4");
+    free(line);
+    line = xasprintf("--channel_mult=9 --flagfile=%s", inner);
+    assert_string_equal(good(line).mult, "1,2,4");
+    free(line);
+    line = xasprintf("--flagfile=%s --flagfile=%s --channel-mult=3 --channel-mult=5,6", inner, inner);
+    assert_string_equal(good(line).mult, "5,6");
+    free(line);
     static const char *const bad[][2] = {
         { "--batch=1\n--bacth=2\n", ":2: unknown flag --bacth: did you mean --batch?" },
         { "batch=1\n", ":1: \"batch=1\" is no flag: one --name=value a line" },

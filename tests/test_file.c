@@ -211,6 +211,27 @@ static void every_call_fails_once(void **unused) {
         if (op != OP_READ) assert_true(hits[op] > 0);   // each kind of call was really broken
 }
 
+// What makes it durable, seen from outside: the file synced before the rename, the folder after it.
+static void syncs_file_and_folder(void **unused) {
+    (void)unused;
+    Error err;
+    const char *path = temp_path("synced");
+    for (int n = 1, renamed = 0; !renamed; n++) {
+        arm(n, SHORT, false);                           // harmless: only to see what the n-th call is
+        assert_true(write_new(path, &err));
+        fault.armed = false;
+        assert_true(fault.calls >= n);
+        renamed = fault.counts[OP_RENAME];
+        assert_true(!renamed || fault.counts[OP_FSYNC] == 1);
+    }
+    arm(INT_MAX, SHORT, false);
+    assert_true(write_new(path, &err));
+    fault.armed = false;
+    assert_int_equal(fault.counts[OP_FSYNC], 2);
+    assert_int_equal(fault.counts[OP_OPEN], 2);
+    assert_int_equal(fault.counts[OP_CLOSE], 2);
+}
+
 static void full_disk_tells_bytes(void **unused) {
     (void)unused;
     const char *path = temp_path("full");
@@ -448,6 +469,7 @@ int main(void) {
         cmocka_unit_test(writes_and_reads_back),
         cmocka_unit_test(abandoned_and_stale_tmp),
         cmocka_unit_test(every_call_fails_once),
+        cmocka_unit_test(syncs_file_and_folder),
         cmocka_unit_test(full_disk_tells_bytes),
         cmocka_unit_test(real_limits),
         cmocka_unit_test(real_full_disk),

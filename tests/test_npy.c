@@ -116,6 +116,10 @@ static void npz_round_trip(void **unused) {
     }
     assert_false(npz_read(path, "sigma", &bytes, &back, &err));
     assert_non_null(strstr(err.msg, "holds no array named \"sigma\""));
+    static const char *const same[] = { "mu", "mu" };
+    assert_true(npz_write(path, same, all, 2, &err));
+    assert_false(npz_read(path, "mu", &bytes, &back, &err));
+    assert_non_null(strstr(err.msg, "comes twice"));
     assert_true(npz_write(path, names, all, 0, &err));              // an archive of nothing
     assert_false(npz_read(path, "mu", &bytes, &back, &err));
     assert_non_null(strstr(err.msg, "holds no array"));
@@ -219,6 +223,7 @@ static void hostile_npy(void **unused) {
     npy_case(D("<f4", "Truly", "2,"), 8, "unknown word");
     npy_case(D("<f4", "False", "4611686018427387904, 4"), 0, "overflows");
     npy_case(D("<f4", "False", "4611686018427387905,"), 4, "overflows");
+    npy_case(D("<f4", "False", "2305843009213693952,"), 0, "overflows");        // 2^63 bytes
     npy_case(D("<f4", "False", "0, 4294967296, 4294967296"), 0, "overflows");
     npy_case(D("<f4", "False", "9223372036854775808"), 0, "out of range");
     npy_case(D("<f4", "False", "-1"), 4, "expected a dimension");

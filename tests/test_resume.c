@@ -20,7 +20,7 @@ static int setup(void **state) {
 static void twenty_and_twenty(const char *flags, const char *whole, const char *halves) {
     program_expect(0, "train " TINY "%s --steps 40 --save-every 10 --log-every 7 --keep 0 --out %s", flags, whole);
     program_expect(0, "train " TINY "%s --steps 20 --save-every 10 --log-every 7 --keep 0 --out %s", flags, halves);
-    program_expect(0, "train --resume %s --steps 40", halves);
+    program_expect(0, "train --resume %s --steps 40 %s", halves, flags);
     expect_same_checkpoint(whole, halves, 30);
     expect_same_checkpoint(whole, halves, 40);
     expect_same_stats(whole, halves);

@@ -88,6 +88,31 @@ static void round_trip(void **unused) {
     st_close(NULL);
 }
 
+static const void *fetch(void *arg, int i) {
+    ++*(int *)arg;
+    return all[i].data;
+}
+
+// Tensors handed over one by one make the same file.
+static void fetched_tensors(void **unused) {
+    (void)unused;
+    Error err;
+    size_t n, n2;
+    int calls = 0;
+    uint8_t *bytes = written(&n), *bytes2;
+    StTensor some[ALL];
+    memcpy(some, all, sizeof all);
+    some[1].data = some[4].data = NULL;
+    const char *path = temp_path("fetched.safetensors");
+    assert_true(st_write_fetched(path, some, ALL, keys, values, 2, fetch, &calls, &err));
+    assert_int_equal(calls, 4);         // two tensors, twice each; the empty one has nothing to fetch
+    assert_true(file_read(path, 1 << 20, &bytes2, &n2, &err));
+    assert_int_equal(n2, n);
+    assert_memory_equal(bytes2, bytes, n);
+    free(bytes);
+    free(bytes2);
+}
+
 static void nothing_at_all(void **unused) {
     (void)unused;
     Error err;
@@ -273,6 +298,7 @@ static void lies_about_shape(void **unused) {
     lie("{\"a\":" T("4294967296,4294967296", "0", "0") "}", 0, "overflows");
     lie("{\"a\":" T("0,4294967296,4294967296", "0", "0") "}", 0, "overflows");
     lie("{\"a\":" T("4611686018427387905", "0", "4") "}", 4, "overflows");               // 4 modulo 2^64
+    lie("{\"a\":" T("2305843009213693952", "0", "0") "}", 0, "overflows");               // 2^63 bytes
     lie("{\"a\":" T("18446744073709551615", "0", "0") "}", 0, "out of range");
     lie("{\"a\":" T("18446744073709551617", "0", "4") "}", 4, "out of range");           // 1 modulo 2^64
     lie("{\"a\":" T("-1", "0", "4") "}", 4, "not negative");
@@ -344,6 +370,11 @@ static void lies_about_size(void **unused) {
     memset(header + 5, '[', deep);
     lie(header, 0, "expected an object");
     free(header);
+    for (int more = 0; more <= 1; more++) {                 // 8 MB of header are legal, a byte more is not
+        header = xasprintf("{}%*s", (8 << 20) - 2 + more, "");
+        lie(header, 0, more ? "does not begin with a header" : NULL);
+        free(header);
+    }
     // 64 KB of metadata value are legal, a byte more is not.
     for (size_t length = 64 << 10; length <= (64 << 10) + 1; length++) {
         char *value = xcalloc(length + 1, 1);
@@ -372,6 +403,7 @@ static void too_many_tensors(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
+        cmocka_unit_test(fetched_tensors),
         cmocka_unit_test(nothing_at_all),
         cmocka_unit_test(values_as_numbers),
         cmocka_unit_test(exact_bytes),

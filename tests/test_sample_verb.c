@@ -384,13 +384,20 @@ static void interrupted_runs_go_on(void **unused) {
     CBDM_OK("%s", args);
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) assert_same_file(whole, out, files[i]);
     assert_same_file(whole, out, "001/000001.png");
-    // one that is damaged is named
+    free(args), free(lost);
+}
+
+static void damaged_images_are_named(void **unused) {
+    (void)unused;
+    const char *args = "--seeds 0-1 --batch 2 --sampler ddim --steps 1", *out = temp_path("hurt");
+    CBDM_OK("sample --checkpoint %s %s --out %s", run_dir, args, out);
     Error err = { 0 };
-    assert_true(file_write_text(lost, "no image", &err));
-    char *manifest = xasprintf("%s/manifest.jsonl", out);
-    assert_int_equal(unlink(manifest), 0);
-    CBDM_FAILS(6, "001/000001.png is damaged", "%s", args);
-    free(args), free(lost), free(manifest);
+    assert_true(file_write_text(temp_path("hurt/001/000001.png"), "no image", &err));
+    assert_int_equal(unlink(temp_path("hurt/manifest.jsonl")), 0);
+    CBDM_FAILS(6, "001/000001.png is damaged", "sample --checkpoint %s %s --out %s", run_dir, args, out);
+    assert_int_equal(unlink(temp_path("hurt/001/000001.png")), 0);
+    CBDM_OK("sample --checkpoint %s %s --out %s", run_dir, args, out);
+    assert_true(has(out, "manifest.jsonl"));
 }
 
 // ---- info and export
@@ -492,6 +499,7 @@ int main(void) {
         cmocka_unit_test(a_young_average_is_warned_of),
         cmocka_unit_test(other_settings_are_refused),
         cmocka_unit_test(interrupted_runs_go_on),
+        cmocka_unit_test(damaged_images_are_named),
         cmocka_unit_test(info_tells_what_is_there),
         cmocka_unit_test(exports_load_and_sample_the_same),
     };

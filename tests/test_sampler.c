@@ -279,6 +279,8 @@ static void images_depend_on_their_number_alone(void **unused) {
     omp_set_num_threads(2);
     SamplerConfig c = plain;
     c.omega = 1.5;
+    c.kind = SAMPLER_DDIM;
+    c.steps = 2;
     check_independence("cpu", &c);
     omp_set_num_threads(1);
 }

@@ -126,11 +126,28 @@ static bool apply_preset(RunConfig *c, Error *err) {
     return true;
 }
 
+// A checkpoint or RUN@STEP can be opened, but has no folder to go on in.
+static bool resumable(const char *run, Error *err) {
+    int64_t *steps;
+    int n = checkpoint_list(run, &steps);
+    free(steps);
+    if (n > 0) return true;
+    if (n == 0)
+        return error_set(err, ERR_FILE, "--resume %s: the run holds no checkpoint, it ended before its first: start it again "
+                         "with --out %s", run, run);
+    char *path = checkpoint_find(run, err);
+    if (!path) return false;
+    free(path);
+    return error_set(err, ERR_USAGE, "--resume %s: name the folder of a run; to start a new run from one of its checkpoints "
+                     "give --init-from %s", run, run);
+}
+
 // The stored configuration becomes the run's; flags that were given must be changeable or say the same.
 static bool apply_resume(RunConfig *c, const bool *set, Error *err) {
     RunConfig given = *c;
     int n;
     const Flag *flags = run_flags(&n);
+    if (!resumable(c->resume, err)) return false;
     char *path = checkpoint_find(c->resume, err);
     SafeTensors *st = path ? st_open(path, err) : NULL;
     const char *config = st ? st_meta(st, "config") : NULL;
@@ -141,7 +158,9 @@ static bool apply_resume(RunConfig *c, const bool *set, Error *err) {
     for (int i = 0; ok && i < n; i++) {
         if (!flags[i].name || !set[i]) continue;
         char *was = cli_text(&flags[i], c), *now = cli_text(&flags[i], &given);
-        if (listed(changeable, flags[i].name) || listed(local, flags[i].name)) ok = cli_set(&flags[i], c, now, err);
+        bool text = flags[i].kind == FLAG_STR || flags[i].kind == FLAG_LIST;      // then the field must point to what stays
+        const char *kept = text ? *(const char *const *)((const char *)&given + flags[i].offset) : now;
+        if (listed(changeable, flags[i].name) || listed(local, flags[i].name)) ok = cli_set(&flags[i], c, kept, err);
         else if (strcmp(was, now) != 0)
             ok = error_set(err, ERR_USAGE, "--%s %s: the run in %s was started with %s; a resumed run cannot change it, but "
                            "--init-from %s starts a new one from its weights", flags[i].name, now, given.resume, was, given.resume);

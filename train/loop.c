@@ -7,7 +7,7 @@
 
 #include "train/trainer_impl.h"
 
-enum { BAD_IN_A_ROW = 3, BAD_IN_ALL = 10, SAVES_FAILED = 3 };
+enum { BAD_IN_A_ROW = 3, BAD_IN_WINDOW = 10, WINDOW = 10000, SAVES_FAILED = 3 };
 
 // ---- signals: the first asks to stop after the step, the second ends at once
 static volatile sig_atomic_t stop_signal;
@@ -22,8 +22,30 @@ static void catch_signals(void) {
     sigaction(SIGUSR1, &a, NULL);
 }
 
+// ---- what goes on in a resumed run
+char *loop_state_text(const LoopState *s) {
+    return xasprintf("%a %a %a %lld %lld %lld", s->sum[0], s->sum[1], s->sum[2], (long long)s->n, (long long)s->bad_in_a_row,
+                     (long long)s->bad_in_window);
+}
+
+bool loop_state_parse(LoopState *s, const char *text) {
+    long long n, row, window;
+    if (sscanf(text, "%la %la %la %lld %lld %lld", &s->sum[0], &s->sum[1], &s->sum[2], &n, &row, &window) != 6) return false;
+    s->n = n;
+    s->bad_in_a_row = row;
+    s->bad_in_window = window;
+    return true;
+}
+
+static bool save(const Trainer *t, RunDir *dir, int64_t step, Error *err) {
+    char *loop = loop_state_text(&t->loop);
+    bool ok = run_dir_save(dir, t->c, dataset_info(t->data), unet_params(t->net), step, loop, err);
+    free(loop);
+    return ok;
+}
+
 // ---- what the user sees
-typedef struct { double sum[3], start, last_log; int64_t n, first_step, last_step; } Meter;
+typedef struct { double start, last_log; int64_t first_step, last_step; } Meter;
 
 static void clock_text(double seconds, char out[32]) {
     unsigned s = seconds < 0 ? 0 : seconds > 3.5e9 ? 3500000000u : (unsigned)seconds;
@@ -40,17 +62,18 @@ static void show_progress(const Trainer *t, const Meter *m, int64_t step, const 
     log_progress(text);
 }
 
-static void write_stats(const Trainer *t, RunDir *dir, Meter *m, int64_t step) {
-    double now = now_seconds(), n = (double)m->n;
+static void write_stats(Trainer *t, RunDir *dir, Meter *m, int64_t step) {
+    LoopState *l = &t->loop;
+    double now = now_seconds(), n = (double)l->n;
     StepState s = param_state_read(unet_params(t->net));
     char *text = xasprintf("{\"step\": %lld, \"loss\": %.9g, \"denoising\": %.9g, \"balancing\": %.9g, \"grad_norm\": %.9g, "
-                           "\"lr\": %.9g, \"skipped\": %lld, \"images_per_second\": %.4g}", (long long)step, m->sum[0] / n,
-                           m->sum[1] / n, m->sum[2] / n, (double)s.grad_norm, (double)s.lr, (long long)s.skipped,
+                           "\"lr\": %.9g, \"skipped\": %lld, \"images_per_second\": %.4g}", (long long)step, l->sum[0] / n,
+                           l->sum[1] / n, l->sum[2] / n, (double)s.grad_norm, (double)s.lr, (long long)s.skipped,
                            (double)(step - m->last_step) * t->c->batch / (now - m->last_log));
     run_dir_stat(dir, text);
     free(text);
-    m->sum[0] = m->sum[1] = m->sum[2] = 0;
-    m->n = 0;
+    l->sum[0] = l->sum[1] = l->sum[2] = 0;
+    l->n = 0;
     m->last_log = now;
     m->last_step = step;
 }
@@ -58,22 +81,23 @@ static void write_stats(const Trainer *t, RunDir *dir, Meter *m, int64_t step) {
 // An update whose gradient is not finite was refused on the device; too many end the run.
 static bool check_finite(Trainer *t, int64_t step, const double loss[3], int64_t skipped_before, Error *err) {
     StepState s = param_state_read(unet_params(t->net));
+    LoopState *l = &t->loop;
+    if (step % WINDOW == 0) l->bad_in_window = 0;
     if (s.skipped == skipped_before) {
-        t->bad_in_a_row = 0;
+        l->bad_in_a_row = 0;
         return true;
     }
-    t->bad_in_a_row++;
-    t->bad_in_all++;
+    l->bad_in_a_row++;
+    l->bad_in_window++;
     log_warn("step %lld is skipped: loss %g, gradient norm %g", (long long)step, loss[0], (double)s.grad_norm);
-    if (t->bad_in_a_row < BAD_IN_A_ROW && t->bad_in_all < BAD_IN_ALL) return true;
+    if (l->bad_in_a_row < BAD_IN_A_ROW && l->bad_in_window < BAD_IN_WINDOW) return true;
     return error_set(err, ERR_DIVERGED, "training diverged: the loss or its gradient is not finite at step %lld (%lld in a row); "
-                     "the weights before it are saved; lower --lr, or resume from an earlier checkpoint", (long long)step,
-                     (long long)t->bad_in_a_row);
+                     "the weights before it are saved; start again from an earlier checkpoint with --init-from and a lower "
+                     "--lr", (long long)step, (long long)l->bad_in_a_row);
 }
 
 bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
     const RunConfig *c = t->c;
-    const DatasetInfo *data = dataset_info(t->data);
     int64_t step = trainer_steps_done(t), saved = *c->resume ? step : -1;
     int failed_saves = 0;
     Meter m = { .start = now_seconds(), .last_log = now_seconds(), .first_step = step, .last_step = step };
@@ -85,8 +109,8 @@ bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
         trainer_step(t, loss);
         ok = check_finite(t, step, loss, skipped, err);
         step++;
-        for (int i = 0; i < 3; i++) m.sum[i] += loss[i];
-        m.n++;
+        for (int i = 0; i < 3; i++) t->loop.sum[i] += loss[i];
+        t->loop.n++;
         show_progress(t, &m, step, loss);
         if (!ok) break;
         if (step % c->log_every == 0) write_stats(t, dir, &m, step);
@@ -94,7 +118,7 @@ bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
         Error warn;
         if (c->preview_every && step % c->preview_every == 0 && !preview_run(t, dir, &warn)) log_warn("%s", warn.msg);
         if (step % c->save_every == 0 && step < c->steps) {
-            if (run_dir_save(dir, c, data, unet_params(t->net), step, &warn)) {
+            if (save(t, dir, step, &warn)) {
                 saved = step;
                 failed_saves = 0;
             } else if (++failed_saves < SAVES_FAILED) {
@@ -107,7 +131,7 @@ bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
     }
     log_progress(NULL);
     Error last;
-    if (saved != step && !run_dir_save(dir, c, data, unet_params(t->net), step, &last)) {
+    if (saved != step && !save(t, dir, step, &last)) {
         if (ok) *err = last;
         else log_warn("%s", last.msg);
         ok = false;

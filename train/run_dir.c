@@ -46,21 +46,22 @@ RunDir *run_dir_open(const char *dir, bool resume, Error *err) {
     r->path = xstrdup(dir);
     r->lock = -1;
     char *checkpoints = xasprintf("%s/checkpoints", dir), *previews = xasprintf("%s/previews", dir);
-    char *config = xasprintf("%s/config.json", dir), *stats = xasprintf("%s/stats.jsonl", dir);
+    char *stats = xasprintf("%s/stats.jsonl", dir);
+    int64_t *steps;
     bool ok = true;
-    if (!resume && file_exists(config))
+    if (!resume && checkpoint_list(dir, &steps) > 0)
         ok = error_set(err, ERR_USAGE, "--out %s holds a run already: go on with --resume %s, or name another folder", dir, dir);
     ok = ok && dir_make(checkpoints, err) && dir_make(previews, err) && open_lock(r, err);
     if (ok) {
         remove_leftovers(dir);
         remove_leftovers(checkpoints);
         remove_leftovers(previews);
-        r->stats = fopen(stats, "a");
+        r->stats = fopen(stats, resume ? "a" : "w");
         if (!r->stats) ok = error_set(err, ERR_IO, "%s: %s", stats, strerror(errno));
     }
+    if (!resume) free(steps);
     free(checkpoints);
     free(previews);
-    free(config);
     free(stats);
     if (ok) return r;
     run_dir_close(r);
@@ -96,22 +97,19 @@ bool run_dir_describe(RunDir *r, const RunConfig *c, const DatasetInfo *data, co
 
 bool run_dir_rewind(RunDir *r, int64_t step, Error *err) {
     char *path = xasprintf("%s/stats.jsonl", r->path);
-    uint8_t *bytes;
-    size_t n, kept = 0;
+    uint8_t *bytes = NULL;
+    size_t n = 0;
     bool ok = file_read(path, (size_t)1 << 33, &bytes, &n, err);
     FileWriter *w = ok ? file_create(path, err) : NULL;
     for (size_t at = 0; w && at < n;) {
         const char *line = (const char *)bytes + at, *end = memchr(line, '\n', n - at);
         if (!end) break;                                  // torn by a kill
         long long s;
-        if (sscanf(line, "{\"step\": %lld", &s) == 1 && s <= step) {
-            file_write(w, line, (size_t)(end - line) + 1);
-            kept++;
-        }
+        if (sscanf(line, "{\"step\": %lld", &s) == 1 && s <= step) file_write(w, line, (size_t)(end - line) + 1);
         at += (size_t)(end - line) + 1;
     }
     ok = w && file_commit(w, err);
-    if (n || bytes) free(bytes);
+    free(bytes);
     if (ok) {
         fclose(r->stats);
         r->stats = fopen(path, "a");
@@ -145,9 +143,12 @@ static char *json_counts(const DatasetInfo *d) {
     return out;
 }
 
-static void prune(const RunDir *r, const RunConfig *c) {
+// Files of later steps are damaged ones that the run was not resumed from: they neither count nor are touched, until
+// training comes to their steps again.
+static void prune(const RunDir *r, const RunConfig *c, int64_t step) {
     int64_t *steps;
     int n = checkpoint_list(r->path, &steps);
+    while (n > 0 && steps[n - 1] > step) n--;
     for (int i = 0; c->keep > 0 && i < n - c->keep; i++) {
         if (c->milestone_every && steps[i] % c->milestone_every == 0) continue;
         char *path = checkpoint_path(r->path, steps[i]);
@@ -157,18 +158,19 @@ static void prune(const RunDir *r, const RunConfig *c) {
     free(steps);
 }
 
-bool run_dir_save(RunDir *r, const RunConfig *c, const DatasetInfo *data, const ParamSet *ps, int64_t step, Error *err) {
+bool run_dir_save(RunDir *r, const RunConfig *c, const DatasetInfo *data, const ParamSet *ps, int64_t step, const char *loop,
+                  Error *err) {
     char machine[256], *path = checkpoint_path(r->path, step);
     onednn_info(machine, sizeof machine);
     const char *keys[] = { "format", "step", "config", "model", "ema_decay", "ema_ramp", "class_names", "class_counts",
-                           "data_sha256", "machine", "program" };
+                           "data_sha256", "machine", "program", "loop" };
     char *made[] = { xasprintf("%lld", (long long)step), run_config_json(c), run_config_model_json(c),
                      xasprintf("%.17g", c->ema_decay), json_names(data), json_counts(data) };
     const char *values[] = { "cbdm-checkpoint-1", made[0], made[1], made[2], made[3], c->ema_ramp ? "true" : "false", made[4],
-                             made[5], data->digest, machine, "cbdm " CBDM_VERSION };
+                             made[5], data->digest, machine, "cbdm " CBDM_VERSION, loop };
     bool ok = ckpt_save(ps, path, keys, values, sizeof keys / sizeof keys[0], err);
     for (size_t i = 0; i < sizeof made / sizeof made[0]; i++) free(made[i]);
     free(path);
-    if (ok) prune(r, c);
+    if (ok) prune(r, c, step);
     return ok;
 }

@@ -7,6 +7,12 @@
 // with them it adds gradients to what `begin` zeroed, and `end` updates.
 typedef struct { Graph *pass, *begin, *end; DiffusionStep io; int copies; } StepForm;
 typedef struct { Graph *graph; DiffusionStep io; int batch; } Probe;
+// What the loop remembers from step to step. Checkpoints hold it, so that a resumed run logs and stops like any other.
+typedef struct {
+    double  sum[3];                               // losses since the last line of stats.jsonl
+    int64_t n;                                    // steps in them
+    int64_t bad_in_a_row, bad_in_window;          // updates refused because the gradient was not finite
+} LoopState;
 struct Trainer {
     RunConfig *c;
     Dataset   *data, *held_out;                   // held_out: NULL if the source has no test images
@@ -22,8 +28,10 @@ struct Trainer {
     Sampler   *preview;
     float     *x0;                                // host staging, one pass
     int32_t   *ints;
-    int64_t    bad_in_a_row, bad_in_all;          // updates refused because the gradient was not finite
+    LoopState  loop;
 };
+char *loop_state_text(const LoopState *s);        // caller frees
+bool  loop_state_parse(LoopState *s, const char *text);
 bool probe_record(Trainer *t, Error *err);
 void probe_run(Trainer *t, RunDir *dir);          // two lines of stats.jsonl
 bool preview_record(Trainer *t, Error *err);

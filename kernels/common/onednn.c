@@ -101,7 +101,7 @@ static const char *op_name(const Op *op) {
 static bool conv_desc(dnnl_primitive_desc_t *out, OnednnPass pass, const OnednnConvShape *z, const Md md[SLOTS],
                       const Md *bias, dnnl_primitive_desc_t forward) {
     MdRef x = md_ref(&md[SLOT_X]), w = md_ref(&md[SLOT_W]), y = md_ref(&md[SLOT_Y]), b = bias ? md_ref(bias) : NULL;
-    dnnl_alg_kind_t alg = z->winograd ? dnnl_convolution_winograd : dnnl_convolution_direct;
+    dnnl_alg_kind_t alg = dnnl_convolution_direct;
     int over_h = (z->p - 1) * z->stride + z->r - z->h - z->pad_h;
     int over_w = (z->q - 1) * z->stride + z->s - z->w - z->pad_w;
     dnnl_dims_t stride = { z->stride, z->stride }, pad = { z->pad_h, z->pad_w };
@@ -154,13 +154,13 @@ static int op_rank(const Op *op) {
 
 // Sets conv->conv to the kernel of the highest rank, first with our own layouts, then with x's, y's or both left to
 // oneDNN (filters always are). False if there is none.
-static bool choose_kernel(OnednnConv *conv, int *rank) {
+static bool choose_kernel(OnednnConv *conv) {
     const OnednnConvShape *z = &conv->z;
     dnnl_dims_t xd = { z->n, z->c, z->h, z->w }, wd = { z->k, z->c, z->r, z->s }, yd = { z->n, z->k, z->p, z->q };
     Md bias;
     md_make(&bias, 1, (dnnl_dims_t){ z->k }, dnnl_a);
-    *rank = -1;
-    for (int i = 0; i < 4 && *rank < 2; i++) {
+    int rank = -1;
+    for (int i = 0; i < 4 && rank < 2; i++) {
         Md md[SLOTS];
         md_make(&md[SLOT_X], 4, xd, i & 1 ? dnnl_format_tag_any : z->lx == LAYOUT_C16 ? dnnl_nChw16c : dnnl_nhwc);
         md_make(&md[SLOT_W], 4, wd, dnnl_format_tag_any);
@@ -175,8 +175,8 @@ static bool choose_kernel(OnednnConv *conv, int *rank) {
                 dnnl_primitive_desc_destroy(forward);
             }
         }
-        if (op.desc && op_rank(&op) > *rank) {
-            *rank = op_rank(&op);
+        if (op.desc && op_rank(&op) > rank) {
+            rank = op_rank(&op);
             if (conv->conv.desc) dnnl_primitive_desc_destroy(conv->conv.desc);
             conv->conv = op;
         } else if (op.desc) {
@@ -221,12 +221,12 @@ static void plan_reorders(OnednnConv *conv) {
 }
 
 // NULL if oneDNN does not offer z.
-static OnednnConv *conv_plan(const OnednnConvShape *z, int *rank) {
+static OnednnConv *conv_plan(const OnednnConvShape *z) {
     pthread_once(&lib.once, lib_start);
     OnednnConv *conv = calloc(1, sizeof *conv);
     CHECK(conv, "out of memory");
     conv->z = *z;
-    if (choose_kernel(conv, rank)) {
+    if (choose_kernel(conv)) {
         plan_reorders(conv);
         return conv;
     }
@@ -234,12 +234,10 @@ static OnednnConv *conv_plan(const OnednnConvShape *z, int *rank) {
     return NULL;
 }
 
-bool onednn_conv_offers(const OnednnConvShape *z, size_t *scratch_bytes, bool *fitting) {
-    int rank;
-    OnednnConv *conv = conv_plan(z, &rank);
+bool onednn_conv_offers(const OnednnConvShape *z, size_t *scratch_bytes) {
+    OnednnConv *conv = conv_plan(z);
     if (!conv) return false;
     if (scratch_bytes) *scratch_bytes = conv->bytes;
-    if (fitting) *fitting = rank > 0;
     onednn_conv_free(conv);
     return true;
 }
@@ -254,8 +252,7 @@ static void op_free(Op *op) {
 }
 
 OnednnConv *onednn_conv_create(const OnednnConvShape *z) {
-    int rank;
-    OnednnConv *conv = conv_plan(z, &rank);
+    OnednnConv *conv = conv_plan(z);
     CHECK(conv, "oneDNN: no convolution %dx%dx%d -> %dx%dx%d, filter %dx%d", z->h, z->w, z->c, z->p, z->q, z->k, z->r,
           z->s);
     op_create(&conv->conv);
@@ -283,8 +280,6 @@ void onednn_conv_free(OnednnConv *conv) {
     if (conv->pad) dnnl_memory_destroy(conv->pad);
     free(conv);
 }
-
-const char *onednn_conv_name(const OnednnConv *conv) { return op_name(&conv->conv); }
 
 static bool run_reorder(const OnednnConv *conv, const Op *op, dnnl_memory_t from, dnnl_memory_t to) {
     dnnl_exec_arg_t arg[] = { { DNNL_ARG_FROM, from }, { DNNL_ARG_TO, to }, { DNNL_ARG_SCRATCHPAD, conv->pad } };

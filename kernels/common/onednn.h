@@ -10,7 +10,6 @@
 typedef enum { ONEDNN_FORWARD, ONEDNN_BACKWARD_INPUT, ONEDNN_BACKWARD_WEIGHT } OnednnPass;
 typedef struct {
     OnednnPass pass;
-    bool winograd;                        // F(4x4,3x3), else direct
     bool bias;                            // ONEDNN_FORWARD adds a bias (k)
     int n, h, w, p, q, c, k, r, s;        // images, input and output size, channels of x and y, filter (k,r,s,c)
     int stride, pad_h, pad_w;             // what p and q reach past the input is zero
@@ -19,13 +18,11 @@ typedef struct {
 } OnednnConvShape;
 typedef struct OnednnConv OnednnConv;     // a convolution made ready; one run at a time
 
-// Does oneDNN offer this convolution on this machine, in code made for it? *fitting is false if it only has its slow
-// reference. scratch_bytes, fitting: NULL if not asked for.
-bool        onednn_conv_offers(const OnednnConvShape *z, size_t *scratch_bytes, bool *fitting);
+// Does oneDNN offer this convolution? scratch_bytes: NULL if not asked for.
+bool        onednn_conv_offers(const OnednnConvShape *z, size_t *scratch_bytes);
 // z is copied. Aborts if oneDNN does not offer z. Free with onednn_conv_free, which takes NULL.
 OnednnConv *onednn_conv_create(const OnednnConvShape *z);
 void        onednn_conv_free(OnednnConv *conv);
-const char *onednn_conv_name(const OnednnConv *conv);    // oneDNN's name of its kernel; valid as long as conv
 // Writes y (forward), x (backward_input) or w (backward_weight) from the other two. accumulate: w +=, else =.
 // bias: only for a forward with bias. scratch: scratch_bytes of onednn_conv_offers, 64-byte aligned.
 // False if oneDNN reports a failure.

@@ -1,56 +1,47 @@
-// kernels/conv2d/conv2d_cpu.c - convolution on the host: oneDNN for the sums, one pass over y for what it cannot fuse.
+// kernels/conv2d/conv2d_cpu.c - convolution on the host by oneDNN, and one pass over y for what it cannot fuse.
 //
-// "winograd": F(4x4,3x3) on C16 images, 2 to 3 times as fast as "direct" at 1/CONV_WINOGRAD_AMPLIFICATION of its
-// accuracy (conv2d.h). "direct": every other shape. Neither has the fused prologues, the second source, the shortcut or
-// the statistics: on the host those parts are nodes of their own.
+// Any shape. The fused prologues, the second source, the shortcut and the statistics are not here: on the host those
+// parts are nodes of their own. conv2d_winograd_cpu.c takes most 3x3 convolutions before this.
 #include "kernels/common/onednn.h"
 #include "kernels/conv2d/conv2d.h"
 #include "kernels/conv2d/conv2d_cpu.h"
 
 enum { BLOCK = 16 };   // channels summed or added at once: one AVX-512 register, one block of C16
 
-static OnednnConvShape shape_of(const Conv2dShape *z, OnednnPass pass, bool winograd) {
+static OnednnConvShape shape_of(const Conv2dShape *z, OnednnPass pass) {
     return (OnednnConvShape){
-        .pass = pass, .winograd = winograd, .bias = pass == ONEDNN_FORWARD && (z->use & CONV_BIAS), .n = z->n,
-        .h = z->h, .w = z->w, .p = z->p, .q = z->q, .c = z->c, .k = z->k, .r = z->r, .s = z->s, .stride = z->stride,
-        .pad_h = z->pad_h, .pad_w = z->pad_w, .ldx = z->ldx, .ldy = z->ldy, .lx = z->lx, .ly = z->ly };
+        .pass = pass, .bias = pass == ONEDNN_FORWARD && (z->use & CONV_BIAS), .n = z->n, .h = z->h, .w = z->w,
+        .p = z->p, .q = z->q, .c = z->c, .k = z->k, .r = z->r, .s = z->s, .stride = z->stride, .pad_h = z->pad_h,
+        .pad_w = z->pad_w, .ldx = z->ldx, .ldy = z->ldy, .lx = z->lx, .ly = z->ly };
 }
 
-// Shapes of F(4x4,3x3). Its tiles are 4x4 outputs: on images of that size every transformed filter serves one tile per
-// image, and direct is faster.
-static bool suits_winograd(const Conv2dShape *z) {
-    return z->r == 3 && z->s == 3 && z->stride == 1 && z->pad_h == 1 && z->pad_w == 1 && z->p == z->h && z->q == z->w
-        && z->h > 4 && z->w > 4 && z->c % BLOCK == 0 && z->k % BLOCK == 0 && z->lx == LAYOUT_C16 && z->ly == LAYOUT_C16;
-}
-static bool can_pass(const Conv2dShape *z, OnednnPass pass, bool winograd) {
+static bool can_pass(const Conv2dShape *z, OnednnPass pass) {
     unsigned fused = CONV_X2 | CONV_SHORTCUT | CONV_NORM | CONV_MASK | CONV_STATS | CONV_SUMS;
     if ((z->use & fused) || z->c2 || z->dtype != DT_F32 || z->out != DT_F32) return false;
-    if (z->pad_h < 0 || z->pad_w < 0 || (winograd && !suits_winograd(z))) return false;
-    OnednnConvShape o = shape_of(z, pass, winograd);
-    bool fitting;
-    return onednn_conv_offers(&o, NULL, &fitting) && (fitting || !winograd);
+    if (z->pad_h < 0 || z->pad_w < 0) return false;
+    OnednnConvShape o = shape_of(z, pass);
+    return onednn_conv_offers(&o, NULL);
 }
 size_t conv2d_sums_bytes(const Conv2dShape *z) {
     return ((size_t)z->n * (size_t)z->k * sizeof(float) + 255) & ~(size_t)255;
 }
-static size_t scratch_pass(const Conv2dShape *z, OnednnPass pass, bool winograd) {
-    OnednnConvShape o = shape_of(z, pass, winograd);
+static size_t scratch_pass(const Conv2dShape *z, OnednnPass pass) {
+    OnednnConvShape o = shape_of(z, pass);
     size_t bytes = 0;
-    CHECK(onednn_conv_offers(&o, &bytes, NULL), "scratch of a convolution that oneDNN does not offer");
+    CHECK(onednn_conv_offers(&o, &bytes), "scratch of a convolution that oneDNN does not offer");
     return bytes + (pass == ONEDNN_BACKWARD_WEIGHT ? conv2d_sums_bytes(z) : 0);
 }
-static void *prepare_pass(const Conv2dShape *z, OnednnPass pass, bool winograd) {
-    OnednnConvShape o = shape_of(z, pass, winograd);
+static void *prepare_pass(const Conv2dShape *z, OnednnPass pass) {
+    OnednnConvShape o = shape_of(z, pass);
     return onednn_conv_create(&o);
 }
 static void release(void *conv) { onednn_conv_free(conv); }
 
-// name_can, name_scratch, name_prepare of one pass by one algorithm.
-#define VARIANT(name, pass, winograd)                                                                               \
-    static bool   name##_can(const Conv2dShape *z)     { return can_pass(z, pass, winograd); }                      \
-    static size_t name##_scratch(const Conv2dShape *z) { return scratch_pass(z, pass, winograd); }                  \
-    static void  *name##_prepare(Stream *s, const Conv2dShape *z, const Conv2dArgs *a)                              \
-    { return prepare_pass(z, pass, winograd); }
+// name_can, name_scratch, name_prepare of one pass.
+#define PASS(name, pass)                                                                                            \
+    static bool   name##_can(const Conv2dShape *z)     { return can_pass(z, pass); }                                \
+    static size_t name##_scratch(const Conv2dShape *z) { return scratch_pass(z, pass); }                            \
+    static void  *name##_prepare(Stream *s, const Conv2dShape *z, const Conv2dArgs *a) { return prepare_pass(z, pass); }
 
 // Reads two of x, w, y and writes the third, by the pass that conv was prepared for.
 static void run_conv(Stream *s, void *conv, const void *x, const void *w, const float *bias, const void *y,
@@ -116,35 +107,25 @@ static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w
     run_conv(s, w.state, a->x, a->w, a->bias, a->y, false, w.scratch);
     add_terms(a->y, z->ldy, a->residual, z->ldr, a->temb, z->ly, z->n, z->p * z->q, z->k);
 }
-VARIANT(forward_winograd, ONEDNN_FORWARD, true)
-VARIANT(forward_direct, ONEDNN_FORWARD, false)
+PASS(forward, ONEDNN_FORWARD)
 
 // ---- gradient of x
 static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     run_conv(s, w.state, a->dx, a->w, NULL, a->dy, false, w.scratch);
     add_terms(a->dx, z->ldx, a->add, z->c, NULL, z->lx, z->n, z->h * z->w, z->c);
 }
-VARIANT(input_winograd, ONEDNN_BACKWARD_INPUT, true)
-VARIANT(input_direct, ONEDNN_BACKWARD_INPUT, false)
+PASS(input, ONEDNN_BACKWARD_INPUT)
 
 // ---- gradients of w, bias, temb
 static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     if (a->dw) run_conv(s, w.state, a->x, a->dw, NULL, a->dy, a->accumulate, (char *)w.scratch + conv2d_sums_bytes(z));
     conv2d_bias_gradients(z, a, w.scratch);
 }
-VARIANT(weight_winograd, ONEDNN_BACKWARD_WEIGHT, true)
-VARIANT(weight_direct, ONEDNN_BACKWARD_WEIGHT, false)
+PASS(weight, ONEDNN_BACKWARD_WEIGHT)
 
 IMPLS(conv2d_cpu,
-    IMPL_FULL(conv2d_forward, "winograd", 10, 0, 0, forward_winograd_can, forward_winograd_scratch,
-              forward_winograd_prepare, forward, release),
-    IMPL_FULL(conv2d_forward, "direct", 20, 0, 0, forward_direct_can, forward_direct_scratch,
-              forward_direct_prepare, forward, release),
-    IMPL_FULL(conv2d_backward_input, "winograd", 10, 0, 0, input_winograd_can, input_winograd_scratch,
-              input_winograd_prepare, backward_input, release),
-    IMPL_FULL(conv2d_backward_input, "direct", 20, 0, 0, input_direct_can, input_direct_scratch,
-              input_direct_prepare, backward_input, release),
-    IMPL_FULL(conv2d_backward_weight, "winograd", 10, 0, 0, weight_winograd_can, weight_winograd_scratch,
-              weight_winograd_prepare, backward_weight, release),
-    IMPL_FULL(conv2d_backward_weight, "direct", 20, 0, 0, weight_direct_can, weight_direct_scratch,
-              weight_direct_prepare, backward_weight, release))
+    IMPL_FULL(conv2d_forward, "direct", 20, 0, 0, forward_can, forward_scratch, forward_prepare, forward, release),
+    IMPL_FULL(conv2d_backward_input, "direct", 20, 0, 0, input_can, input_scratch, input_prepare, backward_input,
+              release),
+    IMPL_FULL(conv2d_backward_weight, "direct", 20, 0, 0, weight_can, weight_scratch, weight_prepare, backward_weight,
+              release))

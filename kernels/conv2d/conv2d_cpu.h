@@ -1,4 +1,4 @@
-// kernels/conv2d/conv2d_cpu.h - what the host's implementations of backward_weight share: the gradients of bias and temb.
+// kernels/conv2d/conv2d_cpu.h - what the host's weight gradients share: the gradients of bias and temb.
 #ifndef KERNELS_CONV2D_CPU_H
 #define KERNELS_CONV2D_CPU_H
 #include "kernels/conv2d/conv2d.h"

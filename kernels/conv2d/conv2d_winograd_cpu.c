@@ -12,14 +12,18 @@
 // and each thread takes panels of 32 channels, whose products stay in its second-level cache:
 //   U (36, c, 32)                a panel of transformed filters; (36, 64 filters, 32) in backward_weight
 //   M (36, 64 tiles, 32)         products, transformed into y with all that is added to it
-// Every sum has one order, whatever the number of threads.
+// Every sum has one order, whatever the number of threads. oneDNN 2 has F(4x4,3x3) too; later versions dropped it.
 #include <omp.h>
 #include <string.h>
 #include "kernels/conv2d/conv2d.h"
 #include "kernels/conv2d/conv2d_cpu.h"
 
 // ---- 16 floats. Without AVX-512 the file compiles and can() refuses: the accumulators would not stay in registers.
-enum { VEC = 16, PANEL = 32, ROWS = 8, ELEMENTS = 36, TILES = 64, FILTERS = 64 };
+enum {
+    VEC = 16, PANEL = 32, ROWS = 8, ELEMENTS = 36,
+    TILES = 64, FILTERS = 64,   // rows of one M, of one U in backward_weight: with U or alone they fit 1 MB
+    DEPTH = 128,                // tiles summed at once in backward_weight: both operands of a product fit 32 KB
+};
 #if defined(__AVX512F__)
 #include <immintrin.h>
 enum { HAVE_VECTORS = 1 };
@@ -140,12 +144,12 @@ INLINE void transform_taps(const Vec *m, int step, Vec *g, int to) {
     g[2 * to] = mul_add(FA * A2, sum_a, mul_add(FB * B2, sum_b, m[5 * step]));
 }
 
-// ---- matrix products: y[i,j] = sum over l < n of a[i * row_a + l * step_a] b[l * step_b + j]
+// ---- matrix products: y[i,j] = or += sum over l < n of a[i * row_a + l * step_a] b[l * step_b + j]
 INLINE void product(int rows, int vecs, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
-                    const float *b, int64_t step_b, int n) {
+                    const float *b, int64_t step_b, int n, bool accumulate) {
     Vec sum[ROWS][PANEL / VEC];
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vecs; j++) sum[i][j] = fill(0.0f);
+        for (int j = 0; j < vecs; j++) sum[i][j] = accumulate ? load(y + i * row_y + j * VEC) : fill(0.0f);
     for (int l = 0; l < n; l++, a += step_a, b += step_b) {
         Vec column[PANEL / VEC];
         for (int j = 0; j < vecs; j++) column[j] = load(b + j * VEC);
@@ -160,9 +164,9 @@ INLINE void product(int rows, int vecs, float *y, int64_t row_y, const float *a,
 
 // Any number of rows, 16 or 32 columns.
 static void product_panel(int rows, int width, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
-                          const float *b, int64_t step_b, int n) {
+                          const float *b, int64_t step_b, int n, bool accumulate) {
     for (int i = 0; i < rows; i += ROWS, y += ROWS * row_y, a += ROWS * row_a) {
-#define CASE(r, v) product(r, v, y, row_y, a, row_a, step_a, b, step_b, n)
+#define CASE(r, v) product(r, v, y, row_y, a, row_a, step_a, b, step_b, n, accumulate)
         bool wide = width == PANEL;
         switch (rows - i) {
         case 1:  wide ? CASE(1, 2) : CASE(1, 1); break;
@@ -305,8 +309,8 @@ static void filter_element(const Vec g[9], float *u, int64_t step) {
         for (int x = 0; x < 6; x++) store(u + (6 * y + x) * step, row[x]);
     }
 }
-// The elements of 16 written channels from j0 on and 16 summed channels from i0 on, at u, row floats from summed channel
-// to summed channel. Forward: j are filters, i their channels; turned: j are channels, i filters, taps run backwards.
+// The elements of 16 written channels from j0 on and 16 summed channels from i0 on; at u, `row` floats from one summed
+// channel to the next. Forward: j are filters, i their channels; turned: j are channels, i filters, taps run backwards.
 static void filter_block(const Plan *p, const float *w, bool turned, int j0, int i0, float *u, int row) {
     Vec g[VEC][9], rows[VEC];                    // taps of the 16 summed channels
     int64_t filter = 9 * (int64_t)(turned ? p->k : p->c);
@@ -332,7 +336,7 @@ static void apply_panel(const Plan *p, const float *w, bool turned, const Image 
         int rows = least(TILES, tiles - t);
         for (int e = 0; e < ELEMENTS; e++)
             product_panel(rows, width, m + e * p->m_step, width, v + e * p->v_step + (int64_t)t * p->c, p->c, 1,
-                          u + e * p->u_step, width, p->c);
+                          u + e * p->u_step, width, p->c, false);
         for (int half = 0; half < width; half += VEC)
             for (int row = 0; row < rows; row++)
                 output_tile(p, out, terms, t0 + t + row, j + half, m + row * width + half, p->m_step);
@@ -380,8 +384,10 @@ static void weight_block(const Plan *p, int k0, int c0, int tiles, const float *
                          bool accumulate) {
     int rows = least(FILTERS, p->k - k0), width = least(PANEL, p->c - c0);
     for (int e = 0; e < ELEMENTS; e++)
-        product_panel(rows, width, u + e * p->u_step, width, d + e * p->d_step + k0, 1, p->k,
-                      v + e * p->v_step + (int64_t)c0 * p->chunk, width, tiles);
+        for (int t = 0; t < tiles; t += DEPTH)
+            product_panel(rows, width, u + e * p->u_step, width, d + e * p->d_step + (int64_t)t * p->k + k0, 1, p->k,
+                          v + e * p->v_step + (int64_t)c0 * p->chunk + t * width, width, least(DEPTH, tiles - t),
+                          t > 0);
     for (int k = 0; k < rows; k++)
         for (int half = 0; half < width; half += VEC)
             taps_of(p, k0 + k, c0 + half, u + k * width + half, p->u_step, dw, accumulate);
@@ -413,11 +419,13 @@ static void weight_gradient(const Plan *p, const Image *x, const Image *dy, floa
     }
 }
 
-// ---- launchers
+// ---- launchers. Below 4 tiles the transformed filters cost more than they save, and conv2d.h's bound would not hold.
 static bool can(const Conv2dShape *z) {
     unsigned fused = CONV_X2 | CONV_SHORTCUT | CONV_NORM | CONV_MASK | CONV_STATS | CONV_SUMS;
-    return HAVE_VECTORS && !(z->use & fused) && !z->c2 && z->dtype == DT_F32 && z->out == DT_F32 && z->r == 3
-        && z->s == 3 && z->stride == 1 && z->pad_h == 1 && z->pad_w == 1 && z->p == z->h && z->q == z->w && z->c % VEC == 0 && z->k % VEC == 0;
+    bool plain = !(z->use & fused) && !z->c2 && z->dtype == DT_F32 && z->out == DT_F32;
+    bool filled = z->h >= 4 && z->w >= 4 && (int64_t)z->n * ((z->h + 3) / 4) * ((z->w + 3) / 4) >= 4;   // tiles
+    return HAVE_VECTORS && plain && filled && z->r == 3 && z->s == 3 && z->stride == 1 && z->pad_h == 1
+        && z->pad_w == 1 && z->p == z->h && z->q == z->w && z->c % VEC == 0 && z->k % VEC == 0;
 }
 
 static size_t forward_scratch(const Conv2dShape *z) { return sizeof(float) * (size_t)plan_apply(z, false).floats; }
@@ -448,6 +456,6 @@ static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a
 }
 
 IMPLS(conv2d_winograd_cpu,
-    IMPL_FULL(conv2d_forward, "winograd_own", 5, 0, 0, can, forward_scratch, NULL, forward, NULL),
-    IMPL_FULL(conv2d_backward_input, "winograd_own", 5, 0, 0, can, input_scratch, NULL, backward_input, NULL),
-    IMPL_FULL(conv2d_backward_weight, "winograd_own", 5, 0, 0, can, weight_scratch, NULL, backward_weight, NULL))
+    IMPL_FULL(conv2d_forward, "winograd", 10, 0, 0, can, forward_scratch, NULL, forward, NULL),
+    IMPL_FULL(conv2d_backward_input, "winograd", 10, 0, 0, can, input_scratch, NULL, backward_input, NULL),
+    IMPL_FULL(conv2d_backward_weight, "winograd", 10, 0, 0, can, weight_scratch, NULL, backward_weight, NULL))

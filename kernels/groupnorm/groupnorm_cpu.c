@@ -20,8 +20,8 @@ static int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
 
 static int slab_channels(const GroupNormShape *z) {
     int group = z->c / z->groups, unit = z->c % 16 ? group : group * 16 / gcd(group, 16);
-    // A slab of some channels of NHWC lies in as small a part of the cache's sets: only sharing would be gained.
-    int64_t fit = z->layout == LAYOUT_C16 ? SLAB_BYTES / 4 / z->hw : z->c;
+    // In NHWC fewer channels of all pixels lie in as few of the cache's sets: no gain from less than a strip.
+    int64_t fit = z->layout == LAYOUT_C16 ? SLAB_BYTES / 4 / z->hw : CPU_WIDE;
     fit = cpu_min(cpu_min(fit, z->c), (int64_t)CPU_WIDE * group);             // at most CPU_WIDE groups
     if (z->n < FEW_IMAGES) fit = cpu_min(fit, CPU_WIDE / 4);
     return fit < unit ? unit : (int)(fit / unit) * unit;
