@@ -4,8 +4,11 @@
 //   conv2d, add_channel       -> conv2d with a time embedding
 //   conv2d, add               -> conv2d with a residual
 //   groupnorm, dropout        -> groupnorm with dropout, which keeps a mask of bits instead of drawing twice
+// and, once gradients are recorded,
+//   conv2d_input_grad, add    -> conv2d_input_grad that adds another contribution to what it writes
+//   groupnorm_grad, add       -> the same for groupnorm_grad
 //
-// All three need that nobody else reads the value in between.
+// All need that nobody else reads the value in between.
 #include <stdlib.h>
 
 #include "core/graph_impl.h"
@@ -68,11 +71,26 @@ static void fuse_node(Graph *g, Node *c) {
     }
 }
 
-void graph_rewrite_forward(Graph *g) {
+static void fuse_gradient(Graph *g, Node *c) {
+    if (c->op != &op_def_add) return;
+    for (int side = 0; side < 2; side++) {
+        Tensor *other = c->in[1 - side];
+        if (!tensor_is_dense(other) || other->layout != c->out[0]->layout || c->in[0] == c->in[1]) continue;
+        Node *conv = sole_producer(g, c->in[side], &op_def_conv2d_input_grad);
+        Node *norm = sole_producer(g, c->in[side], &op_def_groupnorm_grad), *p = conv ? conv : norm;
+        int slot = conv ? CONV2D_INPUT_GRAD_IN_ADD : GROUPNORM_GRAD_IN_ADD;
+        if (!p || p->in[slot]) continue;
+        p->in[slot] = other;
+        absorb(g, p, c);
+        return;
+    }
+}
+
+static void rewrite(Graph *g, void (*fuse)(Graph *g, Node *c)) {
     const char *off = getenv("CBDM_NO_FUSE");
     if (off && off[0] == '1') return;
     for (int i = 0; i < g->n_nodes; i++)
-        if (g->nodes[i]) fuse_node(g, g->nodes[i]);
+        if (g->nodes[i]) fuse(g, g->nodes[i]);
     int n = 0;
     for (int i = 0; i < g->n_nodes; i++) {
         if (!g->nodes[i]) continue;
@@ -82,3 +100,6 @@ void graph_rewrite_forward(Graph *g) {
     }
     g->n_nodes = n;
 }
+
+void graph_rewrite_forward(Graph *g) { rewrite(g, fuse_node); }
+void graph_rewrite_backward(Graph *g) { rewrite(g, fuse_gradient); }

@@ -1,5 +1,5 @@
 // core/graph.h - a step of work, recorded once, planned once, run many times. The calls, in their only legal order:
-//   record (op_*) -> graph_rewrite_forward -> graph_backward -> record the optimiser
+//   record (op_*) -> graph_rewrite_forward -> graph_backward -> graph_rewrite_backward -> record the optimiser
 //   -> graph_plan -> arena_seal -> graph_run, graph_run, ...
 #ifndef CORE_GRAPH_H
 #define CORE_GRAPH_H
@@ -60,6 +60,7 @@ int     graph_node_count(const Graph *g);
 const Node *graph_node(const Graph *g, int i);
 // ---- rewrite (core/fuse.c) and differentiate
 void    graph_rewrite_forward(Graph *g);
+void    graph_rewrite_backward(Graph *g);                     // after graph_backward
 void    graph_backward(Graph *g, Tensor *loss);               // reverse sweep; loss is a scalar or of an is_loss op
 void    graph_add_grad(Graph *g, Tensor *x, Tensor *dx);      // for backward(): x's gradient = dx, or a node adds
 // For infer() of gradient nodes: the tensor to write x's gradient to, with x's shape, layout and ld: a new one, or for a

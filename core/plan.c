@@ -8,7 +8,7 @@
 
 #include "core/graph_impl.h"
 
-enum { ALIGN = 256 };
+enum { ALIGN = 256, ONEDNN_MB = 48 };
 typedef struct { size_t bytes, offset; int first, last; int tensor; Node *node; } Item;   // tensor -1: node's scratch
 
 static size_t aligned(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
@@ -203,5 +203,7 @@ void arena_seal(Arena *a) {
     a->sealed = true;
     a->memory = device_alloc(a->device, a->bytes);
     if (device_is_null(a->device)) return;
+    // oneDNN's code generator does not survive a lack of memory: what it may take is asked for here, and given back.
+    if (device_kind(a->device) == DEV_CPU) free(xmalloc((size_t)ONEDNN_MB << 20));
     for (int i = 0; i < a->n_graphs; i++) arena_bind(a->graphs[i], a->memory);
 }

@@ -24,6 +24,9 @@ DiffusionStep diffusion_record_step(Graph *g, UNet *m, const Schedule *s, const 
     d.per_image = graph_output(g, loss.per_image);
     if (c->noise_input) graph_output(g, d.eps_hat);
     graph_rewrite_forward(g);
-    if (c->gradients) graph_backward(g, d.loss);
+    if (c->gradients) {
+        graph_backward(g, d.loss);
+        graph_rewrite_backward(g);
+    }
     return d;
 }

@@ -13,12 +13,15 @@ static const char frozen_name[] = "time_embedding.timembedding.0.weight";
 
 // ---- parts of a checkpoint
 typedef struct { const char *prefix, *what; } Part;
-static const Part parts[] = { { "ema.", "averaged weights" }, { "adam_m.", "first moments" }, { "adam_v.", "second moments" } };
-enum { N_PARTS = sizeof parts / sizeof parts[0], WEIGHTS_PART = N_PARTS, OTHER_PART };
+static const Part parts[] = {
+    { "ema.", "averaged weights" }, { "adam_m.", "first moments" }, { "adam_v.", "second moments" },
+    { "", "weights" }, { "", "optimiser state" },
+};
+enum { EMA_PART, N_PREFIXED = 3, WEIGHTS_PART = N_PREFIXED, OTHER_PART, N_PARTS };
 
 // Which part a tensor belongs to. In files of others every tensor is a weight.
 static int part_of(const char *name, bool ours) {
-    for (int i = 0; i < N_PARTS && ours; i++)
+    for (int i = 0; i < N_PREFIXED && ours; i++)
         if (strncmp(name, parts[i].prefix, strlen(parts[i].prefix)) == 0) return i;
     return ours && (strcmp(name, "adam_count") == 0 || strcmp(name, "state") == 0) ? OTHER_PART : WEIGHTS_PART;
 }
@@ -36,7 +39,7 @@ static int compare_lines(const void *a, const void *b) { return strcmp(*(char *c
 static int measure_part(const SafeTensors *st, bool ours, int part, int64_t *numbers, char digest[65]) {
     int n = st_count(st), count = 0, lines = 0;
     char **line = xmalloc(((size_t)n + 1) * sizeof *line), *text = NULL;
-    size_t prefix = part < N_PARTS ? strlen(parts[part].prefix) : 0, bytes = 0;
+    size_t prefix = strlen(parts[part].prefix), bytes = 0;
     *numbers = 0;
     for (int i = 0; i < n; i++) {
         const StTensor *t = st_get(st, i);
@@ -68,19 +71,18 @@ static const Flag info_flags[] = {
     { "tensors", "false", "list every tensor", FLAG_BOOL, offsetof(InfoFlags, tensors), NULL, 0, 0 },
 };
 
-static void print_object(const char *title, const char *json) {
-    cJSON *object = json ? cJSON_Parse(json) : NULL;
-    if (!cJSON_IsObject(object)) {
-        cJSON_Delete(object);
-        return;
-    }
-    printf("%s\n", title);
-    for (const cJSON *v = object->child; v; v = v->next) {
+// Prints the fields of an object; those that `shown` has as well are left out.
+static void print_object(const char *title, const char *json, const char *shown) {
+    cJSON *object = json ? cJSON_Parse(json) : NULL, *before = shown ? cJSON_Parse(shown) : NULL;
+    if (cJSON_IsObject(object)) printf("%s\n", title);
+    for (const cJSON *v = cJSON_IsObject(object) ? object->child : NULL; v; v = v->next) {
+        if (cJSON_Compare(v, cJSON_GetObjectItemCaseSensitive(before, v->string), true)) continue;
         char *text = cJSON_PrintUnformatted(v);
         printf("  %-20s %s\n", v->string, cJSON_IsString(v) ? v->valuestring : text ? text : "");
         cJSON_free(text);
     }
     cJSON_Delete(object);
+    cJSON_Delete(before);
 }
 
 static void print_classes(const char *names, const char *counts) {
@@ -128,21 +130,25 @@ static bool print_file(const char *path, const InfoFlags *c, Error *err) {
     const char *weights = st_meta(st, "weights");
     bool ours = format && strcmp(format, "cbdm-checkpoint-1") == 0;
     sha256(bytes, n, hex);
-    printf("file        %s\nformat      %s\nbytes       %zu\nsha256      %s\n", path, ours ? format : "safetensors", n, hex);
+    printf("file        %s\nformat      %s\nbytes       %zu\nsha256      %s\n", path, ours ? format : "safetensors", n,
+           hex);
     printf("crc32c      %s\n", st_meta(st, "crc32c") ? "verified, header and each tensor" : "none in the file");
     if (step) printf("step        %s\n", step);
-    if (decay) printf("ema decay   %s%s\n", decay, st_meta(st, "ema_ramp") && strcmp(st_meta(st, "ema_ramp"), "true") == 0 ? ", ramped" : "");
+    const char *ramp = st_meta(st, "ema_ramp");
+    if (decay)
+        printf("ema decay   %.10g%s\n", strtod(decay, NULL), ramp && strcmp(ramp, "true") == 0 ? ", ramped" : "");
     if (weights) printf("exported    %s weights\n", weights);
-    for (int part = 0; part <= OTHER_PART; part++) {
+    static const int order[N_PARTS] = { WEIGHTS_PART, EMA_PART, 1, 2, OTHER_PART };
+    for (int i = 0; i < N_PARTS; i++) {
         int64_t numbers;
-        int count = measure_part(st, ours, part, &numbers, hex);
+        int part = order[i], count = measure_part(st, ours, part, &numbers, hex);
         if (!count) continue;
-        printf("%-18s %4d tensors, %lld numbers", part < N_PARTS ? parts[part].what : part == WEIGHTS_PART ? "weights" : "optimiser state",
-               count, (long long)numbers);
-        printf(part == WEIGHTS_PART || part == 0 ? ", sha256 %s\n" : "\n", hex);
+        bool comparable = part == WEIGHTS_PART || part == EMA_PART;
+        printf("%-18s %4d tensors, %lld numbers%s%s\n", parts[part].what, count, (long long)numbers,
+               comparable ? ", sha256 " : "", comparable ? hex : "");
     }
-    print_object("model", st_meta(st, "model"));
-    print_object("configuration", st_meta(st, "config"));
+    print_object("model", st_meta(st, "model"), NULL);
+    print_object("configuration", st_meta(st, "config"), st_meta(st, "model"));
     print_classes(st_meta(st, "class_names"), st_meta(st, "class_counts"));
     if (c->tensors) print_tensors(st);
     st_close(st);
@@ -159,7 +165,8 @@ int info_main(int argc, char **argv) {
     int n_words = 1;
     cli_defaults(info_flags, N, &c);
     if (cli_wants_help(argc, argv)) {
-        cli_help(info_flags, N, usage, "What a checkpoint, an export or another safetensors file holds; its checksums are verified.");
+        cli_help(info_flags, N, usage,
+                 "What a checkpoint, an export or another safetensors file holds; its checksums are verified.");
         return 0;
     }
     bool ok = cli_parse(info_flags, N, &c, argc - 1, argv + 1, words, &n_words, NULL, &err);
@@ -174,7 +181,8 @@ int info_main(int argc, char **argv) {
 // ---- export
 typedef struct { bool ema; const char *output; } ExportFlags;
 static const Flag export_flags[] = {
-    { "ema", "true", "averaged weights; --no-ema: those of the last step", FLAG_BOOL, offsetof(ExportFlags, ema), NULL, 0, 0 },
+    { "ema", "true", "averaged weights; --no-ema: those of the last step", FLAG_BOOL, offsetof(ExportFlags, ema), NULL,
+      0, 0 },
     { "output", "", "safetensors file to write", FLAG_STR, offsetof(ExportFlags, output), NULL, 0, 0 },
 };
 
@@ -210,8 +218,10 @@ static StTensor published_tensor(Param *p) {
 }
 
 // Everything of the checkpoint's metadata that still holds. Returns how many.
-static int copy_meta(const SafeTensors *st, const ExportFlags *c, const Model *m, const char **keys, const char **values) {
-    static const char *const kept[] = { "format", "model", "config", "step", "class_names", "class_counts", "ema_decay", "ema_ramp" };
+static int copy_meta(const SafeTensors *st, const ExportFlags *c, const Model *m, const char **keys,
+                     const char **values) {
+    static const char *const kept[] = { "format",      "model",        "config",    "step",
+                                        "class_names", "class_counts", "ema_decay", "ema_ramp" };
     enum { KEPT = sizeof kept / sizeof kept[0], OF_EMA = 2 };
     int n = 0;
     for (int i = 0; i < KEPT - (c->ema ? 0 : OF_EMA); i++) {
@@ -244,8 +254,9 @@ static bool export_weights(const Model *m, const SafeTensors *st, const ExportFl
     const char *keys[16], *values[16];
     int n_meta = copy_meta(st, c, m, keys, values);
     bool ok = st_write(c->output, t, n + 1, keys, values, n_meta, err);
-    if (ok) log_info("%s: %s weights of step %lld, %d tensors, %lld parameters", c->output, wanted, (long long)m->step, n + 1,
-                     (long long)param_numel(ps));
+    if (ok)
+        log_info("%s: %s weights of step %lld, %d tensors, %lld parameters", c->output, wanted, (long long)m->step,
+                 n + 1, (long long)param_numel(ps));
     for (int i = 0; i <= n; i++) free((void *)t[i].data);
     free(t);
     return ok;
@@ -260,7 +271,8 @@ int export_main(int argc, char **argv) {
     int n_words = 1;
     cli_defaults(export_flags, N, &c);
     if (cli_wants_help(argc, argv)) {
-        cli_help(export_flags, N, usage, "Writes the weights alone under the names of the published code's state dict, its frozen\n"
+        cli_help(export_flags, N, usage,
+                 "Writes the weights alone under the names of the published code's state dict, its frozen\n"
                  "table of sinusoids included; `cbdm sample --checkpoint FILE` reads the file as well.");
         return 0;
     }

@@ -32,19 +32,24 @@ static const Flag flags[] = {
     { "out", "", "folder of the images; one begun with the same settings goes on", FLAG_STR, FIELD(out), NULL, 0, 0 },
     { "weights", "ema", "averaged weights or those of the last step", FLAG_ENUM, FIELD(weights), weight_names, 0, 0 },
     { "device", "auto", "auto, cpu, ref, ref32", FLAG_STR, FIELD(device), NULL, 0, 0 },
-    { "batch", "64", "images drawn together; part of what fixes the last bits", FLAG_INT, FIELD(batch), NULL, 1, 65536 },
+    { "batch", "64", "images drawn together; part of what fixes the last bits", FLAG_INT, FIELD(batch), NULL, 1,
+      65536 },
     { NULL, NULL, "what is drawn", FLAG_STR, 0, NULL, 0, 0 },
     { "seeds", "0-63", "image numbers, such as 0-49999", FLAG_LIST, FIELD(seeds), NULL, 0, 0 },
     { "seed", "0", "key of all draws: image I is a function of (seed, I)", FLAG_I64, FIELD(seed), NULL, 0, max_seed },
-    { "labels", "auto", "balanced: image number modulo classes; iid: uniform draws; none; a list that cycles over the image "
-      "numbers; @FILE, one a line; auto: balanced, or none for a network without classes", FLAG_LIST, FIELD(labels), NULL, 0, 0 },
-    { "omega", "0", "guidance strengths, 0: purely conditional; several share their noise", FLAG_LIST, FIELD(omega), NULL, 0, 0 },
+    { "labels", "auto",
+      "balanced: image number modulo classes; iid: uniform draws; none; a list that cycles over the image "
+      "numbers; @FILE, one a line; auto: balanced, or none for a network without classes",
+      FLAG_LIST, FIELD(labels), NULL, 0, 0 },
+    { "omega", "0", "guidance strengths, 0: purely conditional; several share their noise", FLAG_LIST, FIELD(omega),
+      NULL, 0, 0 },
     { NULL, NULL, "sampler", FLAG_STR, 0, NULL, 0, 0 },
     { "sampler", "ddpm", "ancestral sampling or DDIM", FLAG_ENUM, FIELD(sampler), sampler_names, 0, 0 },
     { "steps", "0", "network evaluations; 0: all T of ddpm, 50 of ddim", FLAG_INT, FIELD(steps), NULL, 0, 100000 },
     { "eta", "0", "ddim: share of the ancestral noise", FLAG_F64, FIELD(eta), NULL, 0, 1 },
     { "variance", "fixedlarge", "ddpm: variance of a step", FLAG_ENUM, FIELD(variance), var_type_names, 0, 0 },
-    { "clip-x0", "0", "limit of the predicted image in each step; 0: none, as published", FLAG_F64, FIELD(x0_clip), NULL, 0, 1e6 },
+    { "clip-x0", "0", "limit of the predicted image in each step; 0: none, as published", FLAG_F64, FIELD(x0_clip),
+      NULL, 0, 1e6 },
     { NULL, NULL, "files", FLAG_STR, 0, NULL, 0, 0 },
     { "float", "false", "also float32 arrays under the published names", FLAG_BOOL, FIELD(floats), NULL, 0, 0 },
     { "name", "saved", "name in those", FLAG_STR, FIELD(name), NULL, 0, 0 },
@@ -53,8 +58,8 @@ static const Flag flags[] = {
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 static const char usage[] = "cbdm sample --checkpoint RUN[@STEP]|FILE --out DIR [options]";
 static const char about[] =
-    "Draws images: PNGs in folders of their class, samples.npz (arr_0 uint8 NHWC, arr_1 labels), grid.png, manifest.jsonl; "
-    "with several --omega in a folder each. A run that was stopped goes on by the same command.";
+    "Draws images: PNGs in folders of their class, samples.npz (arr_0 uint8 NHWC, arr_1 labels), grid.png, "
+    "manifest.jsonl; with several --omega in a folder each. A run that was stopped goes on by the same command.";
 
 // ---- signals: the first one stops after the current step, a second one at once
 static volatile sig_atomic_t stopped;
@@ -140,7 +145,8 @@ static int64_t *read_label_list(const char *text, int classes, int64_t *n, Error
         if (!ok) break;
     }
     if (!ok || *n == 0) {
-        error_set(err, ERR_FILE, "%s, line %d: one class from 0 to %d is wanted on each line", text + 1, line, classes - 1);
+        error_set(err, ERR_FILE, "%s, line %d: one class from 0 to %d is wanted on each line", text + 1, line,
+                  classes - 1);
         free(list);
         list = NULL;
     }
@@ -171,7 +177,8 @@ static bool choose_labels(SampleRun *r, Error *err) {
         if (none) r->label[i] = -1;
         else if (balanced) r->label[i] = (int32_t)(number % (uint32_t)classes);
         else if (list) r->label[i] = (int32_t)list[number % (uint64_t)length];
-        else r->label[i] = (int32_t)rng_below(philox(key, 0, number, UINT32_MAX, PURPOSE_LABEL).v[0], (uint32_t)classes);
+        else
+            r->label[i] = (int32_t)rng_below(philox(key, 0, number, UINT32_MAX, PURPOSE_LABEL).v[0], (uint32_t)classes);
     }
     free(list);
     r->label_rule = rule;
@@ -185,9 +192,11 @@ static bool choose_labels(SampleRun *r, Error *err) {
 static bool check_sampler(SampleRun *r, Error *err) {
     int T = r->model->config.T, asked = r->c.steps;
     r->steps = asked ? asked : r->c.sampler == SAMPLER_DDPM ? T : DDIM_STEPS < T ? DDIM_STEPS : T;
-    if (r->steps > T) return error_set(err, ERR_USAGE, "--steps %d: the schedule of %s has %d", asked, r->model->path, T);
+    if (r->steps > T)
+        return error_set(err, ERR_USAGE, "--steps %d: the schedule of %s has %d", asked, r->model->path, T);
     if (r->c.sampler == SAMPLER_DDPM && r->steps != T)
-        return error_set(err, ERR_USAGE, "--sampler ddpm visits all %d steps; for %d steps use --sampler ddim", T, asked);
+        return error_set(err, ERR_USAGE, "--sampler ddpm visits all %d steps; for %d steps use --sampler ddim", T,
+                         asked);
     if (r->c.sampler == SAMPLER_DDPM && r->c.eta != 0)
         return error_set(err, ERR_USAGE, "--eta %g belongs to --sampler ddim", r->c.eta);
     if (r->model->config.in_channels != 1 && r->model->config.in_channels != 3)
@@ -212,7 +221,8 @@ static void warn_of_short_average(const SampleRun *r) {
 static cJSON *settings_of(const SampleRun *r) {
     const SampleFlags *c = &r->c;
     char digest[65];
-    cJSON *s = cJSON_CreateObject(), *machine = cJSON_CreateObject(), *omegas = cJSON_CreateDoubleArray(r->omega, r->n_omega);
+    cJSON *s = cJSON_CreateObject(), *machine = cJSON_CreateObject(),
+          *omegas = cJSON_CreateDoubleArray(r->omega, r->n_omega);
     const char *isa = getenv("ONEDNN_MAX_CPU_ISA");
     cJSON_AddStringToObject(s, "path", r->model->path);
     cJSON_AddStringToObject(s, "checkpoint", r->model->hash);
@@ -289,20 +299,25 @@ static bool draw(SampleRun *r, Sampler *sampler, SampleDir *d, Error *err) {
         r->drawing = n;
         ok = !stopped && sampler_run(sampler, n, label, number, pixels, after_step, r);
         if (!ok) {
-            error_set(err, ERR_INTERRUPTED, "stopped with %lld of %lld images still to draw%s; the same command goes on from here",
+            error_set(err, ERR_INTERRUPTED,
+                      "stopped with %lld of %lld images still to draw%s; the same command goes on from here",
                       (long long)sample_dir_left(d), (long long)r->n, r->n_omega > 1 ? " for this omega" : "");
             break;
         }
         for (int j = 0; j < n && ok; j++)
             if (!all_finite(pixels + j * per_image, per_image))
-                ok = error_set(err, ERR_DIVERGED, "image %u (label %d) is not finite: %s diverged in training, or --omega or "
-                               "the sampler is too far from what it knows", (unsigned)number[j], (int)label[j], r->model->path);
+                ok = error_set(err, ERR_DIVERGED,
+                               "image %u (label %d) is not finite: %s diverged in training, or --omega or "
+                               "the sampler is too far from what it knows",
+                               (unsigned)number[j], (int)label[j], r->model->path);
         ok = ok && sample_dir_put(d, n, index, pixels, err);
         r->finished += n;
     }
     log_progress(NULL);
     double seconds = now_seconds() - r->began;
-    if (r->finished) log_info("%lld images in %.1f s, %.3g images/s", (long long)r->finished, seconds, (double)r->finished / seconds);
+    if (r->finished)
+        log_info("%lld images in %.1f s, %.3g images/s", (long long)r->finished, seconds,
+                 (double)r->finished / seconds);
     free(index);
     free(label);
     free(number);
@@ -345,10 +360,11 @@ static Samplers record(const SampleRun *r) {
 static bool draw_omega(SampleRun *r, int k, Samplers *s, Error *err) {
     const Model *m = r->model;
     char *dir = omega_dir(r, k), *samples = array_name(r, k, "samples"), *labels = array_name(r, k, "labels");
-    SampleSet set = { .n = r->n, .number = r->number, .label = r->label, .h = m->config.image_size, .w = m->config.image_size,
-                      .channels = m->config.in_channels, .classes = m->config.classes > 0 ? m->config.classes : 0,
-                      .class_names = m->class_names, .row_per_class = strcmp(r->label_rule, "balanced") == 0,
-                      .omega = r->omega[k], .sampler = sampler_names[r->c.sampler], .checkpoint = m->hash,
+    SampleSet set = { .n = r->n, .number = r->number, .label = r->label, .h = m->config.image_size,
+                      .w = m->config.image_size, .channels = m->config.in_channels,
+                      .classes = m->config.classes > 0 ? m->config.classes : 0, .class_names = m->class_names,
+                      .row_per_class = strcmp(r->label_rule, "balanced") == 0, .omega = r->omega[k],
+                      .sampler = sampler_names[r->c.sampler], .checkpoint = m->hash,
                       .samples_npy = r->c.floats ? samples : NULL, .labels_npy = r->c.floats ? labels : NULL };
     SampleDir *d = sample_dir_open(dir, &set, err);
     bool ok = d != NULL;
@@ -359,8 +375,8 @@ static bool draw_omega(SampleRun *r, int k, Samplers *s, Error *err) {
         if (left < r->n) log_info("%s: %lld of %lld images are there", dir, (long long)(r->n - left), (long long)r->n);
         if (left && !s->arena) {
             *s = record(r);
-            log_info("%d steps of %s, batch %d, %.1f MB for activations", r->steps, sampler_names[r->c.sampler], r->c.batch,
-                     (double)arena_bytes(s->arena) / 1e6);
+            log_info("%d steps of %s, batch %d, %.1f MB for activations", r->steps, sampler_names[r->c.sampler],
+                     r->c.batch, (double)arena_bytes(s->arena) / 1e6);
         }
         Sampler *sampler = r->omega[k] != 0 ? s->guided : s->plain;
         if (left && r->omega[k] != 0) sampler_set_omega(sampler, r->omega[k]);
@@ -378,8 +394,9 @@ static bool draw_omega(SampleRun *r, int k, Samplers *s, Error *err) {
 static bool sample_all(SampleRun *r, Error *err) {
     const Model *m = r->model;
     if (!check_sampler(r, err) || !choose_labels(r, err)) return false;
-    log_info("%s: step %lld, %s weights, %d classes, %d x %d x %d", m->path, (long long)m->step, weight_names[r->c.weights],
-             m->config.classes < 0 ? 0 : m->config.classes, m->config.image_size, m->config.image_size, m->config.in_channels);
+    log_info("%s: step %lld, %s weights, %d classes, %d x %d x %d", m->path, (long long)m->step,
+             weight_names[r->c.weights], m->config.classes < 0 ? 0 : m->config.classes, m->config.image_size,
+             m->config.image_size, m->config.in_channels);
     warn_of_short_average(r);
     cJSON *settings = settings_of(r);
     int lock = sample_claim(r->c.out, settings, err);
@@ -404,14 +421,16 @@ int sample_main(int argc, char **argv) {
         return 0;
     }
     bool ok = cli_parse(flags, N_FLAGS, &r.c, argc - 1, argv + 1, NULL, NULL, NULL, &err);
-    if (ok && (!*r.c.checkpoint || !*r.c.out)) ok = error_set(&err, ERR_USAGE, "usage: %s (--help lists the options)", usage);
+    if (ok && (!*r.c.checkpoint || !*r.c.out))
+        ok = error_set(&err, ERR_USAGE, "usage: %s (--help lists the options)", usage);
     ok = ok && read_omegas(&r, &err) && read_numbers(&r, &err);
     Device *device = ok ? device_open(r.c.device, &err) : NULL;
     ok = device != NULL;
     if (ok && device_is_null(device))
         ok = error_set(&err, ERR_USAGE, "--device %s plans and computes nothing: images need another", r.c.device);
     catch_signals();
-    ok = ok && (r.model = model_open(device, r.c.checkpoint, r.c.weights ? CKPT_WEIGHTS : CKPT_EMA, &err)) && sample_all(&r, &err);
+    ok = ok && (r.model = model_open(device, r.c.checkpoint, r.c.weights ? CKPT_WEIGHTS : CKPT_EMA, &err)) &&
+         sample_all(&r, &err);
     model_close(r.model);
     if (device) device_close(device);
     free(r.number);

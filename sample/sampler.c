@@ -1,8 +1,9 @@
 // sample/sampler.c - the reverse process as one recorded step, and the loop that runs it.
 //
-// A step is: eps_hat = unet(x, t, y); x <- one row of the coefficient table applied to (x, eps_hat, z); the clock of the
-// step state moves on. The host writes t before each step, everything else lies on the device from the start.
-// Draws: x_T at step 0xFFFFFFFF under PURPOSE_NOISE, z of step j under PURPOSE_SAMPLER, both keyed by the image's number.
+// A step is: eps_hat = unet(x, t, y); x <- one row of the coefficient table applied to (x, eps_hat, z); the clock of
+// the step state moves on. The host writes t before each step, everything else lies on the device from the start.
+// Draws: x_T at step 0xFFFFFFFF under PURPOSE_NOISE, z of step j under PURPOSE_SAMPLER, both keyed by the image's
+// number.
 #include "sample/sampler.h"
 
 #include <stdlib.h>
@@ -43,7 +44,8 @@ static void write_coefficients(Sampler *p) {
 
 Sampler *sampler_new(Device *d, UNet *m, const Schedule *s, const SamplerConfig *c, Arena *arena) {
     const UNetConfig *u = unet_config(m);
-    CHECK(c->batch >= 1 && c->steps >= 1 && c->steps <= s->T, "%d steps of %d in batches of %d", c->steps, s->T, c->batch);
+    CHECK(c->batch >= 1 && c->steps >= 1 && c->steps <= s->T, "%d steps of %d in batches of %d", c->steps, s->T,
+          c->batch);
     CHECK(c->kind != SAMPLER_DDPM || c->steps == s->T, "ddpm visits all %d steps, not %d", s->T, c->steps);
     CHECK(c->omega == 0 || u->classes > 0, "an unconditional network cannot be guided");
     int64_t n = c->batch, image[] = { n, u->image_size, u->image_size, u->in_channels };
@@ -109,7 +111,9 @@ static void start(Sampler *p, int n, const int32_t *labels, const uint32_t *samp
     for (int i = 0; i < batch; i++) {
         numbers[i] = sample[i < n ? i : n - 1];
         if (i < n) draw_first_noise(state.seed, numbers[i], p->per_image, p->host + i * p->per_image);
-        else memcpy(p->host + i * p->per_image, p->host + (n - 1) * p->per_image, (size_t)p->per_image * sizeof *p->host);
+        else
+            memcpy(p->host + i * p->per_image, p->host + (n - 1) * p->per_image,
+                   (size_t)p->per_image * sizeof *p->host);
     }
     tensor_write(p->sample, numbers);
     tensor_write_f32(p->x, p->host);

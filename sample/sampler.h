@@ -21,11 +21,12 @@ typedef struct Sampler Sampler;
 // Guided is decided here, by omega != 0: whether both halves are computed. The configuration is the caller's to check.
 Sampler *sampler_new(Device *d, UNet *m, const Schedule *s, const SamplerConfig *c, Arena *arena);
 void     sampler_free(Sampler *p);
-// Other guidance on the same graph, only among nonzero values if it was recorded guided. 0 on a guided graph is fine.
+// Other guidance for the next runs of a graph that was recorded guided. 0 there equals a graph recorded without, but
+// for rounding.
 void     sampler_set_omega(Sampler *p, double omega);
-// labels (n), -1: none; sample (n): number of each image; out (n,H,W,C) in [-1,1], clipped; what is not a number stays so.
-// n: 1..batch. progress, if not NULL, is called after every step with (arg, steps done, steps) and stops the run by
-// returning false. False: stopped, out is undefined.
+// labels (n), -1: none; sample (n): number of each image; out (n,H,W,C) in [-1,1], clipped; what is not a number stays
+// so. n: 1..batch. progress, if not NULL, is called after every step with (arg, steps done, steps) and stops the run
+// by returning false. False: stopped, out is undefined.
 bool     sampler_run(Sampler *p, int n, const int32_t *labels, const uint32_t *sample, float *out,
                      bool (*progress)(void *arg, int done, int steps), void *arg);
 void     images_to_u8(const float *in, int64_t n, uint8_t *out);   // [-1,1] -> 0..255, round half up, clipped

@@ -15,8 +15,8 @@
 
 #include "sample/sampler.h"
 
-enum { SETTINGS_BYTES = 1 << 20, GRID_COLUMNS = 8, GRID_CLASS_COLUMNS = 16, GRID_IMAGES = 256, GRID_SIDE = 16384, GRID_GAP = 2,
-       WRITERS = 16 };
+enum { GRID_COLUMNS = 8, GRID_CLASS_COLUMNS = 16, GRID_IMAGES = 256, GRID_SIDE = 16384, GRID_GAP = 2 };
+enum { SETTINGS_BYTES = 1 << 20, WRITERS = 16 };
 static const char partial_name[] = "samples.f32.partial";
 
 // ---- settings
@@ -39,12 +39,15 @@ static bool compare_settings(const char *dir, const cJSON *old, const cJSON *set
         if (strcmp(s->string, "machine") == 0) {
             for (const cJSON *m = s->child; m; m = m->next)
                 if (!cJSON_Compare(cJSON_GetObjectItemCaseSensitive(was, m->string), m, true))
-                    log_warn("%s was begun with another setting of %s: images may differ in their last bits", dir, m->string);
+                    log_warn("%s was begun with another setting of %s: images may differ in their last bits", dir,
+                             m->string);
             continue;
         }
         char *before = was ? cJSON_PrintUnformatted(was) : NULL, *now = cJSON_PrintUnformatted(s);
-        error_set(err, ERR_USAGE, "%s was drawn with %s %.120s, this run says %.120s: name another folder with --out, or "
-                  "repeat the settings", dir, s->string, before ? before : "missing", now ? now : "");
+        error_set(err, ERR_USAGE,
+                  "%s was drawn with %s %.120s, this run says %.120s: name another folder with --out, or "
+                  "repeat the settings",
+                  dir, s->string, before ? before : "missing", now ? now : "");
         cJSON_free(before);
         cJSON_free(now);
         return false;
@@ -55,7 +58,8 @@ static bool compare_settings(const char *dir, const cJSON *old, const cJSON *set
 static bool check_settings(const char *dir, const char *path, const cJSON *settings, Error *err) {
     if (!file_exists(path)) {
         if (has_foreign_files(dir))
-            return error_set(err, ERR_USAGE, "%s is not empty and holds no sampling.json: name a new folder with --out", dir);
+            return error_set(err, ERR_USAGE, "%s is not empty and holds no sampling.json: name a new folder with --out",
+                             dir);
         char *text = cJSON_Print(settings), *line = text ? xasprintf("%s\n", text) : NULL;
         CHECK(line, "settings that cannot be printed");
         bool ok = file_write_text(path, line, err);
@@ -83,8 +87,9 @@ int sample_claim(const char *dir, const cJSON *settings, Error *err) {
     }
     char *path = xasprintf("%s/sampling.json", dir);
     // A file system without locks is no reason to refuse: only a lock that another process holds is.
-    bool ok = flock(lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK ||
-              error_set(err, ERR_USAGE, "%s: another process is sampling into it; wait for it or name another --out", dir);
+    bool ok =
+        flock(lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK ||
+        error_set(err, ERR_USAGE, "%s: another process is sampling into it; wait for it or name another --out", dir);
     ok = ok && check_settings(dir, path, settings, err);
     free(path);
     if (ok) return lock;
@@ -165,7 +170,8 @@ static bool find_done(SampleDir *d, Error *err) {
 }
 
 SampleDir *sample_dir_open(const char *dir, const SampleSet *set, Error *err) {
-    CHECK(set->n > 0 && (set->channels == 1 || set->channels == 3), "%lld images of %d channels", (long long)set->n, set->channels);
+    CHECK(set->n > 0 && (set->channels == 1 || set->channels == 3), "%lld images of %d channels", (long long)set->n,
+          set->channels);
     SampleDir *d = xcalloc(1, sizeof *d);
     d->dir = xstrdup(dir);
     d->set = set;
@@ -365,9 +371,10 @@ static bool write_manifest(const SampleDir *d, Error *err) {
     for (int64_t i = 0; i < s->n && w; i++) {
         char *file = image_path(d, i), *where = json_quote(file + strlen(d->dir) + 1);
         char *name = s->label[i] < 0 ? xstrdup("null") : json_quote(s->class_names[s->label[i]]);
-        char *line = xasprintf("{\"index\": %lld, \"number\": %lld, \"label\": %d, \"class\": %s, \"file\": %s, \"omega\": %.17g, "
-                               "\"sampler\": \"%s\", \"checkpoint\": \"%s\"}\n", (long long)i, (long long)s->number[i],
-                               (int)s->label[i], name, where, s->omega, s->sampler, s->checkpoint);
+        char *line = xasprintf(
+            "{\"index\": %lld, \"number\": %lld, \"label\": %d, \"class\": %s, \"file\": %s, \"omega\": %.17g, "
+            "\"sampler\": \"%s\", \"checkpoint\": \"%s\"}\n",
+            (long long)i, (long long)s->number[i], (int)s->label[i], name, where, s->omega, s->sampler, s->checkpoint);
         file_write(w, line, strlen(line));
         free(file);
         free(where);
@@ -380,7 +387,8 @@ static bool write_manifest(const SampleDir *d, Error *err) {
 
 bool sample_dir_finish(SampleDir *d, Error *err) {
     CHECK(d->left == 0, "%lld images are missing", (long long)d->left);
-    bool ok = write_npz(d, err) && (d->floats < 0 || write_float_arrays(d, err)) && write_grid(d, err) && write_manifest(d, err);
+    bool ok = write_npz(d, err) && (d->floats < 0 || write_float_arrays(d, err)) && write_grid(d, err) &&
+              write_manifest(d, err);
     if (ok && d->floats >= 0) {
         char *path = xasprintf("%s/%s", d->dir, partial_name);
         unlink(path);

@@ -6,8 +6,8 @@
 EXTERN_C_BEGIN
 // Makes `dir` this process's own: locks it, and compares `settings` with its sampling.json, which it writes into a new
 // folder. Every key must agree, but for "path", which is a note, and "machine", an object whose differences are warned
-// of. Returns a descriptor that holds the lock, or -1 and *err: other settings (named), another process, or a folder that
-// holds something else.
+// of. Returns a descriptor that holds the lock, or -1 and *err: other settings (named), another process, or a folder
+// that holds something else.
 int sample_claim(const char *dir, const cJSON *settings, Error *err);
 
 // What is to be drawn: all of it is the caller's and must stay.
@@ -24,14 +24,14 @@ typedef struct {
     const char    *samples_npy, *labels_npy;   // file names of the float arrays, or NULL: none are wanted
 } SampleSet;
 
-// Images are <dir>/<class index>/<number>.png, each whole or absent; an image is done once its PNG is there. Floats go to
-// <dir>/samples.f32.partial before that, at the image's place.
+// Images are <dir>/<class index>/<number>.png, each whole or absent; an image is done once its PNG is there. Floats go
+// to <dir>/samples.f32.partial before that, at the image's place.
 typedef struct SampleDir SampleDir;
-SampleDir *sample_dir_open(const char *dir, const SampleSet *set, Error *err);      // NULL: *err; set must stay
+SampleDir *sample_dir_open(const char *dir, const SampleSet *set, Error *err);   // NULL: *err; set must stay
 void       sample_dir_close(SampleDir *d);
 bool       sample_dir_done(const SampleDir *d, int64_t i);
-int64_t    sample_dir_left(const SampleDir *d);                                     // images still to draw
-bool       sample_dir_complete(const SampleDir *d);                                 // images and all that is made of them
+int64_t    sample_dir_left(const SampleDir *d);               // images still to draw
+bool       sample_dir_complete(const SampleDir *d);           // images and all that is made of them are there
 // Images of a batch: index (n) into the set, pixels (n,H,W,C) in [-1,1].
 bool       sample_dir_put(SampleDir *d, int n, const int64_t *index, const float *pixels, Error *err);
 // Once none is left: samples.npz (arr_0 uint8 NHWC, arr_1 int64 labels), the float arrays, grid.png and, last,

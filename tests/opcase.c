@@ -225,20 +225,19 @@ void case_fill(OpRun *r, Fill fill, int draw) {
     param_state_write(r->ps, &state);
 }
 
-// Whether t was computed, at any remove, by an implementation whose name starts with `prefix`. seen: by node.
-static bool computed_by(const Graph *g, Tensor *t, const char *prefix, bool *seen) {
-    if (!t || !prefix) return false;
-    for (int i = 0; i < graph_node_count(g); i++) {
-        const Node *n = graph_node(g, i);
-        bool writes = false;
-        for (int j = 0; j < n->n_out; j++) writes |= n->out[j] && tensor_base(n->out[j]) == tensor_base(t);
-        if (!writes || seen[i]) continue;
-        seen[i] = true;
-        if (n->impl && strncmp(n->impl->name, prefix, strlen(prefix)) == 0) return true;
-        for (int j = 0; j < n->n_in; j++)
-            if (computed_by(g, n->in[j], prefix, seen)) return true;
+// The bases of all tensors computed, at any remove, by an implementation whose name starts with `prefix`; ends with NULL.
+static Tensor **computed_by(Graph *g, const char *prefix) {
+    Tensor **set = xcalloc((size_t)graph_node_count(g) * NODE_MAX_OUT + 1, sizeof(Tensor *));
+    int n = 0;
+    for (int i = 0; prefix && i < graph_node_count(g); i++) {
+        const Node *node = graph_node(g, i);
+        bool hit = node->impl && strncmp(node->impl->name, prefix, strlen(prefix)) == 0;
+        for (int j = 0; j < node->n_in && !hit; j++)
+            for (int k = 0; k < n && node->in[j] && !hit; k++) hit = set[k] == tensor_base(node->in[j]);
+        for (int j = 0; j < node->n_out && hit; j++)
+            if (node->out[j]) set[n++] = tensor_base(node->out[j]);
     }
-    return false;
+    return set;
 }
 
 static Result *new_result(Results *all, const char *prefix, const char *name, int64_t n, unsigned use) {
@@ -250,20 +249,20 @@ static Result *new_result(Results *all, const char *prefix, const char *name, in
     return to;
 }
 
-static void add_result(Results *all, const OpRun *r, const char *prefix, const char *name, Tensor *t, unsigned use,
-                       const char *amplified) {
+static void add_result(Results *all, const char *prefix, const char *name, Tensor *t, unsigned use,
+                       Tensor *const *amplified) {
     Result *to = new_result(all, prefix, name, tensor_numel(t), use);
     tensor_read_f64(t, to->value);
-    bool *seen = xcalloc((size_t)graph_node_count(r->g) + 1, 1);
-    to->amplified = computed_by(r->g, t, amplified, seen);
-    free(seen);
+    for (int i = 0; amplified[i]; i++) to->amplified |= amplified[i] == tensor_base(t);
 }
 
 Results *case_results(const OpSuite *s, const OpRun *r) {
     Results *all = xcalloc(1, sizeof *all);
-    for (int i = 0; i < r->n_out; i++) add_result(all, r, "", r->out[i].name, r->out[i].t, r->out[i].use, s->amplified);
+    Tensor **amplified = computed_by(r->g, s->amplified);
+    for (int i = 0; i < r->n_out; i++) add_result(all, "", r->out[i].name, r->out[i].t, r->out[i].use, amplified);
     for (int i = 0; i < r->n_in && r->has_gradients; i++)
-        if (r->in[i].differentiate) add_result(all, r, "d ", r->in[i].name, r->in[i].t->grad, 0, s->amplified);
+        if (r->in[i].differentiate) add_result(all, "d ", r->in[i].name, r->in[i].t->grad, 0, amplified);
+    free(amplified);
     StepState state = param_state_read(r->ps);
     if (r->state) {
         new_result(all, "state.", "updates", 1, OUT_BITS)->value[0] = (double)state.updates;

@@ -90,7 +90,7 @@ bool     case_check_grad(const OpSuite *s, const OpCase *c, Error *err);
 typedef struct { Results *ref; double error[MAX_RESULTS], frobenius[MAX_RESULTS], rounding[MAX_RESULTS], terms[MAX_RESULTS]; } Yardstick;
 Yardstick *yardstick_new(const OpSuite *s, const OpCase *c);                   // caller frees with yardstick_free
 void     yardstick_free(Yardstick *y);
-// Holds `got`, run on `who`, to the rule; ref32 itself only where the term with squares can bound it.
+// Holds `got`, run on `who`, to the rule; ref32 itself to a worst-case bound, where there is a term with squares.
 bool     case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Yardstick *yard, Error *err);
 
 OpRun   *case_record(const OpSuite *s, const OpCase *c, Device *d, bool gradients);   // recorded, planned, sealed

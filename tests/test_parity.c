@@ -25,7 +25,7 @@ static double element(const StTensor *t, size_t i) {
     if (t->type == ST_I64) { int64_t v; memcpy(&v, at, 8); return (double)v; }
     if (t->type == ST_I32) { int32_t v; memcpy(&v, at, 4); return (double)v; }
     fail_msg("%s has a type that no case has", t->name);
-    return NAN;
+    return (double)NAN;
 }
 
 static Results results_read(const char *path) {
@@ -257,7 +257,7 @@ static void judge_sees_what_is_missing(void **state) {
     r->n++;
     assert_true(failures(&v) > 0);
     double kept = r->x[0];
-    r->x[0] = NAN;
+    r->x[0] = (double)NAN;
     v = judge(&example, &of_ref, 1);
     r->x[0] = kept;
     assert_true(failures(&v) > 0);

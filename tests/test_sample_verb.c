@@ -49,7 +49,9 @@ static void save_network(const char *path, int classes, int image_channels, int6
         scramble(param_ema(param_get(ps, i)), (uint32_t)(2 * i + 1));
     }
     char *model = cli_json(model_flags, n_model_flags, &c), *steps = xasprintf("%lld", (long long)step);
-    const char *keys[] = { "format", "model", "config", "step", "ema_decay", "ema_ramp", "class_names", "class_counts" };
+    const char *keys[] = {
+        "format", "model", "config", "step", "ema_decay", "ema_ramp", "class_names", "class_counts"
+    };
     const char *values[] = { "cbdm-checkpoint-1", model, "{\"lr\": 0.0002}", steps, "0.99", "false",
                              classes ? "[\"cat\",\"dog\",\"o\\\"wl\"]" : "[]", classes ? "[100,30,4]" : "[]" };
     if (!ckpt_save(ps, path, keys, values, 8, &err)) fail_msg("%s", err.msg);
@@ -183,7 +185,8 @@ static void every_file_agrees(void **unused) {
     assert_int_equal(a.ndim, 4);
     assert_memory_equal(a.shape, ((int64_t[]){ 7, SIZE, SIZE, 3 }), 4 * sizeof(int64_t));
     assert_string_equal(b.descr, "<i8");
-    char *path = xasprintf("%s/cond_0.0_samples_ema_x.npy", out), *label_path = xasprintf("%s/cond_0.0_labels_ema_x.npy", out);
+    char *path = xasprintf("%s/cond_0.0_samples_ema_x.npy", out),
+         *label_path = xasprintf("%s/cond_0.0_labels_ema_x.npy", out);
     assert_true(npy_read(path, &floats, &f, &err) && npy_read(label_path, &float_labels, &fl, &err));
     assert_memory_equal(f.shape, ((int64_t[]){ 7, 3, SIZE, SIZE }), 4 * sizeof(int64_t));
     assert_memory_equal(fl.data, b.data, 7 * sizeof(int64_t));
@@ -209,7 +212,8 @@ static void every_file_agrees(void **unused) {
         assert_int_equal(cJSON_GetObjectItem(line, "number")->valueint, 5 + i);
         assert_int_equal(cJSON_GetObjectItem(line, "label")->valueint, (int)label);
         assert_string_equal(cJSON_GetObjectItem(line, "file")->valuestring, file);
-        assert_string_equal(cJSON_GetObjectItem(line, "class")->valuestring, ((const char *[]){ "cat", "dog", "o\"wl" })[label]);
+        assert_string_equal(cJSON_GetObjectItem(line, "class")->valuestring,
+                            ((const char *[]){ "cat", "dog", "o\"wl" })[label]);
         assert_int_equal(strlen(cJSON_GetObjectItem(line, "checkpoint")->valuestring), 64);
         cJSON_Delete(line);
         at = end + 1;
@@ -223,7 +227,8 @@ static void every_file_agrees(void **unused) {
     assert_int_equal(w, 3 * (SIZE + 2) + 2);
     assert_int_equal(h, 3 * (SIZE + 2) + 2);
     for (int y = 0; y < SIZE; y++)                          // class 2 starts with image 5, the first one drawn
-        assert_memory_equal(pixels + ((2 + 2 * (SIZE + 2) + y) * w + 2) * 3, (const uint8_t *)a.data + y * SIZE * 3, SIZE * 3);
+        assert_memory_equal(pixels + ((2 + 2 * (SIZE + 2) + y) * w + 2) * 3, (const uint8_t *)a.data + y * SIZE * 3,
+                            SIZE * 3);
     assert_false(has(out, "samples.f32.partial"));
     // a second call finds everything and changes nothing
     CBDM_OK("sample --checkpoint %s --device ref --seeds 5-11 --batch 3 --float --name x --out %s", run_dir, out);
@@ -264,8 +269,8 @@ static void labels_follow_their_rule(void **unused) {
     assert_true(file_write_text(temp_path("labels.txt"), "1\n1 \n2\r\n", &err));
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         const char *out = temp_path(cases[c].dir), *file = *cases[c].rule == '@' ? temp_path("labels.txt") : "";
-        CBDM_OK("sample --checkpoint %s --sampler ddim --steps 1 --labels %s%s --seeds 1-40 --batch 40 --out %s", run_dir,
-                cases[c].rule, file, out);
+        CBDM_OK("sample --checkpoint %s --sampler ddim --steps 1 --labels %s%s --seeds 1-40 --batch 40 --out %s",
+                run_dir, cases[c].rule, file, out);
         uint8_t *member;
         int64_t n, *y = labels_of(out, &n, &member);
         int seen[CLASSES] = { 0 };
@@ -326,14 +331,23 @@ static void other_settings_are_refused(void **unused) {
     const char *out = temp_path("claimed");
     const char *same = "--seeds 0-1 --batch 2 --sampler ddim --steps 2";
     CBDM_OK("sample --checkpoint %s --device ref %s --out %s", run_dir, same, out);
-    static const struct { const char *flag, *named; } others[] = {
-        { "--seed 1", "with seed 0" }, { "--steps 3", "with steps 2" }, { "--eta 0.5", "with eta 0" },
-        { "--omega 1", "with omega [0]" }, { "--seeds 0-2", "with seeds \"0-1\"" }, { "--batch 3", "with batch 2" },
-        { "--labels 1", "with labels \"balanced\"" }, { "--weights train", "with weights \"ema\"" },
-        { "--clip-x0 1", "with clip-x0 0" }, { "--device ref32", "with device \"ref\"" }, { "--float", "with float false" },
+    static const struct { const char *flag, *named;
+    } others[] = {
+        { "--seed 1", "with seed 0" },
+        { "--steps 3", "with steps 2" },
+        { "--eta 0.5", "with eta 0" },
+        { "--omega 1", "with omega [0]" },
+        { "--seeds 0-2", "with seeds \"0-1\"" },
+        { "--batch 3", "with batch 2" },
+        { "--labels 1", "with labels \"balanced\"" },
+        { "--weights train", "with weights \"ema\"" },
+        { "--clip-x0 1", "with clip-x0 0" },
+        { "--device ref32", "with device \"ref\"" },
+        { "--float", "with float false" },
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-        CBDM_FAILS(2, others[i].named, "sample --checkpoint %s --device ref %s %s --out %s", run_dir, same, others[i].flag, out);
+        CBDM_FAILS(2, others[i].named, "sample --checkpoint %s --device ref %s %s --out %s", run_dir, same,
+                   others[i].flag, out);
     CBDM_FAILS(2, "with checkpoint", "sample --checkpoint %s@50 --device ref %s --out %s", run_dir, same, out);
     CBDM_FAILS(2, "holds no sampling.json", "sample --checkpoint %s --device ref %s --out %s", run_dir, same, tempdir);
 }
@@ -404,8 +418,10 @@ static void damaged_images_are_named(void **unused) {
 static void info_tells_what_is_there(void **unused) {
     (void)unused;
     CBDM_OK("info %s --tensors", run_dir);
-    static const char *const lines[] = { "step        500", "crc32c      verified", "averaged weights", "second moments", "cat",
-                                         "ema.head.weight", "lr                   0.0002", "T                    5", "(16,3,3,3)" };
+    static const char *const lines[] = {
+        "step        500", "crc32c      verified",        "averaged weights",       "second moments", "cat",
+        "ema.head.weight", "lr                   0.0002", "T                    5", "(16,3,3,3)"
+    };
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
         if (!strstr(output, lines[i])) fail_msg("no \"%s\" in: %s", lines[i], output);
     CBDM_OK("info %s@50", run_dir);

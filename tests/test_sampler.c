@@ -88,7 +88,9 @@ static double normal(uint64_t seed, uint32_t sample, int k, uint32_t step, uint3
     rng_normal4(philox(key, (uint32_t)k / 4, sample, step, purpose).v, four);
     return (double)four[k % 4];
 }
-static double first(uint64_t seed, uint32_t sample, int k) { return normal(seed, sample, k, UINT32_MAX, PURPOSE_NOISE); }
+static double first(uint64_t seed, uint32_t sample, int k) {
+    return normal(seed, sample, k, UINT32_MAX, PURPOSE_NOISE);
+}
 
 // ---- formulas. Coefficients are rounded to float once: each step may be off by u (|x| + |eps| + |z|) times its
 // coefficients, and what it gets from the step before is multiplied by the coefficient of x. `off` carries that bound.
@@ -109,7 +111,8 @@ static void assert_clipped(const Bounded *want, const float *got, int n) {
         double x = want[k].x < -1 ? -1 : want[k].x > 1 ? 1 : want[k].x;
         inside += fabs(x) < 1;
         // the result is read as float: half a unit in the last place of at most 1
-        if (!(fabs(x - (double)got[k]) <= want[k].off + u)) fail_msg("element %d: %.9g, not %.9g", k, (double)got[k], x);
+        if (!(fabs(x - (double)got[k]) <= want[k].off + u))
+            fail_msg("element %d: %.9g, not %.9g", k, (double)got[k], x);
     }
     assert_in_range(inside, n / 4, n - 1);        // both the clip and what it leaves alone are seen
 }
@@ -165,7 +168,8 @@ static void ddim_follows_equation_12(void **unused) {
                 double a = alpha_bar(times[j]), next = alpha_bar(times[j + 1]), eps = (double)bias[k % CHANNELS];
                 double sigma = c.eta * sqrt((1 - next) / (1 - a)) * sqrt(1 - a / next);
                 double of_eps = sqrt(1 - next - sigma * sigma) - sqrt(next) * sqrt(1 - a) / sqrt(a);
-                b = advance(b, sqrt(next / a), of_eps * eps, sigma * normal(c.seed, number, k, (uint32_t)j, PURPOSE_SAMPLER));
+                b = advance(b, sqrt(next / a), of_eps * eps,
+                            sigma * normal(c.seed, number, k, (uint32_t)j, PURPOSE_SAMPLER));
             }
             want[k] = b;
         }
@@ -180,7 +184,8 @@ static void predict(Net *n, const float *x, int32_t t, int32_t y, double *out) {
     Graph *g = graph_new(n->d, "predict", WEIGHTS_EMA);
     Arena *arena = arena_new(n->d);
     Tensor *in = graph_input(g, "x", DT_F32, 4, (int64_t[]){ 1, SIZE, SIZE, CHANNELS });
-    Tensor *time = graph_input(g, "t", DT_I32, 1, (int64_t[]){ 1 }), *label = graph_input(g, "y", DT_I32, 1, (int64_t[]){ 1 });
+    Tensor *time = graph_input(g, "t", DT_I32, 1, (int64_t[]){ 1 }),
+           *label = graph_input(g, "y", DT_I32, 1, (int64_t[]){ 1 });
     Tensor *hat = graph_output(g, unet_forward(n->net, g, in, time, label, NULL, NULL));
     graph_plan(g, arena);
     arena_seal(arena);

@@ -76,13 +76,26 @@ static void record_form(Trainer *t, bool dropped) {
     if (micro) graph_plan(f->end, t->arena);
 }
 
+static bool impl_exists(const char *launcher, const char *name, DeviceKind kind) {
+    for (int i = 0; impl_lists[i]; i++)
+        for (size_t j = 0; j < impl_lists[i]->count; j++) {
+            const Impl *m = &impl_lists[i]->impl[j];
+            if (m->kind == kind && strcmp(m->launcher, launcher) == 0 && strcmp(m->name, name) == 0) return true;
+        }
+    return false;
+}
+
 static bool prefer_kernels(Trainer *t, Error *err) {
     char *copy = xstrdup(t->c->kernel), *save = NULL;
     bool ok = true;
     for (char *item = strtok_r(copy, ",", &save); ok && item; item = strtok_r(NULL, ",", &save)) {
         char *eq = strchr(item, '=');
         if (!eq) ok = error_set(err, ERR_USAGE, "--kernel %s: write LAUNCHER=IMPLEMENTATION", item);
-        else *eq = 0, device_prefer(t->device, item, eq + 1);
+        else *eq = 0;
+        if (ok && !impl_exists(item, eq + 1, device_kind(t->device)))
+            ok = error_set(err, ERR_USAGE, "--kernel %s=%s: device %s has no such implementation; --dump-graph lists those in "
+                           "use", item, eq + 1, device_name(t->device));
+        if (ok) device_prefer(t->device, item, eq + 1);
     }
     free(copy);
     return ok;

@@ -17,18 +17,19 @@ static double flops_of(const Tensor *w, const Tensor *y) {
     return 2.0 * (double)tensor_numel(y) * (double)(w->shape[1] * w->shape[2] * w->shape[3]);
 }
 
-// ---- backward to the input: in = dy, w, x; out = dx
+// ---- backward to the input: in = dy, w, x, add; out = dx
 static void input_infer(Graph *g, Node *n) { n->out[0] = graph_grad_out(g, n->in[2]); n->n_out = 1; }
 static void input_bind(const Node *n, void *shape, void *args) {
     *(Conv2dShape *)shape = shape_of(NODE_ATTR(n, Conv2dAttr), n->in[2], n->in[1], n->in[0]);
     *(Conv2dArgs *)args = (Conv2dArgs){ .dy = tensor_data(n->in[0]), .w = tensor_data(n->in[1]),
+                                        .add = tensor_data(n->in[CONV2D_INPUT_GRAD_IN_ADD]),
                                         .dx = tensor_data(n->out[0]) };
 }
 static OpCost input_cost(const Node *n) {
     return (OpCost){ flops_of(n->in[1], n->in[0]),
                      (double)(tensor_bytes(n->in[0]) + tensor_bytes(n->in[1]) + tensor_bytes(n->out[0])) };
 }
-static const OpDef conv2d_input_grad = { .name = "conv2d_input_grad", .launcher = &conv2d_backward_input,
+const OpDef op_def_conv2d_input_grad = { .name = "conv2d_input_grad", .launcher = &conv2d_backward_input,
                                          .infer = input_infer, .bind = input_bind, .cost = input_cost };
 
 // ---- backward to the filter: in = dy, x, w, bias, temb; out = dw, dbias, dtemb
@@ -84,8 +85,8 @@ static void backward(Graph *g, const Node *n) {
         graph_add_grad(g, n->in[TEMB], grad->out[2]);
     }
     if (tensor_needs_grad(n->in[X])) {
-        Tensor *in[] = { dy, n->in[W], n->in[X] };
-        graph_add_grad(g, n->in[X], graph_append(g, &conv2d_input_grad, &a, sizeof a, 3, in)->out[0]);
+        Tensor *in[] = { dy, n->in[W], n->in[X], NULL };
+        graph_add_grad(g, n->in[X], graph_append(g, &op_def_conv2d_input_grad, &a, sizeof a, 4, in)->out[0]);
     }
 }
 static OpCost cost(const Node *n) {

@@ -46,6 +46,8 @@ static const OpCase cases[] = {
     { "guided with noise",     { STEP, 2, 8, 8, 3, 1, 0, 300 }, CASE_TEST, 0 },
     { "clipped",               { STEP, 3, 5, 7, 3, 0, 1000 }, CASE_TEST, 0 },
     { "clipped, guided, noise", { STEP, 2, 5, 7, 3, 1, 700, 300 }, CASE_TEST, 0 },
+    { "add noise, long",       { ADD_NOISE, 2, 32, 32, 31 }, CASE_TEST, 0 },
+    { "step, long",            { STEP, 2, 32, 32, 31, 1, 900, 300 }, CASE_TEST, 0 },
     { "step, large values",    { STEP, 2, 3, 3, 3, 1, 0, 300 }, CASE_TEST, 1e4 },
     { "add noise, 32",         { ADD_NOISE, 128, 32, 32, 3 }, CASE_BENCH, 0 },
     { "step, 32",              { STEP, 128, 32, 32, 3, 1, 0, 300 }, CASE_BENCH, 0 },

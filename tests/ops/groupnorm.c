@@ -62,6 +62,8 @@ static const OpCase cases[] = {
     { "dropout, no SiLU",         { 1, 5, 7, 48, 16, 0, 250 }, GRAD, 0 },
     { "dropout, odd mask",        { 3, 1, 1,  3,  1, 1, 300 }, GRAD, 0 },
     { "dropout, unfused",         { 2, 5, 7, 16,  8, 1, 100 }, GRAD | CASE_PLAIN, 0 },
+    { "long, dropout",            { 2, 32, 32, 64, 32, 1, 100 }, TEST, 0 },
+    { "many channels",            { 2, 3, 3, 288, 32, 1, 100 }, TEST, 0 },
     { "offset 100",               { 2, 5, 7, 16,  8, 1, 0, FORM_OFFSET }, GRAD, 0 },
     { "batch view",               { 2, 3, 3, 16,  8, 1, 0, FORM_BATCH_VIEW }, GRAD, 0 },
     { "channel view",             { 2, 3, 3, 16,  8, 1, 0, FORM_CHANNEL_VIEW, 48 }, GRAD, 0 },

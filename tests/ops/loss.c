@@ -58,6 +58,7 @@ static const OpCase cases[] = {
     { "balanced, gamma 0",       { 2, 3, 3, 3, 1, 4, 4, 0 }, TEST, 0 },
     { "balanced, gamma 2",       { 2, 3, 3, 31, 1, 4, 4, 8 }, TEST, 0 },
     { "balanced, tau 0",         { 2, 3, 3, 3, 1, 4, 0, 1 }, TEST, 0 },
+    { "balanced, long",          { 2, 32, 32, 31, 1, 4, 1, 1 }, TEST, 0 },
     { "balanced, large values",  { 3, 5, 7, 3, 1, 4, 1, 1 }, TEST, 1e4 },
     { "balanced, tiny values",   { 3, 5, 7, 3, 1, 4, 1, 1 }, TEST, 1e-6 },
     { "128 at 32",               { 128, 32, 32, 3, 1, 4, 1, 1 }, BENCH, 0 },
