@@ -41,7 +41,7 @@ Tensor *op_randn(Graph *g, const int64_t shape[4], uint32_t purpose, Tensor *sam
 // ---- diffusion; images here are NHWC on every device
 Tensor *op_add_noise(Graph *g, Tensor *x0, Tensor *eps, Tensor *t, Tensor *root);   // root (T,2): see kernels/diffuse
 // one reverse step of x (N,H,W,C), in place. eps_hat (N,H,W,C), or with guidance (2N,H,W,C) = [conditional; not];
-// coef (rows,8) f32 on the device
+// coef: SamplerCoef rows as u8, on the device
 void    op_sampler_step(Graph *g, Tensor *x, Tensor *eps_hat, bool guided, Tensor *coef, Tensor *sample, Tensor *state);
 typedef struct { int T; double tau, gamma, share; } CbdmLossConfig;
 typedef struct { Tensor *loss, *per_image; } CbdmLoss;                   // (3): total, denoising, balancing; (N)

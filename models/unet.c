@@ -104,6 +104,7 @@ UNet *unet_new(const UNetConfig *cfg, Device *d) {
     UNet *m = xcalloc(1, sizeof *m);
     m->cfg = *cfg;
     m->params = param_set_new(d);
+    if (cfg->channels % 16) device_set_layout(d, LAYOUT_NHWC);   // blocks of 16 pay where every level has them
     int ch = cfg->channels, wide = 4 * ch, skip[MAX_BLOCKS], n_skip = 0, now = ch;
     m->time1 = linear(m, "time_embedding.timembedding.", "1", ch, wide);
     m->time2 = linear(m, "time_embedding.timembedding.", "3", wide, wide);

@@ -16,7 +16,7 @@ typedef struct UNet UNet;
 // Refuses impossible configurations: sizes the levels do not divide (naming the nearest legal ones), groups that do not
 // divide the channels, one channel per group (which would remove all conditioning).
 bool      unet_check(const UNetConfig *cfg, Error *err);
-UNet     *unet_new(const UNetConfig *cfg, Device *d);         // parameters recorded; param_seal(unet_params(m), ...) next
+UNet     *unet_new(const UNetConfig *cfg, Device *d);         // then param_seal(unet_params(m), ...). Sets d's layout
 void      unet_free(UNet *m);
 ParamSet *unet_params(UNet *m);
 const UNetConfig *unet_config(const UNet *m);

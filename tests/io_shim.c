@@ -4,7 +4,7 @@
 //                              number INDEX fails by MODE, and so do all later ones if STICKY is 1
 //               IO_SHIM_LOG    file that gets a line per numbered call: its name
 // MODE: none; ENOSPC, EIO, EINTR: the call is not made (close: made all the same) and returns the error;
-//       short: a write takes half of its bytes; kill: the process ends in place of the call; torn: after half of a write.
+//       short: a write takes half of its bytes; kill: the process ends in place of the call; torn: after half of it.
 // A save's calls are those on NAME.safetensors.tmp, its rename, and the sync of the folder `checkpoints`.
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +31,8 @@ static void start(void) {
     shim.ready = true;
     const char *text = getenv("IO_SHIM"), *path = getenv("IO_SHIM_LOG");
     int sticky = 0;
-    if (!text || sscanf(text, "%15s %d %d %d", shim.mode, &shim.index, &sticky, &shim.skip) != 4) strcpy(shim.mode, "none");
+    int n = text ? sscanf(text, "%15s %d %d %d", shim.mode, &shim.index, &sticky, &shim.skip) : 0;
+    if (n != 4) strcpy(shim.mode, "none");
     shim.sticky = sticky;
     if (path) shim.log = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 }

@@ -41,7 +41,8 @@ float case_value(const OpCase *c, uint32_t hash, int64_t i, Fill fill) {
 
 double case_largest(const OpCase *c, const char *input, int64_t numel) {
     float top = 0;
-    for (int64_t i = 0; i < numel; i++) top = fmaxf(top, fabsf(case_value(c, case_hash(c->name, input), i, FILL_VALUES)));
+    uint32_t hash = case_hash(c->name, input);
+    for (int64_t i = 0; i < numel; i++) top = fmaxf(top, fabsf(case_value(c, hash, i, FILL_VALUES)));
     return (double)top;
 }
 
@@ -80,7 +81,8 @@ void case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32_t en
     if (t->dtype != DT_I32) return;
     int64_t n = tensor_numel(t);
     in->index = xmalloc((size_t)n * sizeof *in->index);
-    for (int64_t i = 0; i < n; i++) in->index[i] = begin + (int32_t)rng_below(random_word(in->hash, i), (uint32_t)(end - begin));
+    uint32_t range = (uint32_t)(end - begin);
+    for (int64_t i = 0; i < n; i++) in->index[i] = begin + (int32_t)rng_below(random_word(in->hash, i), range);
 }
 
 Tensor *case_given(OpRun *r, const char *name, int ndim, const int64_t *shape, const float *values) {
@@ -208,7 +210,8 @@ static void fill_input(OpRun *r, const Input *in, Fill fill, int draw) {
         return;
     }
     float *v = xmalloc((size_t)n * sizeof *v);
-    for (int64_t i = 0; i < n; i++) v[i] = in->given ? in->given[i] : in->center + in->spread * case_value(r->c, hash, i, fill);
+    for (int64_t i = 0; i < n; i++)
+        v[i] = in->given ? in->given[i] : in->center + in->spread * case_value(r->c, hash, i, fill);
     tensor_write_f32(in->t, v);
     if (in->t->flags & TENSOR_PERSISTENT && in->t->grad) {           // a parameter: what its gradient starts from
         hash = case_hash(in->name, "before");
@@ -225,7 +228,7 @@ void case_fill(OpRun *r, Fill fill, int draw) {
     param_state_write(r->ps, &state);
 }
 
-// The bases of all tensors computed, at any remove, by an implementation whose name starts with `prefix`; ends with NULL.
+// The bases of all tensors computed, at any remove, by an implementation whose name starts with `prefix`, then NULL.
 static Tensor **computed_by(Graph *g, const char *prefix) {
     Tensor **set = xcalloc((size_t)graph_node_count(g) * NODE_MAX_OUT + 1, sizeof(Tensor *));
     int n = 0;

@@ -29,7 +29,11 @@ typedef struct {
 // One recording of a case on one device. build() declares what is filled, recorded and compared.
 typedef struct OpRun OpRun;
 enum { IN_CONSTANT = 1 };                        // case_input: no gradient is wanted
-enum { OUT_NO_GRAD = 1, OUT_BITS = 2, OUT_ZEROS = 4 };   // no cotangent; equal bit for bit on all but ref64; zeros where ref has them
+enum {
+    OUT_NO_GRAD = 1,         // no cotangent
+    OUT_BITS = 2,            // equal bit for bit on all but ref64
+    OUT_ZEROS = 4,           // zeros where ref has them, and nowhere else
+};
 Graph    *case_graph(OpRun *r);
 ParamSet *case_params(OpRun *r);                 // its StepState: seed and step of the case, the same on every device
 // Normal values from the hash of the case's and the tensor's name, row-major.
@@ -42,8 +46,8 @@ Tensor   *case_param(OpRun *r, const char *name, int ndim, const int64_t *shape)
 void      case_output(OpRun *r, const char *name, Tensor *t, unsigned use);
 void      case_loss(OpRun *r, Tensor *loss);     // an is_loss op to start the sweep from, in place of fixed cotangents
 void      case_state(OpRun *r);                  // the StepState's counters, rate and norm are results, too
-// For what brings or needs more than single tensors. Call case_seal after the last case_param where gradients or moments
-// are named in build(); case_model to bring a sealed set of parameters, filled as a network's would be, and its owner;
+// For what brings or needs more than single tensors. Call case_seal after the last case_param where build() names
+// gradients or moments; case_model to bring a sealed set of parameters, filled as a network's would be, and its owner;
 // case_adopt to fill an input that another function has recorded (i32: begin..end-1); case_recorded if build() has
 // rewritten the graph and, where case_gradients() says so, differentiated it.
 void      case_seal(OpRun *r);
@@ -68,8 +72,8 @@ typedef struct {
     void         (*build)(OpRun *r, const OpCase *c);
     bool           products;                     // sums of products: K and the term with squares are computed
     double       (*terms)(const OpCase *c);      // otherwise: K; NULL: 1
-    // Otherwise, where values cancel that no reference shows: the term with squares, u sqrt(K) max sqrt(sum a^2 b^2), of a
-    // result, derived in the suite. It also stands, times sqrt(elements), in the Frobenius bound. NULL: 0.
+    // Otherwise, where values cancel that no reference shows: the term with squares, u sqrt(K) max sqrt(sum a^2 b^2), of
+    // a result, derived in the suite. It also stands, times sqrt(elements), in the Frobenius bound. NULL: 0.
     double       (*rounding)(const OpCase *c, const Results *ref, const char *result);
     int            draws;                        // sets of inputs that |ref32 - ref| is the largest over; 0 means 1
     const char    *amplified;                    // implementations whose names start so have
@@ -83,21 +87,26 @@ extern const OpSuite op_suite;                   // the one of this executable
 Results *case_run(const OpSuite *s, const OpCase *c, const RunSpec *spec);     // caller frees with results_free
 void     results_free(Results *r);
 const Result *results_find(const Results *r, const char *name);                // aborts if absent
-// Analytic against numeric gradients on ref64, steps of 1e-6: |difference| <= 1e-5 + 1e-3 max|gradient|, per element; with
-// more than 1,000 of them along random directions, with the gradient's norm for its maximum.
+// Analytic against numeric gradients on ref64, steps of 1e-6: |difference| <= 1e-5 + 1e-3 max|gradient|, per element;
+// with more than 1,000 of them along random directions, with the gradient's norm for its maximum.
 bool     case_check_grad(const OpSuite *s, const OpCase *c, Error *err);
-// What the rule above needs: ref, and by result the errors of ref32, the term with squares, and K.
-typedef struct { Results *ref; double error[MAX_RESULTS], frobenius[MAX_RESULTS], rounding[MAX_RESULTS], terms[MAX_RESULTS]; } Yardstick;
+// What the rule above needs: ref, ref32, and by result the errors of ref32, the term with squares, and K.
+typedef struct {
+    Results *ref, *ref32;
+    double   error[MAX_RESULTS], frobenius[MAX_RESULTS], rounding[MAX_RESULTS], terms[MAX_RESULTS];
+} Yardstick;
 Yardstick *yardstick_new(const OpSuite *s, const OpCase *c);                   // caller frees with yardstick_free
 void     yardstick_free(Yardstick *y);
 // Holds `got`, run on `who`, to the rule; ref32 itself to a worst-case bound, where there is a term with squares.
-bool     case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Yardstick *yard, Error *err);
+bool     case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Yardstick *yard,
+                      Error *err);
 
 OpRun   *case_record(const OpSuite *s, const OpCase *c, Device *d, bool gradients);   // recorded, planned, sealed
 void     case_free(OpRun *r);
-void     case_fill(OpRun *r, Fill fill, int draw);   // writes inputs, parameters, gradient buffers, state; draw 0: the case's
+// Writes inputs, parameters, gradient buffers and state; draw 0: the case's own values.
+void     case_fill(OpRun *r, Fill fill, int draw);
 uint32_t case_hash(const char *a, const char *b);
 float    case_normal(uint32_t hash, int64_t i);  // element i of the stream `hash`
-float    case_value(const OpCase *c, uint32_t hash, int64_t i, Fill fill);   // of an input, hash = case_hash(case, input)
+float    case_value(const OpCase *c, uint32_t hash, int64_t i, Fill fill);   // hash = case_hash(case, input)
 double   case_largest(const OpCase *c, const char *input, int64_t numel);    // largest magnitude of an input's values
 #endif

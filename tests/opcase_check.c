@@ -59,7 +59,8 @@ Yardstick *yardstick_new(const OpSuite *s, const OpCase *c) {
             y->frobenius[i] = fmax(y->frobenius[i], norm_of(&ref32->result[i], &ref->result[i]));
         }
         if (draw) results_free(ref);
-        results_free(ref32);
+        if (draw) results_free(ref32);
+        else y->ref32 = ref32;
     }
     Results *squares = NULL, *ones = NULL;
     if (s->products) {
@@ -77,7 +78,9 @@ Yardstick *yardstick_new(const OpSuite *s, const OpCase *c) {
 }
 
 void yardstick_free(Yardstick *y) {
-    if (y) results_free(y->ref);
+    if (!y) return;
+    results_free(y->ref);
+    results_free(y->ref32);
     free(y);
 }
 
@@ -90,14 +93,14 @@ static bool compare_result(const OpSuite *s, const OpCase *c, const char *who, c
     if (is_ref32 && !s->products) return true;
     double amplification = y->amplified ? s->amplification : 1, rounding = yard->rounding[i];
     double bound = 2 * amplification * fmax(yard->error[i], rounding);
-    if (is_ref32) bound = yard->terms[i] * rounding;     // the yardstick itself: Higham's bound, u K sum|a b|, and Cauchy
+    if (is_ref32) bound = yard->terms[i] * rounding;     // Higham's bound, u K sum|a b|, with Cauchy and Schwarz
     bound += 2 * ulp_f32(largest(ref, NULL));
     double top = largest(y, ref), frobenius = norm_of(y, ref);
     if (!(top <= bound)) {
         int64_t at = 0;
         while (fabs(y->value[at] - ref->value[at]) < top || isnan(y->value[at])) at++;
-        return error_set(err, ERR_DIVERGED, "%s: %s[%lld] = %.9g, ref has %.9g: error %.3g over the bound of %.3g (ref32 %.3g, "
-                         "term with squares %.3g, amplification %g)", who, y->name, (long long)at, y->value[at],
+        return error_set(err, ERR_DIVERGED, "%s: %s[%lld] = %.9g, ref has %.9g: error %.3g over the bound of %.3g (ref32 "
+                         "%.3g, term with squares %.3g, amplification %g)", who, y->name, (long long)at, y->value[at],
                          ref->value[at], top, bound, yard->error[i], rounding, amplification);
     }
     if (is_ref32) return true;
@@ -105,11 +108,13 @@ static bool compare_result(const OpSuite *s, const OpCase *c, const char *who, c
     if (s->rounding) bound = fmax(bound, sqrt((double)ref->n) * rounding);
     bound += 2 * amplification * yard->frobenius[i];
     if (frobenius <= bound) return true;
-    return error_set(err, ERR_DIVERGED, "%s: %s: |y - ref| = %.3g in the Frobenius norm, over the bound of %.3g (ref32 %.3g, "
-                     "|ref| %.3g, K %g)", who, y->name, frobenius, bound, yard->frobenius[i], norm_of(ref, NULL), yard->terms[i]);
+    return error_set(err, ERR_DIVERGED, "%s: %s: |y - ref| = %.3g in the Frobenius norm, over the bound of %.3g (ref32 "
+                     "%.3g, |ref| %.3g, K %g)", who, y->name, frobenius, bound, yard->frobenius[i], norm_of(ref, NULL),
+                     yard->terms[i]);
 }
 
-bool case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Yardstick *yard, Error *err) {
+bool case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Yardstick *yard,
+                  Error *err) {
     CHECK(got->n == yard->ref->n, "case %s has %d results, ref has %d", c->name, got->n, yard->ref->n);
     for (int i = 0; i < got->n; i++)
         if (!compare_result(s, c, who, &got->result[i], yard, i, err)) return false;
@@ -170,7 +175,8 @@ static bool check_input(OpRun *r, int k, const Result *gradient, bool full, Erro
         }
         const double *along = full ? NULL : direction;
         double up = moved(r, k, x, along, j, step_size), down = moved(r, k, x, along, j, -step_size);
-        double numeric = (up - down) / (2 * step_size), scale = full ? largest(gradient, NULL) : norm_of(gradient, NULL);
+        double numeric = (up - down) / (2 * step_size);
+        double scale = full ? largest(gradient, NULL) : norm_of(gradient, NULL);
         if (!(fabs(analytic - numeric) <= 1e-5 + 1e-3 * scale))
             ok = error_set(err, ERR_DIVERGED, "%s, %s %lld: %.9g, by differences %.9g", gradient->name,
                            full ? "element" : "direction", (long long)j, analytic, numeric);

@@ -1,4 +1,4 @@
-// tests/opcase_main.c - the program around one op_suite: choosing cases, walking devices and implementations, the bench.
+// tests/opcase_main.c - the program around one op_suite: cases, devices, their implementations, the bench.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +23,7 @@ static void verdict(const char *what, const char *who, bool ok, const Error *err
 // ---- implementations
 enum { MAX_VARIANTS = 64 };
 
-// What the default choice leaves untried: each implementation of each launcher of the case that can do one of its nodes.
+// What the default choice leaves untried: the implementations of the case's launchers that can do one of its nodes.
 static int find_variants(const OpCase *c, const char *device, Layout layout, RunSpec *out) {
     RunSpec spec = { .device = device, .layout = layout };
     Device *d = case_device(&spec);
@@ -31,9 +31,9 @@ static int find_variants(const OpCase *c, const char *device, Layout layout, Run
     int n = 0;
     for (int i = 0; i < graph_node_count(r->g); i++) {
         const Node *node = graph_node(r->g, i);
-        if (!node->op->launcher) continue;
-        for (const Impl *impl = impl_next(node->op->launcher, NULL); impl; impl = impl_next(node->op->launcher, impl)) {
-            bool known = impl->kind != device_kind(d) || impl == node->impl || !node->op->launcher->can(impl, node->shape);
+        const Launcher *l = node->op->launcher;
+        for (const Impl *impl = l ? impl_next(l, NULL) : NULL; impl; impl = impl_next(l, impl)) {
+            bool known = impl->kind != device_kind(d) || impl == node->impl || !l->can(impl, node->shape);
             for (int j = 0; j < n; j++)
                 known |= strcmp(out[j].launcher, impl->launcher) == 0 && strcmp(out[j].impl, impl->name) == 0;
             if (known) continue;
@@ -47,8 +47,9 @@ static int find_variants(const OpCase *c, const char *device, Layout layout, Run
 }
 
 static const char *spec_name(const RunSpec *spec, char *to, size_t bytes) {
-    snprintf(to, bytes, "%s%s%s%s%s%s", spec->device, strcmp(spec->device, "cpu") ? "" : spec->layout == LAYOUT_C16 ? ":C16" : ":NHWC",
-             spec->launcher ? ":" : "", spec->launcher ? spec->launcher : "", spec->impl ? "=" : "", spec->impl ? spec->impl : "");
+    const char *layout = strcmp(spec->device, "cpu") ? "" : spec->layout == LAYOUT_C16 ? ":C16" : ":NHWC";
+    if (spec->launcher) snprintf(to, bytes, "%s%s:%s=%s", spec->device, layout, spec->launcher, spec->impl);
+    else snprintf(to, bytes, "%s%s", spec->device, layout);
     return to;
 }
 
@@ -66,7 +67,9 @@ static void check_case(const OpCase *c) {
     printf("%s:", c->name);
     fflush(stdout);
     Yardstick *yard = yardstick_new(suite, c);
-    check_spec(c, &(RunSpec){ .device = "ref32" }, yard);
+    Error err = { 0 };
+    bool sound = case_compare(suite, c, "ref32", yard->ref32, yard, &err);
+    verdict(c->name, "ref32", sound, &err);
     for (int layout = LAYOUT_NHWC; layout <= LAYOUT_C16; layout++) {
         RunSpec variant[MAX_VARIANTS], plain = { .device = "cpu", .layout = (Layout)layout };
         check_spec(c, &plain, yard);
@@ -74,7 +77,6 @@ static void check_case(const OpCase *c) {
         for (int i = 0; i < n; i++) check_spec(c, &variant[i], yard);
     }
     if (c->use & CASE_GRAD) {
-        Error err = { 0 };
         bool ok = case_check_grad(suite, c, &err);
         verdict(c->name, "grad", ok, &err);
     }
@@ -106,8 +108,9 @@ static void bench_spec(const OpCase *c, const RunSpec *spec) {
     OpCost cost = graph_cost(r->g);
     double median = seconds[runs / 2];
     printf("{\"op\":\"%s\",\"case\":\"%s\",\"spec\":\"%s\",\"runs\":%d,\"median_ms\":%.6g,\"min_ms\":%.6g,"
-           "\"gflops\":%.6g,\"gbytes_s\":%.6g,\"arena_bytes\":%zu}\n", suite->op, c->name, spec_name(spec, who, sizeof who),
-           runs, median * 1e3, seconds[0] * 1e3, cost.flops / median / 1e9, cost.bytes / median / 1e9, arena_bytes(r->arena));
+           "\"gflops\":%.6g,\"gbytes_s\":%.6g,\"arena_bytes\":%zu}\n", suite->op, c->name,
+           spec_name(spec, who, sizeof who), runs, median * 1e3, seconds[0] * 1e3, cost.flops / median / 1e9,
+           cost.bytes / median / 1e9, arena_bytes(r->arena));
     fflush(stdout);
     case_free(r);
     device_close(d);

@@ -92,9 +92,10 @@ static inline int program_run(const char *fmt, ...) {
 }
 
 // Runs and fails the test unless it ends with this code.
-#define program_expect(code, ...) do {                                                                                \
-        int got_ = program_run(__VA_ARGS__);                                                                          \
-        if (got_ != (code)) fail_msg("exit code %d, not %d, of cbdm %s:\n%s", got_, (code), #__VA_ARGS__, program_stderr); \
+#define program_expect(code, ...) do {                                                                    \
+        int got_ = program_run(__VA_ARGS__);                                                              \
+        if (got_ != (code))                                                                               \
+            fail_msg("exit code %d, not %d, of cbdm %s:\n%s", got_, (code), #__VA_ARGS__, program_stderr); \
     } while (0)
 
 static inline void expect_in_stderr(const char *part) {
@@ -123,7 +124,8 @@ static inline int run_checkpoints(const char *run, int64_t **steps) {
     return checkpoint_list(path, steps);
 }
 
-static inline char *run_checkpoint(const char *run, int64_t step) { return checkpoint_path(run, step); }   // relative; caller frees
+// Relative; caller frees.
+static inline char *run_checkpoint(const char *run, int64_t step) { return checkpoint_path(run, step); }
 
 // The checkpoint of step in both runs must be the same bytes.
 static inline void expect_same_checkpoint(const char *a, const char *b, int64_t step) {
@@ -158,7 +160,8 @@ static inline void expect_same_stats(const char *a, const char *b) {
         size_t i = 0;
         while (text_a[i] && text_a[i] == text_b[i]) i++;
         while (i && text_a[i - 1] != '\n') i--;
-        fail_msg("stats.jsonl of %s and %s differ from byte %zu on: %.200s\nand: %.200s", a, b, i, text_a + i, text_b + i);
+        fail_msg("stats.jsonl of %s and %s differ from byte %zu on: %.200s\nand: %.200s", a, b, i, text_a + i,
+                 text_b + i);
     }
     free(text_a);
     free(text_b);

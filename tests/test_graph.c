@@ -1,4 +1,4 @@
-// tests/test_graph.c - the engine: plans of random graphs, the plan's checker, fusion, null devices, views, micro-batches.
+// tests/test_graph.c - the engine: plans of random graphs and their checker, fusion, null devices, views, micro-batches.
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -274,7 +274,8 @@ static void assert_close(const Tensor *a, const Tensor *b) {
     for (int64_t i = 0; i < n; i++) top = fmax(top, fabs(y[i]));
     assert_true(top > 0);
     for (int64_t i = 0; i < n; i++)
-        if (!(fabs(x[i] - y[i]) <= 1e-11 * top)) fail_msg("%s[%lld]: %.17g and %.17g", tensor_str(a), (long long)i, x[i], y[i]);
+        if (!(fabs(x[i] - y[i]) <= 1e-11 * top))
+            fail_msg("%s[%lld]: %.17g and %.17g", tensor_str(a), (long long)i, x[i], y[i]);
     free(x);
     free(y);
 }
@@ -329,7 +330,8 @@ typedef struct { UNet *m; Schedule *schedule; Graph *g[2]; Arena *arena; Diffusi
 
 // micro: 1 graph of `batch`, or 2 of batch / 2, the second adding to the gradients of the first.
 static Step step_new(Device *d, int batch, int micro) {
-    Step s = { .m = unet_new(&small, d), .schedule = schedule_linear(d, 50, 1e-3, 0.2, BETA_DOUBLE), .arena = arena_new(d) };
+    Step s = { .m = unet_new(&small, d), .schedule = schedule_linear(d, 50, 1e-3, 0.2, BETA_DOUBLE),
+               .arena = arena_new(d) };
     param_seal(unet_params(s.m), PARAM_TRAIN, 7);
     for (int i = 0; i < micro; i++) {
         s.g[i] = graph_new(d, "step", WEIGHTS_TRAIN);
@@ -450,8 +452,9 @@ static void test_views(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_graphs), cmocka_unit_test(test_shared_arena), cmocka_unit_test(test_planted_overlap),
-        cmocka_unit_test(test_fusion), cmocka_unit_test(test_no_fusion_of_shared), cmocka_unit_test(test_null_device),
+        cmocka_unit_test(test_random_graphs), cmocka_unit_test(test_shared_arena),
+        cmocka_unit_test(test_planted_overlap), cmocka_unit_test(test_fusion),
+        cmocka_unit_test(test_no_fusion_of_shared), cmocka_unit_test(test_null_device),
         cmocka_unit_test(test_micro_batches), cmocka_unit_test(test_views),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

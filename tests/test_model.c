@@ -13,8 +13,10 @@
 
 #define CASE TESTS_DIR "/golden/tiny.safetensors"
 static const double unit = 0x1p-24;                       // of float: half the distance from 1 to the next
-static const UNetConfig published = { .image_size = 32, .in_channels = 3, .channels = 128, .levels = 4, .mult = { 1, 2, 2, 2 },
-                                      .attn_levels = 2, .res_blocks = 2, .groups = 32, .classes = 100, .dropout = 0.1 };
+static const UNetConfig published = {
+    .image_size = 32, .in_channels = 3, .channels = 128, .levels = 4, .mult = { 1, 2, 2, 2 }, .attn_levels = 2,
+    .res_blocks = 2, .groups = 32, .classes = 100, .dropout = 0.1,
+};
 
 static void expect_near(double got, double want, double tolerance, const char *what) {
     if (!(fabs(got - want) <= tolerance)) fail_msg("%s: %.17g, not %.17g within %g", what, got, want, tolerance);
@@ -62,8 +64,8 @@ static int number_of(const SafeTensors *st, const char *key) {
 static UNetConfig case_config(const SafeTensors *st) {
     UNetConfig c = { .image_size = number_of(st, "img_size"), .in_channels = number_of(st, "in_channels"),
                      .channels = number_of(st, "ch"), .levels = 1, .mult = { number_of(st, "ch_mult") },
-                     .attn_levels = 1u << number_of(st, "attn"), .res_blocks = number_of(st, "num_res_blocks"), .groups = 32,
-                     .classes = number_of(st, "num_class"), .augment = number_of(st, "augm") };
+                     .attn_levels = 1u << number_of(st, "attn"), .res_blocks = number_of(st, "num_res_blocks"),
+                     .groups = 32, .classes = number_of(st, "num_class"), .augment = number_of(st, "augm") };
     assert_null(strchr(st_meta(st, "ch_mult"), ','));    // one level: what is read above is all there is
     return c;
 }
@@ -154,7 +156,7 @@ static void schedule_has_the_published_values(void **state) {
         expect_near(s->alpha_bar[bars[i].t], bars[i].value, 1e3 * DBL_EPSILON * bars[i].value, "alpha_bar");
     expect_near(exp(schedule_log_variance(s, 1, VAR_FIXEDSMALL)), 5.4531875419e-05, 0.6e-14, "posterior variance 1");
     expect_near(schedule_log_variance(s, 1, VAR_FIXEDSMALL), -9.816725157, 0.6e-9, "its log");
-    expect_near(schedule_log_variance(s, 0, VAR_FIXEDLARGE), -9.816725157, 0.6e-9, "log variance 0 in place of log beta 0");
+    expect_near(schedule_log_variance(s, 0, VAR_FIXEDLARGE), -9.816725157, 0.6e-9, "log variance at 0");
     expect_near(schedule_log_variance(s, 1, VAR_FIXEDLARGE), -9.028686390, 0.6e-9, "log beta 1");
     Schedule *exact = schedule(d, BETA_DOUBLE);
     expect_near(exact->alpha_bar[999], 4.0358297654e-5, 0.6e-15, "alpha_bar 999 in double");
@@ -198,7 +200,8 @@ static void ddpm_steps_follow_equation_11(void **state) {
             SamplerCoef c = schedule_ddpm_step(s, t, (VarType)var, 1.5, 0.25);
             double small = beta * (1 - before) / (1 - bar), sigma = t ? sqrt(var == VAR_FIXEDLARGE ? beta : small) : 0;
             expect_near((double)c.x, 1 / sqrt(alpha), 4 * unit / sqrt(alpha), "factor of x");
-            expect_near((double)c.eps, -beta / sqrt(1 - bar) / sqrt(alpha), 4 * unit * beta / sqrt(1 - bar), "factor of eps");
+            double of_eps = beta / sqrt(1 - bar) / sqrt(alpha);
+            expect_near((double)c.eps, -of_eps, 4 * unit * of_eps, "factor of eps");
             expect_near((double)c.sigma, sigma, 2 * unit * sigma, "sigma");
             expect_near((double)c.x0_x, 1 / sqrt(bar), 2 * unit / sqrt(bar), "x0 from x");
             expect_near((double)c.x0_eps, -sqrt((1 - bar) / bar), 2 * unit * sqrt((1 - bar) / bar), "x0 from eps");
@@ -220,14 +223,15 @@ static void ddim_steps_keep_their_path(void **state) {
             SamplerCoef c = schedule_ddim_step(s, t, next, 0, 0, 1);
             double bar = s->alpha_bar[t], to = next < 0 ? 1 : s->alpha_bar[next], x0 = 0.3, eps = -1.7;
             double x = sqrt(bar) * x0 + sqrt(1 - bar) * eps;
-            double size = fabs((double)c.x * x) + fabs((double)c.eps * eps);
-            expect_near((double)c.x * x + (double)c.eps * eps, sqrt(to) * x0 + sqrt(1 - to) * eps, 2 * unit * size, "DDIM");
+            double of_x = (double)c.x * x, of_eps = (double)c.eps * eps;
+            expect_near(of_x + of_eps, sqrt(to) * x0 + sqrt(1 - to) * eps, 2 * unit * (fabs(of_x) + fabs(of_eps)), "DDIM");
             assert_true(c.sigma >= 0 && c.sigma <= 0);
         }
         SamplerCoef a = schedule_ddim_step(s, t, t - 1, 1, 0, 0), b = schedule_ddpm_step(s, t, VAR_FIXEDSMALL, 0, 0);
         double size = 1 / sqrt(s->alpha_bar[t]);         // both terms of a.eps have it as a factor
         expect_near((double)a.x, (double)b.x, 4 * unit * (double)b.x, "eta 1, x");
-        expect_near((double)a.eps, (double)b.eps, 4 * unit * fabs((double)b.eps) + 64 * DBL_EPSILON * size, "eta 1, eps");
+        double rounding = 4 * unit * fabs((double)b.eps) + 64 * DBL_EPSILON * size;
+        expect_near((double)a.eps, (double)b.eps, rounding, "eta 1, eps");
         expect_near((double)a.sigma, (double)b.sigma, 4 * unit * (double)b.sigma, "eta 1, sigma");
     }
     schedule_free(s);
@@ -309,7 +313,8 @@ static void time_table_has_the_noted_values(void **state) {
     static const double ten[] = { -.5440211, -.8390715, .6926342, -.7212890, .9376327, .3476274 };
     static const double freq[] = { 1, .8659643234, .7498942093 };
     float *got = sinusoids("ref", 11, 128);
-    for (int i = 0; i < 6; i++) expect_near((double)got[10 * 128 + i], ten[i], 0.6e-7 + time_tolerance(10, log(freq[i / 2])), "t = 10");
+    for (int i = 0; i < 6; i++)
+        expect_near((double)got[10 * 128 + i], ten[i], 0.6e-7 + time_tolerance(10, log(freq[i / 2])), "t = 10");
     for (int i = 0; i < 3; i++) {
         expect_near((double)got[128 + 2 * i], sin(freq[i]), 0.6e-10 + time_tolerance(1, log(freq[i])), "sin freq");
         expect_near((double)got[128 + 2 * i + 1], cos(freq[i]), 0.6e-10 + time_tolerance(1, log(freq[i])), "cos freq");
@@ -330,8 +335,8 @@ static UNet *initialised(Device *d, UNetConfig c, uint64_t seed) {
 }
 
 static UNetConfig small(void) {
-    return (UNetConfig){ .image_size = 8, .in_channels = 3, .channels = 32, .levels = 2, .mult = { 1, 2 }, .attn_levels = 2,
-                         .res_blocks = 1, .groups = 8, .classes = 50, .augment = true };
+    return (UNetConfig){ .image_size = 8, .in_channels = 3, .channels = 32, .levels = 2, .mult = { 1, 2 },
+                         .attn_levels = 2, .res_blocks = 1, .groups = 8, .classes = 50, .augment = true };
 }
 
 static float *values(const Tensor *t) {
@@ -350,7 +355,7 @@ static void expect_moments(const char *name, const float *x, int64_t n, double v
     expect_near(square / (double)n, v, 6 * v * sqrt((k - 1) / (double)n), name);
 }
 
-// Uniform in [-bound, bound]: all inside, and the largest of n where the largest of n draws lies but once in e^20 cases.
+// Uniform in [-bound, bound]: all inside, and the largest of n no lower than it is but once in e^20 cases.
 static void expect_uniform(const char *name, const float *x, int64_t n, double bound) {
     double largest = 0;
     for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)x[i]));
@@ -361,11 +366,12 @@ static void expect_uniform(const char *name, const float *x, int64_t n, double b
 
 static void expect_all(const char *name, const float *x, int64_t n, float value) {
     for (int64_t i = 0; i < n; i++)
-        if (x[i] < value || x[i] > value) fail_msg("%s[%lld] is %g, not %g", name, (long long)i, (double)x[i], (double)value);
+        if (x[i] < value || x[i] > value)
+            fail_msg("%s[%lld] is %g, not %g", name, (long long)i, (double)x[i], (double)value);
 }
 
 // The published code sets the output of each residual block and of the network to a gain of 1e-5, but the projection of
-// the attention, meant to have it too, ends with gain 1. The augmentation input keeps PyTorch's default for a linear layer.
+// the attention, meant to have it too, ends with gain 1. The augmentation input keeps PyTorch's default for linear layers.
 static void initial_values_are_the_published_kinds(void **state) {
     (void)state;
     Device *d = device("ref");

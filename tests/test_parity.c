@@ -1,7 +1,7 @@
 // tests/test_parity.c - what the published code computed is computed again, and judged by the parity cases' own rules.
 //
-// The rules: ||got - want|| / ||want|| at most 5e-5 for predictions, losses, gradients and reverse steps; for weights and
-// averages after the updates ||got - want|| / ||want - initial|| at most 1e-3, so that an optimiser that does nothing
+// The rules: ||got - want|| / ||want|| at most 5e-5 for predictions, losses, gradients and reverse steps; for weights
+// and averages after the updates ||got - want|| / ||want - initial|| at most 1e-3, so that an optimiser that does nothing
 // fails. Two correct float32 implementations differ by a fifth and a tenth of that; Winograd convolutions are allowed
 // four times as much. Left out: the frozen time table, and the bias of the attention's keys, whose gradient is zero but
 // for rounding.
@@ -190,10 +190,13 @@ static Results replayed(const char *device) {
 static void expect_parity(const Results *out, const char *device, double scale) {
     Verdict v = judge(&example, out, scale);
     for (int i = 0; i < v.n; i++)
-        printf("%-5s %-22s %.2e  (limit %.0e)  %s\n", device, v.group[i].name, v.group[i].worst, v.group[i].limit, v.group[i].where);
-    if (failures(&v)) fail_msg("%s: %d groups fail or are incomplete; missing: %s", device, failures(&v), v.first_missing);
-    static const char *const needed[] = { "step0.eps", "step0.eps_balanced", "step0.loss_ddpm", "step0.loss_reg", "step0.grad",
-                                          "step0.grad_norm", "final.param", "final.ema", "sample.mean", "sample.x" };
+        printf("%-5s %-22s %.2e  (limit %.0e)  %s\n", device, v.group[i].name, v.group[i].worst, v.group[i].limit,
+               v.group[i].where);
+    if (failures(&v))
+        fail_msg("%s: %d groups fail or are incomplete; missing: %s", device, failures(&v), v.first_missing);
+    static const char *const needed[] = { "step0.eps", "step0.eps_balanced", "step0.loss_ddpm", "step0.loss_reg",
+                                          "step0.grad", "step0.grad_norm", "final.param", "final.ema", "sample.mean",
+                                          "sample.x" };
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
         int k = 0;
         while (k < v.n && strcmp(v.group[k].name, needed[i]) != 0) k++;

@@ -69,7 +69,8 @@ static void also_with_previews_and_probes(void **state) {
 #define LOOK "--preview-every 10 --preview-steps 2 --probe-every 10 --probe-images 6 "
     twenty_and_twenty(LOOK, "whole-look", "halves-look");
     size_t n, m;
-    uint8_t *a = read_bytes("whole-look/previews/step-000000040.png", &n), *b = read_bytes("halves-look/previews/step-000000040.png", &m);
+    uint8_t *a = read_bytes("whole-look/previews/step-000000040.png", &n);
+    uint8_t *b = read_bytes("halves-look/previews/step-000000040.png", &m);
     assert_int_equal(n, m);
     assert_memory_equal(a, b, n);
     free(a);
@@ -195,7 +196,8 @@ static void look_at_killed(const char *run) {
     }
     free(steps);
     int64_t logged = run_last_stat(run);
-    if (logged - newest > SAVE_EVERY) fail_msg("killed after step %lld with step %lld saved", (long long)logged, (long long)newest);
+    if (logged - newest > SAVE_EVERY)
+        fail_msg("killed after step %lld with step %lld saved", (long long)logged, (long long)newest);
 }
 
 static void kills_lose_one_interval_at_most(void **state) {

@@ -1,4 +1,4 @@
-// tests/test_run_dir.c - the folder of a run: who may write there, what is kept in it, and what a resumed run may change.
+// tests/test_run_dir.c - the folder of a run: who may write there, what is kept in it, what a resumed run may change.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -95,7 +95,8 @@ static void changed_flags_are_refused_by_name(void **state) {
     for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
         program_expect(ERR_USAGE, "train --resume whole %s %s", changes[i][0], changes[i][1]);
         char part[64];
-        snprintf(part, sizeof part, "%s %s", changes[i][0], strcmp(changes[i][1], "1e-3") == 0 ? "0.001" : changes[i][1]);
+        const char *value = strcmp(changes[i][1], "1e-3") == 0 ? "0.001" : changes[i][1];
+        snprintf(part, sizeof part, "%s %s", changes[i][0], value);
         expect_in_stderr(part);
         expect_in_stderr("was started with");
     }
@@ -106,8 +107,8 @@ static void other_data_is_refused(void **state) {
     (void)state;
     program_expect(0, WHOLE "moved");
     char command[PATH_MAX + 200];
-    snprintf(command, sizeof command, "cd '%.2000s' && cp -r data kept-data && printf x | dd of=data/train-images-idx3-ubyte "
-             "bs=1 seek=100 conv=notrunc 2>/dev/null", tempdir);
+    snprintf(command, sizeof command, "cd '%.2000s' && cp -r data kept-data && printf x | "
+             "dd of=data/train-images-idx3-ubyte bs=1 seek=100 conv=notrunc 2>/dev/null", tempdir);
     assert_int_equal(system(command), 0);
     int code = program_run("train --resume moved --steps 50");
     snprintf(command, sizeof command, "cd '%.2000s' && rm -r data && mv kept-data data", tempdir);

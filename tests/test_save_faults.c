@@ -100,8 +100,8 @@ static bool sampled(int index, int kind) { return long_tests() || (index + kind)
 
 static void expect_code(int code, int want, const char *mode, int index, bool sticky) {
     if (code != want)
-        fail_msg("%s%s at call %d (%s): exit code %d, not %d:\n%s", mode, sticky ? " from then on" : "", index, calls[index], code,
-                 want, program_stderr);
+        fail_msg("%s%s at call %d (%s): exit code %d, not %d:\n%s", mode, sticky ? " from then on" : "", index,
+                 calls[index], code, want, program_stderr);
 }
 
 // An error once: a warning that names the file, and the next save is the next try. For good: three tries, then exit 5.

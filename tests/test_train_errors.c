@@ -24,7 +24,8 @@ static int lines_with(const char *part) {
 static void refused(int code, const char *flags, const char *const *parts) {
     int got = program_run("train %s", flags);
     if (got != code) fail_msg("exit code %d, not %d, of cbdm train %s:\n%s", got, code, flags, program_stderr);
-    if (lines_with("\n") != 1 || lines_with("error: ") != 1) fail_msg("not one line for cbdm train %s:\n%s", flags, program_stderr);
+    if (lines_with("\n") != 1 || lines_with("error: ") != 1)
+        fail_msg("not one line for cbdm train %s:\n%s", flags, program_stderr);
     for (; *parts; parts++) expect_in_stderr(*parts);
 }
 #define REFUSED(code, flags, ...) refused(code, flags, (const char *const[]){ __VA_ARGS__, NULL })
@@ -80,12 +81,14 @@ static void impossible_configurations(void **state) {
 
 // ---- data
 
-#define FROM "--imb-type none --image-size 8 --ch 8 --ch-mult 1,2 --groups 4 --res-blocks 1 --steps 2 --out never --data "
+#define FROM "--imb-type none --image-size 8 --ch 8 --ch-mult 1,2 --groups 4 --res-blocks 1 --steps 2 --out never " \
+             "--data "
 
 // The folder `bad` with the images and labels of `data`, these many bytes of each, one byte of the labels changed.
 static void bad_idx(size_t image_bytes, size_t label_bytes, size_t at, uint8_t value) {
     size_t n, m;
-    uint8_t *images = read_bytes("data/train-images-idx3-ubyte", &n), *labels = read_bytes("data/train-labels-idx1-ubyte", &m);
+    uint8_t *images = read_bytes("data/train-images-idx3-ubyte", &n);
+    uint8_t *labels = read_bytes("data/train-labels-idx1-ubyte", &m);
     assert_true(dir_make(temp_path("bad"), NULL) && image_bytes <= n && label_bytes <= m && at < m);
     labels[at] = value;
     write_bytes("bad/train-images-idx3-ubyte", images, image_bytes);
@@ -131,7 +134,7 @@ static void missing_and_damaged_data(void **state) {
 
 // ---- divergence
 
-// A copy of the run's checkpoint whose averaged last layer is near the end of the floats: the first prediction is infinite.
+// A copy of the checkpoint whose averaged last layer is near the end of the floats: the first prediction is infinite.
 static void write_poisoned(const char *from, const char *to) {
     Error err;
     SafeTensors *st = st_open(from, &err);
@@ -157,7 +160,7 @@ static void divergence_ends_the_run(void **state) {
     (void)state;
     program_expect(0, "train " TINY "--steps 4 --out healthy");
     write_poisoned(temp_path("healthy/checkpoints/step-000000004.safetensors"), temp_path("poisoned.safetensors"));
-    program_expect(ERR_DIVERGED, "train " TINY "--steps 50 --log-every 1 --save-every 1000 --init-from poisoned.safetensors --out diverged");
+    program_expect(ERR_DIVERGED, "train " TINY "--steps 50 --init-from poisoned.safetensors --out diverged");
     assert_int_equal(lines_with("is skipped"), 3);
     assert_int_equal(lines_with("error: "), 1);
     expect_in_stderr("error: training diverged");
@@ -281,8 +284,8 @@ static void limit_memory(void) {
     setrlimit(RLIMIT_AS, &r);
 }
 
-// A network of some 60 MB, in any address space from what the program alone takes upwards: it trains or ends with exit 4
-// and says what it lacked; nothing in between.
+// A network of some 60 MB, in any address space from what the program alone takes upwards: it trains, or ends with exit
+// code 4 and says what it lacked; nothing in between.
 static void too_little_memory(void **state) {
     (void)state;
     if (SANITIZED) skip();                               // its shadow takes more than any limit allows

@@ -24,13 +24,14 @@ static void catch_signals(void) {
 
 // ---- what goes on in a resumed run
 char *loop_state_text(const LoopState *s) {
-    return xasprintf("%a %a %a %lld %lld %lld", s->sum[0], s->sum[1], s->sum[2], (long long)s->n, (long long)s->bad_in_a_row,
-                     (long long)s->bad_in_window);
+    return xasprintf("%a %a %a %lld %lld %lld", s->sum[0], s->sum[1], s->sum[2], (long long)s->n,
+                     (long long)s->bad_in_a_row, (long long)s->bad_in_window);
 }
 
 bool loop_state_parse(LoopState *s, const char *text) {
     long long n, row, window;
-    if (sscanf(text, "%la %la %la %lld %lld %lld", &s->sum[0], &s->sum[1], &s->sum[2], &n, &row, &window) != 6) return false;
+    if (sscanf(text, "%la %la %la %lld %lld %lld", &s->sum[0], &s->sum[1], &s->sum[2], &n, &row, &window) != 6)
+        return false;
     s->n = n;
     s->bad_in_a_row = row;
     s->bad_in_window = window;

@@ -215,7 +215,7 @@ static ReverseGraph record_reverse(Replay *r, bool guided) {
     int64_t n = r->batch, image[] = { n, u->image_size, u->image_size, u->in_channels };
     Graph *g = graph_new(r->device, "reverse step", WEIGHTS_EMA);
     ReverseGraph v = { .graph = g, .x = tensor_new(r->device, "x", DT_F32, 4, image),
-                       .coef = tensor_new(r->device, "coef", DT_F32, 2, (int64_t[]){ 1, 8 }) };
+                       .coef = tensor_new(r->device, "coef", DT_U8, 1, (int64_t[]){ sizeof(SamplerCoef) }) };
     v.t = graph_input(g, "t", DT_I32, 1, (int64_t[]){ n });
     v.sample = graph_input(g, "sample", DT_I32, 1, (int64_t[]){ n });
     if (u->classes) v.y = graph_input(g, "y", DT_I32, 1, (int64_t[]){ guided ? 2 * n : n });
@@ -238,10 +238,9 @@ static bool run_reverse(Replay *r, const ReverseGraph *v, double omega, VarType 
     for (int i = 0; i < n; i++) y[n + i] = -1;
     for (int j = 0; ok && j < steps; j++) {
         SamplerCoef c = schedule_ddpm_step(r->schedule, t[j], var, omega, 0);
-        float sigma = c.sigma, row[8];
+        float sigma = c.sigma;
         c.sigma = 0;                                       // the mean first; the case brings its own noise
-        memcpy(row, &c, sizeof row);
-        tensor_write_f32(v->coef, row);
+        tensor_write(v->coef, &c);
         int32_t *now = xmalloc((size_t)n * sizeof *now);
         for (int i = 0; i < n; i++) now[i] = t[j];
         tensor_write(v->t, now);

@@ -158,8 +158,8 @@ static void prune(const RunDir *r, const RunConfig *c, int64_t step) {
     free(steps);
 }
 
-bool run_dir_save(RunDir *r, const RunConfig *c, const DatasetInfo *data, const ParamSet *ps, int64_t step, const char *loop,
-                  Error *err) {
+bool run_dir_save(RunDir *r, const RunConfig *c, const DatasetInfo *data, const ParamSet *ps, int64_t step,
+                  const char *loop, Error *err) {
     char machine[256], *path = checkpoint_path(r->path, step);
     onednn_info(machine, sizeof machine);
     const char *keys[] = { "format", "step", "config", "model", "ema_decay", "ema_ramp", "class_names", "class_counts",

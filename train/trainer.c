@@ -101,11 +101,6 @@ static bool prefer_kernels(Trainer *t, Error *err) {
     return ok;
 }
 
-// The blocked layout pays when all levels have it; odd channel counts keep the plain one.
-static void choose_layout(Trainer *t, const UNetConfig *u) {
-    if (u->channels % 16) device_set_layout(t->device, LAYOUT_NHWC);
-}
-
 static bool load_start(Trainer *t, Error *err) {
     const char *spec = *t->c->resume ? t->c->resume : t->c->init_from;
     if (!*spec || device_is_null(t->device)) return true;
@@ -117,7 +112,8 @@ static bool load_start(Trainer *t, Error *err) {
         ok = error_set(err, ERR_FILE, "the data in %s is not what %s was trained on: put it back, or start a new run with "
                        "--init-from %s", t->c->data, path, spec);
     const char *loop = ok && *t->c->resume ? st_meta(st, "loop") : NULL;
-    if (loop && !loop_state_parse(&t->loop, loop)) ok = error_set(err, ERR_FILE, "%s: metadata loop is \"%s\"", path, loop);
+    if (loop && !loop_state_parse(&t->loop, loop))
+        ok = error_set(err, ERR_FILE, "%s: metadata loop is \"%s\"", path, loop);
     if (st) st_close(st);
     free(path);
     return ok;
@@ -133,7 +129,6 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
         trainer_free(t);
         return NULL;
     }
-    choose_layout(t, &u);
     t->program_mb = fmax(0, resident_mb() - data_mb(t));
     const DatasetInfo *info = dataset_info(t->data);
     t->micro = c->micro_batch ? c->micro_batch : c->batch;

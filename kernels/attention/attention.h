@@ -9,6 +9,7 @@ typedef struct { int n, t, heads, c, ldq, ldk, ldv, ldo; float scale; DType dtyp
 typedef struct { const void *q, *k, *v; void *o; real *lse; } AttentionForwardArgs;
 LAUNCHER(attention_forward, AttentionShape, AttentionForwardArgs);
 
+// Rounding: p once to dtype, as forward; its gradient stays in the accumulator; dq, dk, dv once.
 // Gradients have the strides of what they are gradients of; dq, dk, dv: = (disjoint views of one tensor are fine).
 typedef struct { const void *d_o, *q, *k, *v, *o; const real *lse; void *dq, *dk, *dv; } AttentionBackwardArgs;
 LAUNCHER(attention_backward, AttentionShape, AttentionBackwardArgs);

@@ -33,7 +33,7 @@ typedef struct {
     const uint8_t *mask;          // bit i, low first: element i of dense (n,h,w,c+c2), as stored, is kept, times keep_scale
     const real *mean, *rstd;     // (n,groups): backward_input with sums, xhat = (x - mean) * rstd
     const void  *dy;              // (n,p,q,k)
-    const void  *add;             // (n,h,w,c+c2): backward_input adds it to the finished gradient (a residual's)
+    const void  *add;             // (n,h,w,c+c2), dense: backward_input adds it to the finished gradient
     void        *y;               // (n,p,q,k)
     real        *stats;           // (n,k,2): mean over p*q and sum of squared deviations, of y as stored
     void        *dx, *dx2;        // gradient of u if scale is given, else of x: times mask, keep_scale, silu'(u)

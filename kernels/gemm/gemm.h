@@ -8,7 +8,7 @@ typedef struct {
     int lda, ldb, ldy;                       // elements from row to row, as stored
     int64_t batch_a, batch_b, batch_y;       // elements from matrix to matrix; 0 in a or b: the same one for all
     float alpha;
-    Act act;                                 // applied to y last
+    Act act;                                 // applied to y last, after what accumulate adds
     DType in, out;
 } GemmShape;
 typedef struct {

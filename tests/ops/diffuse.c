@@ -11,7 +11,9 @@ static void record_step(OpRun *r, const OpCase *c) {
     Tensor *hat = case_input(r, "eps_hat", 4, (int64_t[]){ d[1] * (d[5] ? 2 : 1), d[2], d[3], d[4] }, IN_CONSTANT);
     // x, eps, prev, sigma, guidance, x0_x, x0_eps, x0_clip of three steps; the case's state stands at row 1
     float sigma = (float)d[7] / 1000, clip = (float)d[6] / 1000;
-    float rows[3][8] = { { 9, 9, 9, 9, 9, 9, 9, 9 }, { 1.05f, -0.21f, 0, sigma, 1.5f, 1.4f, -0.9f, clip }, { 9, 9, 9, 9, 9, 9, 9, 9 } };
+    float rows[3][8] = { { 9, 9, 9, 9, 9, 9, 9, 9 },
+                         { 1.05f, -0.21f, 0, sigma, 1.5f, 1.4f, -0.9f, clip },
+                         { 9, 9, 9, 9, 9, 9, 9, 9 } };
     Tensor *coef = case_given(r, "coef", 2, (int64_t[]){ 3, 8 }, rows[0]);
     Tensor *sample = case_index(r, "sample", d[1], 0, 1 << 30);
     op_sampler_step(g, x, hat, d[5] != 0, coef, sample, param_state(case_params(r)));

@@ -1,4 +1,4 @@
-// tests/ops/groupnorm.c - cases of group normalization, alone, with SiLU and with the dropout that core/fuse.c joins to it.
+// tests/ops/groupnorm.c - cases of group normalization: alone, with SiLU, with the dropout that core/fuse.c joins to it.
 //   dim: n, h, w, c, groups, SiLU, dropout in 1/1000, form (FORM_*), channels of the base that x is a range of
 #include "opcase.h"
 
@@ -25,7 +25,8 @@ static void build(OpRun *r, const OpCase *c) {
     Graph *g = case_graph(r);
     const int64_t *d = c->dim;
     int64_t n = d[0], h = d[1], w = d[2], ch = d[3];
-    Tensor *x = d[7] & FORM_CONSTANT ? constant_view(r, c) : d[7] & FORM_BATCH_VIEW ? op_view_batch(g, case_image(r, "x", n + 1, h, w, ch), 1, n + 1)
+    Tensor *x = d[7] & FORM_CONSTANT ? constant_view(r, c)
+              : d[7] & FORM_BATCH_VIEW ? op_view_batch(g, case_image(r, "x", n + 1, h, w, ch), 1, n + 1)
               : d[7] & FORM_CHANNEL_VIEW ? op_view_channel(g, case_image(r, "x", n, h, w, d[8]), d[8] - ch, d[8])
               : case_image(r, "x", n, h, w, ch);
     if (d[7] & FORM_OFFSET) x = offset(r, x);

@@ -13,7 +13,8 @@ static Parts parts(OpRun *r, const OpCase *c) {
     Parts p = { .n = d[0], .shape = { d[0], d[1], d[2], d[3] }, .balanced = d[4] != 0 };
     p.hat = case_input(r, "eps_hat", 4, (int64_t[]){ d[0] * (p.balanced ? 2 : 1), d[1], d[2], d[3] }, 0);
     p.eps = case_input(r, "eps", 4, p.shape, IN_CONSTANT);
-    p.config = (CbdmLossConfig){ .T = T, .tau = (double)d[6] / 4, .gamma = (double)d[7] / 4, .share = (double)d[5] / 4 };
+    p.config = (CbdmLossConfig){ .T = T, .tau = (double)d[6] / 4, .gamma = (double)d[7] / 4,
+                                 .share = (double)d[5] / 4 };
     return p;
 }
 
@@ -37,7 +38,8 @@ static void build_composed(OpRun *r, const OpCase *c) {
         Tensor *hb = op_view_batch(g, p.hat, p.n, 2 * p.n);
         Tensor *pull = op_axpby(g, 1, h, -1, op_stop_grad(g, hb)), *push = op_axpby(g, 1, op_stop_grad(g, h), -1, hb);
         Tensor *w = case_input(r, "w", 4, p.shape, IN_CONSTANT);      // overwritten with tau t / T below
-        Tensor *first = op_mean(g, op_mul(g, w, op_mul(g, pull, pull))), *second = op_mean(g, op_mul(g, w, op_mul(g, push, push)));
+        Tensor *first = op_mean(g, op_mul(g, w, op_mul(g, pull, pull)));
+        Tensor *second = op_mean(g, op_mul(g, w, op_mul(g, push, push)));
         Tensor *balancing = op_axpby(g, 1, first, (float)p.config.gamma, second);
         total = op_axpby(g, 1, total, (float)p.config.share, balancing);
     }
@@ -98,10 +100,11 @@ static bool composed_agrees(Error *err) {
         const Result *da = results_find(a, "d eps_hat"), *db = results_find(b, "d eps_hat");
         double bound = 2 * terms(c) * 0x1p-53, top = 0;
         bool ok = fabs(loss->value[0] - total->value[0]) <= bound * fabs(total->value[0]);
-        if (!ok) error_set(err, ERR_DIVERGED, "%s: total %.17g, composed %.17g", c->name, loss->value[0], total->value[0]);
+        if (!ok)
+            error_set(err, ERR_DIVERGED, "%s: total %.17g, composed %.17g", c->name, loss->value[0], total->value[0]);
         for (int64_t j = 0; j < db->n; j++) top = fmax(top, fabs(db->value[j]));
         for (int64_t j = 0; ok && j < db->n; j++)
-            if (!(fabs(da->value[j] - db->value[j]) <= 2 * terms(c) * 0x1p-53 * top))
+            if (!(fabs(da->value[j] - db->value[j]) <= bound * top))
                 ok = error_set(err, ERR_DIVERGED, "%s: d eps_hat[%lld] = %.17g, composed %.17g", c->name, (long long)j,
                                da->value[j], db->value[j]);
         results_free(a);

@@ -109,8 +109,8 @@ static bool check_tensor(const OpCase *c, const Results *all, const double *norm
         // grad_norm is stored as f32: clipping carries its rounding, 2^-24, into m / sqrt(v), lr of it a step
         double bound = 1e-12 * (1 + fabs(x)) + (d[0] ? STEPS * 0.01 * 0x1p-24 : 0);
         if (fabs(w->value[j] - x) > bound || fabs(average->value[j] - ema) > bound)
-            return error_set(err, ERR_DIVERGED, "%s: %s[%lld] = %.15g, EMA %.15g; by the definition %.15g, %.15g", c->name,
-                             names[i], (long long)j, w->value[j], average->value[j], x, ema);
+            return error_set(err, ERR_DIVERGED, "%s: %s[%lld] = %.15g, EMA %.15g; by the definition %.15g, %.15g",
+                             c->name, names[i], (long long)j, w->value[j], average->value[j], x, ema);
     }
     return true;
 }
@@ -125,7 +125,8 @@ static bool definition(Error *err) {
         for (int i = 0; ok && i < 3; i++) ok = check_tensor(&cases[k], all, norm, i, err);
         bool skipped = results_find(all, "state.skipped")->value[0] == (cases[k].dim[3] ? 1 : 0);
         bool updates = results_find(all, "state.updates")->value[0] == (cases[k].dim[3] ? STEPS - 1 : STEPS);
-        if (ok && !(skipped && updates)) ok = error_set(err, ERR_DIVERGED, "%s: counters of updates and skips", cases[k].name);
+        if (ok && !(skipped && updates))
+            ok = error_set(err, ERR_DIVERGED, "%s: counters of updates and skips", cases[k].name);
         results_free(all);
         if (!ok) return false;
     }

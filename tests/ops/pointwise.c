@@ -11,13 +11,13 @@ static Tensor *operand(OpRun *r, const OpCase *c, const char *name) {
     return op_view_channel(case_graph(r), case_image(r, name, d[1], d[2], d[3], 3 * d[4]), d[4], 2 * d[4]);
 }
 
-// Three views of one image: a copy, zeros' place taken by a number, and a copy of a range of channels.
+// Two ranges of one image's channels: a copy of x, and another copy or a number.
 static Tensor *copies(OpRun *r, const OpCase *c, bool fill) {
     Graph *g = case_graph(r);
     Tensor *x = operand(r, c, "x");
     x->flags &= ~(unsigned)TENSOR_NEEDS_GRAD;
-    Tensor *y = c->dim[4] % 16 ? graph_tensor(g, DT_F32, 4, (int64_t[]){ c->dim[1], c->dim[2], c->dim[3], 2 * c->dim[4] })
-                               : graph_image(g, DT_F32, (int64_t[]){ c->dim[1], c->dim[2], c->dim[3], 2 * c->dim[4] });
+    int64_t both[] = { c->dim[1], c->dim[2], c->dim[3], 2 * c->dim[4] };
+    Tensor *y = c->dim[4] % 16 ? graph_tensor(g, DT_F32, 4, both) : graph_image(g, DT_F32, both);
     y->name = "copies";
     Tensor *half[] = { op_view_channel(g, y, 0, c->dim[4]), op_view_channel(g, y, c->dim[4], 2 * c->dim[4]) };
     op_copy_to(g, x, half[0]);

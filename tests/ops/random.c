@@ -44,8 +44,8 @@ static const OpCase cases[] = {
     { "randn 3 at 32",          { RANDN,   128, 32, 32, 3 }, BENCH, 0 },
 };
 
-// With p = 1/2 and 30,000 elements the kept share lies within 5 standard deviations, sqrt(p (1 - p) / n), of 1/2, each kept
-// element is doubled, and mean and variance of as many normals are within 5 of theirs, sqrt(1 / n) and sqrt(2 / n).
+// With p = 1/2 and 30,000 elements the kept share lies within 5 standard deviations, sqrt(p (1 - p) / n), of 1/2, each
+// kept element is doubled, and mean and variance of as many normals are within 5 of theirs, sqrt(1 / n), sqrt(2 / n).
 static bool moments(Error *err) {
     static const OpCase drop = { "moments of dropout", { DROPOUT, 3, 25, 25, 16, 500 }, TEST, 0 };
     static const OpCase noise = { "moments of randn", { RANDN, 3, 25, 25, 16 }, TEST, 0 };
@@ -64,15 +64,17 @@ static bool moments(Error *err) {
     double mean = sum / n, variance = squares / n - mean * mean;
     bool ok = doubled && fabs(kept / n - 0.5) < 5 * 0.5 / sqrt(n) && fabs(mean) < 5 / sqrt(n) &&
               fabs(variance - 1) < 5 * sqrt(2 / n);
-    if (!ok) error_set(err, ERR_DIVERGED, "kept %.4f, doubled %d; mean %.4f, variance %.4f", kept / n, doubled, mean, variance);
+    if (!ok)
+        error_set(err, ERR_DIVERGED, "kept %.4f, doubled %d; mean %.4f, variance %.4f", kept / n, doubled, mean, variance);
     results_free(dropped);
     results_free(drawn);
     return ok;
 }
 
-// An image's draws depend on its own sample number alone: the same in a batch of 3 and, for its first image, in one of 1.
+// An image's draws depend on its own sample number alone: the first of a batch of 3 draws what it draws alone.
 static bool own_sample(Error *err) {
-    static const OpCase three = { "own sample", { RANDN, 3, 5, 7, 3 }, TEST, 0 }, one = { "own sample", { RANDN, 1, 5, 7, 3 }, TEST, 0 };
+    static const OpCase three = { "own sample", { RANDN, 3, 5, 7, 3 }, TEST, 0 };
+    static const OpCase one = { "own sample", { RANDN, 1, 5, 7, 3 }, TEST, 0 };
     Results *a = case_run(&op_suite, &three, &(RunSpec){ .device = "cpu" });
     Results *b = case_run(&op_suite, &one, &(RunSpec){ .device = "cpu" });
     bool ok = true;

@@ -11,7 +11,8 @@ static Tensor *views(OpRun *r, const int64_t *d) {
     bool batch = d[0] == BATCH_HALVES || d[0] == BATCH_PART || d[0] == BATCH_OVERLAP;
     Tensor *x = batch ? case_image(r, "x", 3 * n, d[2], d[3], c) : case_image(r, "x", n, d[2], d[3], 3 * c);
     Tensor *part[3];
-    for (int i = 0; i < 3; i++) part[i] = batch ? op_view_batch(g, x, i * n, (i + 1) * n) : op_view_channel(g, x, i * c, (i + 1) * c);
+    for (int i = 0; i < 3; i++)
+        part[i] = batch ? op_view_batch(g, x, i * n, (i + 1) * n) : op_view_channel(g, x, i * c, (i + 1) * c);
     switch (d[0]) {
     case BATCH_HALVES:                                                             // disjoint, all of x
     case CHANNEL_PARTS: return op_add(g, op_mul(g, part[0], part[2]), part[1]);
@@ -34,7 +35,8 @@ static void build(OpRun *r, const OpCase *c) {
     switch (d[0]) {
     case UPSAMPLE: y = op_upsample2x(g, case_image(r, "x", d[1], d[2], d[3], d[4])); break;
     case CONCAT:
-        y = op_concat_channel(g, case_image(r, "a", d[1], d[2], d[3], d[4]), case_image(r, "b", d[1], d[2], d[3], d[5]));
+        y = op_concat_channel(g, case_image(r, "a", d[1], d[2], d[3], d[4]),
+                              case_image(r, "b", d[1], d[2], d[3], d[5]));
         break;
     case REPEAT: y = op_repeat_batch(g, case_image(r, "x", d[1], d[2], d[3], d[4]), (int)d[5]); break;
     case REPEAT_MATRIX: y = op_repeat_batch(g, case_input(r, "x", 2, (int64_t[]){ d[1], d[4] }, 0), (int)d[5]); break;
@@ -47,7 +49,10 @@ static void build(OpRun *r, const OpCase *c) {
     case_output(r, "y", y, d[0] <= RELAYOUT || d[0] == CONCAT_VIEWS ? OUT_BITS : 0);
 }
 
-static double terms(const OpCase *c) { return c->dim[0] == UPSAMPLE ? 4 : c->dim[0] <= REPEAT_MATRIX && c->dim[5] ? (double)c->dim[5] : 2; }
+static double terms(const OpCase *c) {
+    bool repeat = c->dim[0] == REPEAT || c->dim[0] == REPEAT_MATRIX;
+    return c->dim[0] == UPSAMPLE ? 4 : repeat ? (double)c->dim[5] : 2;
+}
 
 enum { TEST = CASE_TEST, GRAD = CASE_TEST | CASE_GRAD, BENCH = CASE_BENCH };
 static const OpCase cases[] = {

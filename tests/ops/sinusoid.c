@@ -17,4 +17,5 @@ static const OpCase cases[] = {
     { "128 by 128",    { 128, 128, 0 }, CASE_BENCH, 0 },
 };
 
-const OpSuite op_suite = { .op = "sinusoid", .cases = cases, .n_cases = sizeof cases / sizeof cases[0], .build = build };
+const OpSuite op_suite = { .op = "sinusoid", .cases = cases, .n_cases = sizeof cases / sizeof cases[0],
+                           .build = build };

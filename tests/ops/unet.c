@@ -1,5 +1,5 @@
-// tests/ops/unet.c - the whole network and its training step, small, in the three forms a run records: the balanced step,
-// the plain one, and the one of a batch whose labels are dropped.
+// tests/ops/unet.c - the whole network and its training step, small, in the three forms that a run records: the balanced
+// step, the plain one, and the one of a batch whose labels are dropped.
 //   dim: form, batch, image size, channels, levels, groups, attention levels, dropout in 1/100, augmentation
 #include <math.h>
 #include <stdlib.h>
@@ -34,8 +34,8 @@ static void build(OpRun *r, const OpCase *c) {
     StepState state = { .seed = { 1, 2 }, .step = 3 };
     param_state_write(ps, &state);
     case_model(r, ps, m, release);
-    DiffusionStepConfig step = { .batch = (int)d[1], .labelled = d[0] != UNLABELLED, .balance = d[0] == BALANCED, .tau = 0.3,
-                                 .gamma = 0.25, .share = 1, .noise_input = true, .dropout = d[7] > 0,
+    DiffusionStepConfig step = { .batch = (int)d[1], .labelled = d[0] != UNLABELLED, .balance = d[0] == BALANCED,
+                                 .tau = 0.3, .gamma = 0.25, .share = 1, .noise_input = true, .dropout = d[7] > 0,
                                  .gradients = case_gradients(r) };
     DiffusionStep s = diffusion_record_step(g, m->unet, m->schedule, &step);
     case_recorded(r);
@@ -57,8 +57,8 @@ static double terms(const OpCase *c) {
     return pixels > taps ? pixels : taps;
 }
 
-// A bias of all keys adds the same number to each logit of a row, which softmax does not see: its gradient is zero but for
-// rounding. Its terms are as large as those of the queries' bias, a sum that does not cancel: u sqrt(K) of that.
+// A bias of all keys adds the same number to each logit of a row, which softmax does not see: its gradient is zero but
+// for rounding. Its terms are as large as those of the queries' bias, a sum that does not cancel: u sqrt(K) of that.
 static double rounding(const OpCase *c, const Results *ref, const char *result) {
     char query[64];
     const char *key = strstr(result, "proj_k.bias");
@@ -84,4 +84,5 @@ static const OpCase cases[] = {
 };
 
 const OpSuite op_suite = { .op = "unet", .cases = cases, .n_cases = sizeof cases / sizeof cases[0], .build = build,
-                           .terms = terms, .rounding = rounding, .draws = 16, .amplified = "winograd", .amplification = CONV_WINOGRAD_AMPLIFICATION };
+                           .terms = terms, .rounding = rounding, .draws = 16, .amplified = "winograd",
+                           .amplification = CONV_WINOGRAD_AMPLIFICATION };
