@@ -72,8 +72,8 @@ typedef struct {
     void         (*build)(OpRun *r, const OpCase *c);
     bool           products;                     // sums of products: K and the term with squares are computed
     double       (*terms)(const OpCase *c);      // otherwise: K; NULL: 1
-    // Otherwise, where values cancel that no reference shows: the term with squares, u sqrt(K) max sqrt(sum a^2 b^2), of
-    // a result, derived in the suite. It also stands, times sqrt(elements), in the Frobenius bound. NULL: 0.
+    // Otherwise, where values cancel that no reference shows: the term with squares, u sqrt(K) max sqrt(sum a^2 b^2),
+    // of a result, derived in the suite. It also stands, times sqrt(elements), in the Frobenius bound. NULL: 0.
     double       (*rounding)(const OpCase *c, const Results *ref, const char *result);
     int            draws;                        // sets of inputs that |ref32 - ref| is the largest over; 0 means 1
     const char    *amplified;                    // implementations whose names start so have

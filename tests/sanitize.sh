@@ -9,7 +9,6 @@ cd "$root"
 sh third_party/setup.sh
 cmake -S . -B build-asan -DCMAKE_BUILD_TYPE=Release -DCBDM_SANITIZE=address,undefined
 cmake --build build-asan -j "$(nproc)"
-# libgomp and oneDNN keep their pools to the end, out of LeakSanitizer's sight in threads that never return.
 export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"

@@ -1,4 +1,4 @@
-// tests/test_graph.c - the engine: plans of random graphs and their checker, fusion, null devices, views, micro-batches.
+// tests/test_graph.c - the engine: plans of random graphs, their checker, fusion, null devices, views, micro-batches.
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>

@@ -1,10 +1,10 @@
 // tests/test_parity.c - what the published code computed is computed again, and judged by the parity cases' own rules.
 //
 // The rules: ||got - want|| / ||want|| at most 5e-5 for predictions, losses, gradients and reverse steps; for weights
-// and averages after the updates ||got - want|| / ||want - initial|| at most 1e-3, so that an optimiser that does nothing
-// fails. Two correct float32 implementations differ by a fifth and a tenth of that; Winograd convolutions are allowed
-// four times as much. Left out: the frozen time table, and the bias of the attention's keys, whose gradient is zero but
-// for rounding.
+// and averages after the updates ||got - want|| / ||want - initial|| at most 1e-3, so that an optimiser that does
+// nothing fails. Two correct float32 implementations differ by a fifth and a tenth of that; Winograd convolutions are
+// allowed four times as much. Left out: the frozen time table, and the bias of the attention's keys, whose gradient is
+// zero but for rounding.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -131,7 +131,7 @@ static void finish_and_compare(const char *run) {
     int64_t *steps;
     int n = run_checkpoints(run, &steps), shared = 0;
     for (int i = 0; i < n; i++) {
-        if (steps[i] % SAVE_EVERY) continue;             // saved by a signal: the undisturbed run has none
+        if (!steps[i] || steps[i] % SAVE_EVERY) continue;    // saved by a signal: the undisturbed run has none
         expect_same_checkpoint("longer", run, steps[i]);
         shared++;
     }
@@ -149,18 +149,21 @@ static void signals_lose_nothing(void **state) {
         char run[32];
         snprintf(run, sizeof run, "signal%d", i % 60);
         pid_t pid = go_on(run);
-        run_wait_logged(run, 1);
-        sleep_seconds(random_unit() * longer_seconds * 0.7);
+        bool early = i % 6 > 2;                          // also while the program starts, but for the loader's part
+        if (!early) run_wait_logged(run, 1);
+        sleep_seconds(random_unit() * longer_seconds * (early ? 0.3 : 0.7));
         kill(pid, signals[i % 3]);
         int code = program_wait("run", pid);
-        if (code != 0 && code != ERR_INTERRUPTED) fail_msg("exit code %d: %s", code, program_stderr);
+        if (code != 0 && code != ERR_INTERRUPTED && !(early && code == -signals[i % 3] && !program_stderr[0]))
+            fail_msg("exit code %d: %s", code, program_stderr);
         if (code == ERR_INTERRUPTED) {
             char hint[64];
             snprintf(hint, sizeof hint, "cbdm train --resume %s", run);
             expect_in_stderr(hint);
             int64_t *steps;
             int n = run_checkpoints(run, &steps);
-            assert_true(n > 0 && steps[n - 1] == run_last_stat(run));       // no step is lost
+            int64_t logged = run_last_stat(run);
+            assert_true(n > 0 && steps[n - 1] == (logged < 0 ? 0 : logged));     // no step is lost
             free(steps);
             interrupted++;
         }

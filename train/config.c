@@ -74,7 +74,7 @@ static const struct { const char *preset, *flag, *value; } presets[] = {
     { "full", "ch", "128" },
     { "demo", "image-size", "0" }, { "demo", "ch", "32" }, { "demo", "ch-mult", "1,2,2" }, { "demo", "attn", "2" },
     { "demo", "res-blocks", "1" }, { "demo", "groups", "8" }, { "demo", "dropout", "0" }, { "demo", "flip", "false" },
-    { "demo", "batch", "16" }, { "demo", "steps", "4000" }, { "demo", "lr", "1e-3" }, { "demo", "warmup", "100" },
+    { "demo", "batch", "16" }, { "demo", "steps", "3000" }, { "demo", "lr", "1e-3" }, { "demo", "warmup", "100" },
     { "demo", "ema-decay", "0.995" }, { "demo", "tau", "0.1" }, { "demo", "imb-factor", "0.01" },
     { "demo", "save-every", "1000" }, { "demo", "preview-every", "1000" }, { "demo", "probe-every", "1000" },
     { "quick", "image-size", "0" }, { "quick", "ch", "32" }, { "quick", "ch-mult", "1,2,2" }, { "quick", "attn", "2" },

@@ -15,7 +15,7 @@ static void on_signal(int s) {
     if (stop_signal) _exit(128 + s);
     stop_signal = s;
 }
-static void catch_signals(void) {
+void trainer_catch_signals(void) {
     struct sigaction a = { .sa_handler = on_signal };
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
@@ -103,7 +103,7 @@ bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
     int failed_saves = 0;
     Meter m = { .start = now_seconds(), .last_log = now_seconds(), .first_step = step, .last_step = step };
     bool ok = true;
-    catch_signals();
+    trainer_catch_signals();
     while (ok && step < c->steps && !stop_signal) {
         double loss[3];
         int64_t skipped = param_state_read(unet_params(t->net)).skipped;

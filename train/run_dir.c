@@ -150,7 +150,7 @@ static void prune(const RunDir *r, const RunConfig *c, int64_t step) {
     int n = checkpoint_list(r->path, &steps);
     while (n > 0 && steps[n - 1] > step) n--;
     for (int i = 0; c->keep > 0 && i < n - c->keep; i++) {
-        if (c->milestone_every && steps[i] % c->milestone_every == 0) continue;
+        if (c->milestone_every && steps[i] && steps[i] % c->milestone_every == 0) continue;
         char *path = checkpoint_path(r->path, steps[i]);
         if (unlink(path) != 0) log_warn("%s could not be removed: %s", path, strerror(errno));
         free(path);

@@ -1,4 +1,4 @@
-// tests/ops/groupnorm.c - cases of group normalization: alone, with SiLU, with the dropout that core/fuse.c joins to it.
+// tests/ops/groupnorm.c - cases of group normalization: alone, with SiLU, with the dropout that core/fuse.c adds.
 //   dim: n, h, w, c, groups, SiLU, dropout in 1/1000, form (FORM_*), channels of the base that x is a range of
 #include "opcase.h"
 

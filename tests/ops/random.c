@@ -65,7 +65,8 @@ static bool moments(Error *err) {
     bool ok = doubled && fabs(kept / n - 0.5) < 5 * 0.5 / sqrt(n) && fabs(mean) < 5 / sqrt(n) &&
               fabs(variance - 1) < 5 * sqrt(2 / n);
     if (!ok)
-        error_set(err, ERR_DIVERGED, "kept %.4f, doubled %d; mean %.4f, variance %.4f", kept / n, doubled, mean, variance);
+        error_set(err, ERR_DIVERGED, "kept %.4f, doubled %d; mean %.4f, variance %.4f", kept / n, doubled, mean,
+                  variance);
     results_free(dropped);
     results_free(drawn);
     return ok;
