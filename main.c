@@ -37,7 +37,8 @@ int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "--version") == 0) return printf("cbdm %s\n", CBDM_VERSION), 0;
     if (argc > 1) {
         const char *near = cli_nearest(argv[1], known, N_VERBS);
-        log_info("error: unknown verb %s%s%s; `cbdm --help` lists them", argv[1], near ? ": did you mean " : "", near ? near : "");
+        log_info("error: unknown verb %s%s%s; `cbdm --help` lists them", argv[1], near ? ": did you mean " : "",
+                 near ? near : "");
     } else {
         usage(stderr);
     }

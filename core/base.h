@@ -18,7 +18,7 @@ typedef struct { int code; char msg[512]; } Error;
 #ifdef __GNUC__
 __attribute__((format(printf, 3, 4)))
 #endif
-bool error_set(Error *err, int code, const char *fmt, ...);   // always false, so: return error_set(err, ERR_FILE, "...");
+bool error_set(Error *err, int code, const char *fmt, ...);   // always false: return error_set(err, ERR_FILE, "...");
 
 // One line on stderr, prefixed with seconds since start. A live progress line on a terminal is cleared first.
 #ifdef __GNUC__

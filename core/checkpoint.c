@@ -68,8 +68,8 @@ static bool all_finite(const SaveSource *s, const char *path, const StTensor *t,
         const float *data = fetch_tensor((void *)s, i);
         for (size_t j = 0; j < t[i].bytes / sizeof *data; j++)
             if (!isfinite(data[j]))
-                return error_set(err, ERR_DIVERGED, "%s is not saved: %s holds a value that is not finite; the last good "
-                                 "checkpoint is kept", path, t[i].name);
+                return error_set(err, ERR_DIVERGED, "%s is not saved: %s holds a value that is not finite; the last "
+                                 "good checkpoint is kept", path, t[i].name);
     }
     return true;
 }
@@ -108,11 +108,15 @@ static bool load_tensor(const SafeTensors *st, const char *where, const Param *p
     StTensor want;
     describe(p, prefix, &want);
     const StTensor *t = st_find(st, want.name);
-    bool same = t && t->ndim == want.ndim && memcmp(t->shape, want.shape, (size_t)want.ndim * sizeof want.shape[0]) == 0;
+    size_t bytes = (size_t)want.ndim * sizeof want.shape[0];
+    bool same = t && t->ndim == want.ndim && memcmp(t->shape, want.shape, bytes) == 0;
     bool ok = true;
-    if (!t) ok = error_set(err, ERR_FILE, "%s holds no tensor %s: it is not a checkpoint of this network", where, want.name);
-    else if (!same) ok = error_set(err, ERR_FILE, "%s: tensor %s has another shape than this configuration's; give the "
-                                   "configuration it was trained with", where, want.name);
+    if (!t)
+        ok = error_set(err, ERR_FILE, "%s holds no tensor %s: it is not a checkpoint of this network", where,
+                       want.name);
+    else if (!same)
+        ok = error_set(err, ERR_FILE, "%s: tensor %s has another shape than this configuration's; give the "
+                       "configuration it was trained with", where, want.name);
     if (ok) {
         int64_t e = tensor_numel(&p->value);
         float *data = xmalloc((size_t)e * sizeof *data);

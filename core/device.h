@@ -19,7 +19,7 @@ void        device_prefer(Device *d, const char *launcher, const char *impl);
 const char *device_preferred(const Device *d, const char *launcher);
 void       *device_alloc(Device *d, size_t bytes);                   // 256-byte aligned, zeroed; exits 4 with a report
 void        device_free(Device *d, void *p);                         // NULL is fine, as everywhere on a null device
-size_t      device_allocated(const Device *d);                       // bytes now held; a null device counts, but never frees
+size_t      device_allocated(const Device *d);                       // bytes now held; a null device only counts up
 void        device_write(Device *d, void *dst, const void *src, size_t bytes);   // host -> device
 void        device_read(Device *d, void *dst, const void *src, size_t bytes);    // device -> host, synchronous
 void        device_sync(Device *d);

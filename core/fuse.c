@@ -1,5 +1,5 @@
 // core/fuse.c - rewrites of the recorded forward graph: small ops that a neighbour does in passing. Each leaves a graph
-// that computes the same values (dropout and sums in another rounding order); CBDM_NO_FUSE=1 or --no-fuse keeps it plain.
+// that computes the same values (dropout and sums in another rounding order); CBDM_NO_FUSE=1 or --no-fuse turns it off.
 //
 //   conv2d, add_channel       -> conv2d with a time embedding
 //   conv2d, add               -> conv2d with a residual

@@ -110,7 +110,8 @@ static void assembly_finish(Graph *g, Tensor *base) {
             op_fill_to(g, graph_view(g, a->grad, dim, at, next), 0.0f);
         } else {
             int64_t image = end / base->shape[0];
-            CHECK(at % image == 0 && next % image == 0, "gradients of views of %s leave part of an image", tensor_str(base));
+            CHECK(at % image == 0 && next % image == 0, "gradients of views of %s leave part of an image",
+                  tensor_str(base));
             op_fill_to(g, graph_view(g, a->grad, 0, at / image, next / image), 0.0f);
         }
         at = next;

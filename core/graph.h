@@ -63,8 +63,8 @@ void    graph_rewrite_forward(Graph *g);
 void    graph_rewrite_backward(Graph *g);                     // after graph_backward
 void    graph_backward(Graph *g, Tensor *loss);               // reverse sweep; loss is a scalar or of an is_loss op
 void    graph_add_grad(Graph *g, Tensor *x, Tensor *dx);      // for backward(): x's gradient = dx, or a node adds
-// For infer() of gradient nodes: the tensor to write x's gradient to, with x's shape, layout and ld: a new one, or for a
-// view the same view of its base's gradient. NULL if x needs none.
+// For infer() of gradient nodes: the tensor to write x's gradient to, with x's shape, layout and ld: a new one, or for
+// a view the same view of its base's gradient. NULL if x needs none.
 Tensor *graph_grad_out(Graph *g, Tensor *x);
 Tensor *graph_grad_sink(Graph *g, const Tensor *x);   // as large, for launchers that always write; nobody reads it
 // x's gradient for ops that read it without strides: a copy where it is a range of channels.

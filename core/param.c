@@ -129,7 +129,9 @@ Tensor     *param_value(Param *p) { return &p->value; }
 Tensor     *param_ema(Param *p) { return &p->average; }
 Tensor     *param_state(ParamSet *ps) { return ps->state; }
 void        param_mark_label(Param *p) { p->label = true; }
-size_t      param_buffer_bytes(const ParamSet *ps) { return (size_t)ps->elements * dtype_size(device_real(ps->device)); }
+size_t      param_buffer_bytes(const ParamSet *ps) {
+    return (size_t)ps->elements * dtype_size(device_real(ps->device));
+}
 
 int64_t param_numel(const ParamSet *ps) {
     int64_t n = 0;
@@ -163,18 +165,21 @@ static void norm_bind(const Node *n, void *shape, void *args) {
     *(GradNormArgs *)args = (GradNormArgs){ .g = tensor_data(n->in[0]), .span = tensor_data(n->in[1]),
                                             .has_grad = tensor_data(n->in[2]), .state = tensor_data(n->in[3]) };
 }
-static const OpDef grad_norm_op = { .name = "grad_norm", .launcher = &grad_norm, .infer = norm_infer, .bind = norm_bind };
+static const OpDef grad_norm_op = { .name = "grad_norm", .launcher = &grad_norm, .infer = norm_infer,
+                                    .bind = norm_bind };
 
 static void adam_infer(Graph *g, Node *n) { (void)g; n->out[0] = n->in[5]; n->n_out = 1; }
 static void adam_bind(const Node *n, void *shape, void *args) {
     const OptimAttr *a = NODE_ATTR(n, OptimAttr);
     *(AdamShape *)shape = (AdamShape){ .n = a->n, .tensors = a->tensors, .lr = a->c.lr, .warmup = a->c.warmup,
                                        .beta1 = a->c.beta1, .beta2 = a->c.beta2, .eps = a->c.eps,
-                                       .clip_norm = a->c.clip_norm, .ema_decay = a->c.ema_decay, .ema_ramp = a->c.ema_ramp };
+                                       .clip_norm = a->c.clip_norm, .ema_decay = a->c.ema_decay,
+                                       .ema_ramp = a->c.ema_ramp };
     *(AdamArgs *)args = (AdamArgs){ .g = tensor_data(n->in[0]), .span = tensor_data(n->in[1]),
                                     .has_grad = tensor_data(n->in[2]), .state = tensor_data(n->in[3]),
                                     .count = tensor_data(n->in[4]), .w = tensor_data(n->in[5]),
-                                    .m = tensor_data(n->in[6]), .v = tensor_data(n->in[7]), .ema = tensor_data(n->in[8]) };
+                                    .m = tensor_data(n->in[6]), .v = tensor_data(n->in[7]),
+                                    .ema = tensor_data(n->in[8]) };
 }
 static OpCost adam_cost(const Node *n) {
     return (OpCost){ 16.0 * (double)tensor_numel(n->in[0]), 9.0 * (double)tensor_bytes(n->in[0]) };
@@ -186,9 +191,9 @@ void param_append_adam(ParamSet *ps, Graph *g, const AdamConfig *c, bool has_lab
     OptimAttr a = { *c, ps->elements, ps->n };
     Tensor *has = ps->has_grad[has_label_grad], **b = ps->buffer;
     graph_append(g, &grad_norm_op, &a, sizeof a, 4, (Tensor *[]){ b[BUFFER_GRAD], ps->span, has, ps->state });
-    graph_append(g, &adam_op, &a, sizeof a, 9,
-                 (Tensor *[]){ b[BUFFER_GRAD], ps->span, has, ps->state, ps->count, b[BUFFER_VALUE], b[BUFFER_M], b[BUFFER_V],
-                               b[BUFFER_EMA] });
+    Tensor *in[] = { b[BUFFER_GRAD], ps->span, has, ps->state, ps->count, b[BUFFER_VALUE], b[BUFFER_M], b[BUFFER_V],
+                     b[BUFFER_EMA] };
+    graph_append(g, &adam_op, &a, sizeof a, 9, in);
 }
 
 void param_append_zero_grad(ParamSet *ps, Graph *g) { op_fill_to(g, ps->buffer[BUFFER_GRAD], 0.0f); }

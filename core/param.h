@@ -6,8 +6,8 @@
 EXTERN_C_BEGIN
 typedef struct ParamSet ParamSet;
 typedef struct Param Param;                              // owned by its set
-// XAVIER: U(-a, a), a = gain sqrt(6 / (fan_in + fan_out)). KAIMING: U(-b, b), b = gain / sqrt(fan_in), PyTorch's default
-// for a linear layer. NORMAL: N(0, gain^2).
+// XAVIER: U(-a, a), a = gain sqrt(6 / (fan_in + fan_out)). KAIMING: U(-b, b), b = gain / sqrt(fan_in), PyTorch's
+// default for a linear layer. NORMAL: N(0, gain^2).
 typedef enum { INIT_ZERO, INIT_ONE, INIT_XAVIER_UNIFORM, INIT_KAIMING_UNIFORM, INIT_NORMAL } Init;
 ParamSet   *param_set_new(Device *d);
 void        param_set_free(ParamSet *ps);
@@ -43,8 +43,8 @@ void        param_read_published(const Tensor *t, float *out);
 void        param_write_published(Tensor *t, const float *in);
 // safetensors: NAME (weights), ema.NAME, adam_m.NAME, adam_v.NAME, adam_count, state; values f32. Metadata: key/value
 // text of the caller. A file is whole or absent. Refused (exit 3) if a weight or its average is not finite.
-bool        ckpt_save(const ParamSet *ps, const char *path, const char *const *keys, const char *const *values, int n_meta,
-                      Error *err);
+bool        ckpt_save(const ParamSet *ps, const char *path, const char *const *keys, const char *const *values,
+                      int n_meta, Error *err);
 // Everything of a training set; or, into an EMA_ONLY set, the averages (the weights where the file has no ema.*).
 typedef enum { CKPT_ALL, CKPT_EMA, CKPT_WEIGHTS } CkptPart;
 bool        ckpt_load(ParamSet *ps, const SafeTensors *st, const char *where, CkptPart part, Error *err);

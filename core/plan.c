@@ -120,8 +120,8 @@ void graph_plan(Graph *g, Arena *a) {
     }
     for (int i = 0; i < g->n_nodes; i++)
         if (g->nodes[i]->scratch_bytes)
-            items[n_items++] = (Item){ .bytes = aligned(g->nodes[i]->scratch_bytes), .first = i, .last = i, .tensor = -1,
-                                       .node = g->nodes[i] };
+            items[n_items++] = (Item){ .bytes = aligned(g->nodes[i]->scratch_bytes), .first = i, .last = i,
+                                       .tensor = -1, .node = g->nodes[i] };
     size_t bytes = place(items, n_items);
     g->offset = xmalloc((size_t)(g->n_tensors + 1) * sizeof *g->offset);
     for (int i = 0; i < g->n_tensors; i++) g->offset[i] = SIZE_MAX;
@@ -164,7 +164,7 @@ void plan_check(const Graph *g) {
             overwrite(g, valid, g->offset[t], tensor_bytes(g->tensors[t]), t);
             valid[t] = true;
         }
-        for (int j = 0; j < n->n_in; j++) {      // after the outputs: an output over an input of the same node is caught
+        for (int j = 0; j < n->n_in; j++) {      // after the outputs: one that lies over an input of the node is caught
             int t = tensor_number(g, n->in[j], slot, n_slots);
             CHECK(t < 0 || valid[t], "plan of %s: node %d (%s) reads %s, whose bytes are overwritten", g->name, i,
                   n->op->name, tensor_str(g->tensors[t]));

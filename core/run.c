@@ -28,8 +28,8 @@ static void run_node(const Graph *g, Node *n) {
 }
 
 void graph_run(Graph *g) {
-    CHECK(g->planned && g->arena->sealed && !device_is_null(g->device), "graph %s cannot run: not sealed, or a null device",
-          g->name);
+    CHECK(g->planned && g->arena->sealed && !device_is_null(g->device),
+          "graph %s cannot run: not sealed, or a null device", g->name);
     for (int i = 0; i < g->n_nodes; i++) run_node(g, g->nodes[i]);
     crumb_set(NULL);
 }
@@ -59,8 +59,8 @@ void graph_dump(const Graph *g, FILE *f) {
     for (int i = 0; i < g->n_nodes; i++) {
         const Node *n = g->nodes[i];
         OpCost c = node_cost(n);
-        fprintf(f, "%4d %-22s %-10s %9.3f MFLOP %9.3f MB ", i, n->op->name, n->impl ? n->impl->name : "-", c.flops / 1e6,
-                c.bytes / 1e6);
+        fprintf(f, "%4d %-22s %-10s %9.3f MFLOP %9.3f MB ", i, n->op->name, n->impl ? n->impl->name : "-",
+                c.flops / 1e6, c.bytes / 1e6);
         for (int j = 0; j < n->n_in; j++)
             if (n->in[j]) fprintf(f, " %s", tensor_str(n->in[j]));
         fprintf(f, " ->");

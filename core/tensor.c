@@ -75,8 +75,8 @@ static size_t span_of(const Tensor *t) {
 
 // Calls for each element the stored index and the logical one.
 #define EACH_ELEMENT(t, stored, logical)                                                                          \
-    for (int64_t i_ = 0, n_ = (t)->ndim > 1 ? (t)->shape[0] : 1, hw_ = tensor_pixels(t), c_ = (t)->shape[(t)->ndim - 1], \
-         logical = 0; i_ < n_; i_++)                                                                              \
+    for (int64_t i_ = 0, n_ = (t)->ndim > 1 ? (t)->shape[0] : 1, hw_ = tensor_pixels(t),                          \
+         c_ = (t)->shape[(t)->ndim - 1], logical = 0; i_ < n_; i_++)                                              \
         for (int64_t p_ = 0; p_ < hw_; p_++)                                                                      \
             for (int64_t k_ = 0, stored; k_ < c_ && (stored = layout_index((t)->layout, hw_, (t)->ld, i_, p_, k_), 1); \
                  k_++, logical++)

@@ -48,7 +48,8 @@ typedef struct { const char *data, *samples; int imb_type; double imb_factor; in
 static const Flag flags[] = {
     { "data", "builtin", "the data set that was trained on", FLAG_STR, FIELD(data), NULL, 0, 0 },
     { "samples", "", "folder of class folders, as `cbdm sample --out` makes it", FLAG_STR, FIELD(samples), NULL, 0, 0 },
-    { "imb-type", "exp", "of the training subset, for the counts shown", FLAG_ENUM, FIELD(imb_type), imb_type_names, 0, 0 },
+    { "imb-type", "exp", "of the training subset, for the counts shown", FLAG_ENUM, FIELD(imb_type), imb_type_names,
+      0, 0 },
     { "imb-factor", "0.01", "of the training subset", FLAG_F64, FIELD(imb_factor), NULL, 1e-6, 1 },
     { "lt-seed", "0", "of the training subset", FLAG_I64, FIELD(lt_seed), NULL, 0, 4294967295.0 },
 };
@@ -69,8 +70,8 @@ static void print_table(const DatasetInfo *d, const int64_t *train, int64_t *con
                        { "head and medium", 0, 2 * third }, { "all", 0, n } };
     printf("%-18s %9s %12s %12s\n", "class", "training", "real test", "samples");
     for (int c = 0; c < n; c++)
-        printf("%-18s %9lld %12.3f %12.3f\n", d->class_names[c], (long long)train[c], accuracy(truth[0], truth[1], c, c + 1),
-               accuracy(made[0], made[1], c, c + 1));
+        printf("%-18s %9lld %12.3f %12.3f\n", d->class_names[c], (long long)train[c],
+               accuracy(truth[0], truth[1], c, c + 1), accuracy(made[0], made[1], c, c + 1));
     for (size_t g = 0; g < sizeof groups / sizeof groups[0]; g++) {
         double r = accuracy(truth[0], truth[1], groups[g].from, groups[g].to);
         double m = accuracy(made[0], made[1], groups[g].from, groups[g].to);
@@ -79,7 +80,8 @@ static void print_table(const DatasetInfo *d, const int64_t *train, int64_t *con
 }
 
 static bool evaluate(const EvalConfig *c, Error *err) {
-    Dataset *train = dataset_open(c->data, SPLIT_TRAIN, err), *test = train ? dataset_open(c->data, SPLIT_TEST, err) : NULL;
+    Dataset *train = dataset_open(c->data, SPLIT_TRAIN, err);
+    Dataset *test = train ? dataset_open(c->data, SPLIT_TEST, err) : NULL;
     Dataset *samples = test ? dataset_open(c->samples, SPLIT_TRAIN, err) : NULL;
     bool ok = samples != NULL;
     if (ok) {
@@ -90,10 +92,12 @@ static bool evaluate(const EvalConfig *c, Error *err) {
             test = train ? dataset_pad(test, size, err) : test;
         }
         const DatasetInfo *d = train ? dataset_info(train) : NULL;
-        ok = d && (d->classes == s->classes && d->height == s->height && d->width == s->width && d->channels == s->channels);
+        ok = d && d->classes == s->classes && d->height == s->height && d->width == s->width &&
+             d->channels == s->channels;
         if (d && !ok)
-            error_set(err, ERR_USAGE, "%s holds %d classes of %dx%dx%d, the data %d of %dx%dx%d: sample every class of the same "
-                      "data", c->samples, s->classes, s->height, s->width, s->channels, d->classes, d->height, d->width, d->channels);
+            error_set(err, ERR_USAGE, "%s holds %d classes of %dx%dx%d, the data %d of %dx%dx%d: sample every class of "
+                      "the same data", c->samples, s->classes, s->height, s->width, s->channels, d->classes, d->height,
+                      d->width, d->channels);
     }
     if (ok) {
         const DatasetInfo *d = dataset_info(train);

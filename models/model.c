@@ -12,7 +12,8 @@ static const char *const rounding_names[] = { "float32", "double", NULL };
 #define FIELD(f) offsetof(ModelConfig, f)
 const Flag model_flags[] = {
     { NULL, NULL, "network", FLAG_STR, 0, NULL, 0, 0 },
-    { "image-size", "32", "pixels a side; smaller images are padded; 0: the data's own size", FLAG_INT, FIELD(image_size), NULL, 0, 4096 },
+    { "image-size", "32", "pixels a side; smaller images are padded; 0: the data's own size", FLAG_INT,
+      FIELD(image_size), NULL, 0, 4096 },
     { "in-channels", "3", "image channels; set from the data", FLAG_INT, FIELD(in_channels), NULL, 1, 64 },
     { "ch", "128", "channels of the first level", FLAG_INT, FIELD(ch), NULL, 2, 4096 },
     { "ch-mult", "1,2,2,2", "channel factor of each level", FLAG_LIST, FIELD(ch_mult), NULL, 0, 0 },
@@ -40,7 +41,8 @@ static bool list_add(int64_t **out, int64_t *n, int64_t max_count, int64_t from,
     return true;
 }
 
-int64_t *list_parse(const char *flag, const char *text, int64_t min, int64_t max, int64_t max_count, int64_t *n, Error *err) {
+int64_t *list_parse(const char *flag, const char *text, int64_t min, int64_t max, int64_t max_count, int64_t *n,
+                    Error *err) {
     int64_t *out = xmalloc(sizeof *out);
     *n = 0;
     for (const char *at = text; *at;) {
@@ -52,11 +54,12 @@ int64_t *list_parse(const char *flag, const char *text, int64_t min, int64_t max
             to = strtoll(at, &end, 10);
             ok = end != at;
         }
-        ok = ok && from >= min && to <= max && (*end == 0 || (*end == ',' && end[1])) && list_add(&out, n, max_count, from, to);
+        ok = ok && from >= min && to <= max && (*end == 0 || (*end == ',' && end[1])) &&
+             list_add(&out, n, max_count, from, to);
         if (!ok) {
             free(out);
-            error_set(err, ERR_USAGE, "%s %s: a list of numbers from %lld to %lld such as 1,2,2 or 0-63, at most %lld of them",
-                      flag, text, (long long)min, (long long)max, (long long)max_count);
+            error_set(err, ERR_USAGE, "%s %s: a list of numbers from %lld to %lld such as 1,2,2 or 0-63, at most %lld "
+                      "of them", flag, text, (long long)min, (long long)max, (long long)max_count);
             return NULL;
         }
         at = *end ? end + 1 : end;
@@ -78,7 +81,8 @@ bool model_unet_config(const ModelConfig *c, UNetConfig *u, Error *err) {
     if (!list) return false;
     for (int i = 0; i < n; i++) u->attn_levels |= 1u << list[i];
     free(list);
-    if (c->beta_1 > c->beta_T) return error_set(err, ERR_USAGE, "--beta-1 %g is above --beta-T %g", c->beta_1, c->beta_T);
+    if (c->beta_1 > c->beta_T)
+        return error_set(err, ERR_USAGE, "--beta-1 %g is above --beta-T %g", c->beta_1, c->beta_T);
     return unet_check(u, err);
 }
 
@@ -145,7 +149,8 @@ char *checkpoint_find(const char *spec, Error *err) {
     const char *at = strrchr(spec, '@');
     if (stat(spec, &s) == 0) return S_ISDIR(s.st_mode) ? newest(spec, err) : xstrdup(spec);
     if (!at) {
-        error_set(err, ERR_FILE, "checkpoint %s is not there: name a run folder, RUN@STEP or a .safetensors file", spec);
+        error_set(err, ERR_FILE, "checkpoint %s is not there: name a run folder, RUN@STEP or a .safetensors file",
+                  spec);
         return NULL;
     }
     char *run = xstrdup(spec), *end;
@@ -155,8 +160,8 @@ char *checkpoint_find(const char *spec, Error *err) {
     if (!path || stat(path, &s) != 0) {
         int64_t *steps;
         int n = checkpoint_list(run, &steps);
-        error_set(err, ERR_FILE, "run %s holds no checkpoint of step %s; the newest of its %d is of step %lld", run, at + 1,
-                  n < 0 ? 0 : n, n > 0 ? (long long)steps[n - 1] : -1LL);
+        error_set(err, ERR_FILE, "run %s holds no checkpoint of step %s; the newest of its %d is of step %lld", run,
+                  at + 1, n < 0 ? 0 : n, n > 0 ? (long long)steps[n - 1] : -1LL);
         free(steps);
         free(path);
         path = NULL;
@@ -169,8 +174,8 @@ char *checkpoint_find(const char *spec, Error *err) {
 static bool read_config(Model *m, const SafeTensors *st, Error *err) {
     const char *format = st_meta(st, "format"), *model = st_meta(st, "model"), *step = st_meta(st, "step");
     if (!format || strcmp(format, "cbdm-checkpoint-1") != 0 || !model)
-        return error_set(err, ERR_FILE, "%s is not a checkpoint of this program: metadata format is %s, not cbdm-checkpoint-1",
-                         m->path, format ? format : "missing");
+        return error_set(err, ERR_FILE, "%s is not a checkpoint of this program: metadata format is %s, not "
+                         "cbdm-checkpoint-1", m->path, format ? format : "missing");
     cli_defaults(model_flags, n_model_flags, &m->config);
     if (!cli_from_json(model_flags, n_model_flags, &m->config, model, m->path, err)) return false;
     m->step = step ? strtoll(step, NULL, 10) : 0;

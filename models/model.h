@@ -4,7 +4,7 @@
 #include "core/cli.h"
 #include "models/diffusion.h"
 EXTERN_C_BEGIN
-// What must be known to rebuild a network and sample from it. The flags of model_flags, in a struct of text and numbers.
+// What must be known to rebuild a network and sample from it: the flags of model_flags, in a struct of text and numbers
 typedef struct {
     int         image_size, in_channels, ch;
     const char *ch_mult, *attn;                 // "1,2,2,2", "1"
@@ -42,6 +42,7 @@ typedef struct {
 Model *model_open(Device *d, const char *spec, CkptPart part, Error *err); // NULL: *err; the device stays the caller's
 void   model_close(Model *m);
 // Number lists as flags take them: "1,2,2,2", "0-63", "5,7-9". Caller frees; refuses more than max numbers.
-int64_t *list_parse(const char *flag, const char *text, int64_t min, int64_t max, int64_t max_count, int64_t *n, Error *err);
+int64_t *list_parse(const char *flag, const char *text, int64_t min, int64_t max, int64_t max_count, int64_t *n,
+                    Error *err);
 EXTERN_C_END
 #endif

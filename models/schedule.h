@@ -4,8 +4,8 @@
 #include "core/tensor.h"
 #include "kernels/diffuse/diffuse.h"
 EXTERN_C_BEGIN
-// beta_t for t = 0..T-1, alpha_bar_t = prod (1 - beta_s), s <= t (DDPM, arXiv 2006.11239, section 2). The published code
-// takes beta as a float32 linspace widened to double, which fixes alpha_bar in the 7th digit; exact keeps double.
+// beta_t for t = 0..T-1, alpha_bar_t = prod (1 - beta_s), s <= t (DDPM, arXiv 2006.11239, section 2). The published
+// code takes beta as a float32 linspace widened to double, which fixes alpha_bar in the 7th digit; exact keeps double.
 typedef enum { BETA_FLOAT32, BETA_DOUBLE } BetaRounding;
 typedef struct { int T; double *beta, *alpha_bar; Tensor *root; } Schedule;   // root (T,2): as kernels/diffuse reads it
 Schedule *schedule_linear(Device *d, int T, double beta_1, double beta_T, BetaRounding rounding);
@@ -13,7 +13,8 @@ void      schedule_free(Schedule *s);
 
 typedef enum { VAR_FIXEDLARGE, VAR_FIXEDSMALL } VarType;
 extern const char *const var_type_names[];      // "fixedlarge", "fixedsmall", NULL
-// Posterior variance's log at t (DDPM eq. 7): fixedsmall; fixedlarge is log beta_t, at t = 0 that of the posterior of 1.
+// Log of the step's variance at t. fixedsmall: the posterior's (DDPM eq. 7), at t = 0, where it is 0, that of t = 1.
+// fixedlarge: beta_t, at t = 0 also the posterior's of t = 1.
 double schedule_log_variance(const Schedule *s, int t, VarType type);
 // One ancestral step at t (DDPM eq. 11): x <- coef1 x0_hat + coef2 x + sigma z, x0_hat from eps_hat, clipped to
 // [-clip, clip] if clip > 0. The published code does not clip.

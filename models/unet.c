@@ -40,17 +40,19 @@ bool unet_check(const UNetConfig *c, Error *err) {
     int step = 1 << (c->levels - 1);
     if (c->image_size < step || c->image_size % step) {
         int below = c->image_size < step ? step : c->image_size / step * step;
-        return error_set(err, ERR_USAGE, "--image-size %d cannot be halved %d times: the nearest sizes that can are %d and %d",
-                         c->image_size, c->levels - 1, below, below + step);
+        return error_set(err, ERR_USAGE, "--image-size %d cannot be halved %d times: the nearest sizes that can are %d "
+                         "and %d", c->image_size, c->levels - 1, below, below + step);
     }
-    if (c->channels % 2) return error_set(err, ERR_USAGE, "--ch %d: the sinusoids of time need an even number", c->channels);
+    if (c->channels % 2)
+        return error_set(err, ERR_USAGE, "--ch %d: the sinusoids of time need an even number", c->channels);
     for (int i = 0; i < c->levels; i++) {
         int ch = c->channels * c->mult[i];
         if (c->mult[i] < 1 || ch % c->groups)
-            return error_set(err, ERR_USAGE, "level %d has %d channels, which --groups %d does not divide", i, ch, c->groups);
+            return error_set(err, ERR_USAGE, "level %d has %d channels, which --groups %d does not divide", i, ch,
+                             c->groups);
         if (ch / c->groups < 2)
-            return error_set(err, ERR_USAGE, "level %d has one channel per norm group, which removes the time and label "
-                             "embedding entirely: use --groups %d or fewer", i, ch / 2);
+            return error_set(err, ERR_USAGE, "level %d has one channel per norm group, which removes the time and "
+                             "label embedding entirely: use --groups %d or fewer", i, ch / 2);
     }
     if (c->attn_levels >> c->levels)
         return error_set(err, ERR_USAGE, "--attn names a level beyond the last, which is %d", c->levels - 1);
@@ -69,7 +71,9 @@ static Layer layer(UNet *m, const char *prefix, const char *name, int ndim, cons
 static Layer conv(UNet *m, const char *prefix, const char *name, int c_in, int c_out, int size, float gain) {
     return layer(m, prefix, name, 4, (int64_t[]){ c_out, size, size, c_in }, gain);
 }
-static Layer norm(UNet *m, const char *prefix, const char *name, int c) { return layer(m, prefix, name, 1, (int64_t[]){ c }, 0); }
+static Layer norm(UNet *m, const char *prefix, const char *name, int c) {
+    return layer(m, prefix, name, 1, (int64_t[]){ c }, 0);
+}
 static Layer linear(UNet *m, const char *prefix, const char *name, int c_in, int c_out) {
     return layer(m, prefix, name, 2, (int64_t[]){ c_out, c_in }, 1);
 }
@@ -118,7 +122,8 @@ UNet *unet_new(const UNetConfig *cfg, Device *d) {
     skip[n_skip++] = ch;
     for (int l = 0; l < cfg->levels; l++) {
         for (int i = 0; i < cfg->res_blocks; i++) {
-            add_res_block(m, &m->down[m->n_down], "downblocks", m->n_down, now, ch * cfg->mult[l], cfg->attn_levels >> l & 1);
+            add_res_block(m, &m->down[m->n_down], "downblocks", m->n_down, now, ch * cfg->mult[l],
+                          cfg->attn_levels >> l & 1);
             m->n_down++;
             skip[n_skip++] = now = ch * cfg->mult[l];
         }
@@ -158,7 +163,8 @@ const UNetConfig *unet_config(const UNet *m) { return &m->cfg; }
 typedef struct { UNet *m; Graph *g; Tensor *temb, *sample; } Pass;   // temb: (kN,4ch), SiLU applied
 
 static Tensor *apply_norm(Pass *f, const Layer *l, Tensor *x, Act act) {
-    return op_groupnorm(f->g, x, param_tensor(l->weight, f->g), param_tensor(l->bias, f->g), f->m->cfg.groups, norm_eps, act);
+    return op_groupnorm(f->g, x, param_tensor(l->weight, f->g), param_tensor(l->bias, f->g), f->m->cfg.groups, norm_eps,
+                        act);
 }
 static Tensor *apply_conv(Pass *f, const Layer *l, Tensor *x, int stride, int pad) {
     return op_conv2d(f->g, x, param_tensor(l->weight, f->g), param_tensor(l->bias, f->g), stride, pad);
@@ -184,7 +190,8 @@ static Tensor *res_block(Pass *f, const Block *b, Tensor *x) {
     h = op_add_channel(g, h, apply_linear(f, &b->temb, f->temb));                  // the batch repeats here, if it does
     h = apply_norm(f, &b->norm2, h, ACT_SILU);
     if (f->sample)
-        h = op_dropout(g, h, f->m->cfg.dropout, op_purpose(param_name(b->conv2.weight)), f->sample, param_state(f->m->params));
+        h = op_dropout(g, h, f->m->cfg.dropout, op_purpose(param_name(b->conv2.weight)), f->sample,
+                       param_state(f->m->params));
     h = apply_conv(f, &b->conv2, h, 1, 1);
     Tensor *skip = b->shortcut.weight ? apply_conv(f, &b->shortcut, x, 1, 0) : x;
     skip = op_repeat_batch(g, skip, (int)(h->shape[0] / skip->shape[0]));

@@ -100,8 +100,8 @@ static bool compare_result(const OpSuite *s, const OpCase *c, const char *who, c
         int64_t at = 0;
         while (fabs(y->value[at] - ref->value[at]) < top || isnan(y->value[at])) at++;
         return error_set(err, ERR_DIVERGED, "%s: %s[%lld] = %.9g, ref has %.9g: error %.3g over the bound of %.3g "
-                         "(ref32 %.3g, term with squares %.3g, amplification %g)", who, y->name, (long long)at, y->value[at],
-                         ref->value[at], top, bound, yard->error[i], rounding, amplification);
+                         "(ref32 %.3g, term with squares %.3g, amplification %g)", who, y->name, (long long)at,
+                         y->value[at], ref->value[at], top, bound, yard->error[i], rounding, amplification);
     }
     if (is_ref32) return true;
     bound = unit * sqrt(yard->terms[i]) * norm_of(ref, NULL);

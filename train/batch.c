@@ -90,7 +90,8 @@ void batcher_fill(Batcher *b, int64_t step, int begin, int end, float *x0, int32
         image_to_float(b->data, index, b->flip && flip.v[0] >> 31, x0 + j * e);
         t[j] = (int32_t)rng_below(philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_TIME).v[0], (uint32_t)b->T);
         if (y) y[j] = b->data->labels[index];
-        if (y_balanced) y_balanced[j] = other_label(b, philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_LABEL).v[0]);
+        if (y_balanced)
+            y_balanced[j] = other_label(b, philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_LABEL).v[0]);
         sample[j] = i;
     }
 }

@@ -12,24 +12,32 @@ static const char *const compat_names[] = { "fixed", "official", NULL };
 #define FIELD(f) offsetof(RunConfig, f)
 static const Flag own_flags[] = {
     { NULL, NULL, "data", FLAG_STR, 0, NULL, 0, 0 },
-    { "data", "builtin", "IDX, CIFAR archive or folder, folder of class folders of PNGs, or builtin", FLAG_STR, FIELD(data),
-      NULL, 0, 0 },
-    { "imb-type", "exp", "long-tailed subset: exp, step, or none for all images", FLAG_ENUM, FIELD(imb_type), imb_type_names, 0, 0 },
-    { "imb-factor", "0.01", "images of the rarest class by those of the most frequent", FLAG_F64, FIELD(imb_factor), NULL, 1e-6, 1 },
+    { "data", "builtin", "IDX, CIFAR archive or folder, folder of class folders of PNGs, or builtin", FLAG_STR,
+      FIELD(data), NULL, 0, 0 },
+    { "imb-type", "exp", "long-tailed subset: exp, step, or none for all images", FLAG_ENUM, FIELD(imb_type),
+      imb_type_names, 0, 0 },
+    { "imb-factor", "0.01", "images of the rarest class by those of the most frequent", FLAG_F64, FIELD(imb_factor),
+      NULL, 1e-6, 1 },
     { "lt-seed", "0", "seed of the subset; 0 is the published one", FLAG_I64, FIELD(lt_seed), NULL, 0, 4294967295.0 },
-    { "lt-index", "", "file of lines `class ordinal` in place of the three above", FLAG_STR, FIELD(lt_index), NULL, 0, 0 },
+    { "lt-index", "", "file of lines `class ordinal` in place of the three above", FLAG_STR, FIELD(lt_index), NULL,
+      0, 0 },
     { "flip", "true", "mirror images left to right with probability 1/2", FLAG_BOOL, FIELD(flip), NULL, 0, 0 },
-    { "drop-last", "false", "skip the last, smaller batch of an epoch, as published", FLAG_BOOL, FIELD(drop_last), NULL, 0, 0 },
+    { "drop-last", "false", "skip the last, smaller batch of an epoch, as published", FLAG_BOOL, FIELD(drop_last), NULL,
+      0, 0 },
     { NULL, NULL, "objective", FLAG_STR, 0, NULL, 0, 0 },
-    { "objective", "cbdm", "cbdm, or ddpm without the balancing term", FLAG_ENUM, FIELD(objective), objective_names, 0, 0 },
+    { "objective", "cbdm", "cbdm, or ddpm without the balancing term", FLAG_ENUM, FIELD(objective), objective_names,
+      0, 0 },
     { "target", "train", "y' is drawn from the training labels' distribution or uniformly", FLAG_ENUM, FIELD(target),
       target_names, 0, 0 },
-    { "tau", "1", "weight of the balancing term, times t / T (the paper's tau times T)", FLAG_F64, FIELD(tau), NULL, 0, 1e6 },
+    { "tau", "1", "weight of the balancing term, times t / T (the paper's tau times T)", FLAG_F64, FIELD(tau), NULL,
+      0, 1e6 },
     { "gamma", "0.25", "weight of the commitment part", FLAG_F64, FIELD(gamma), NULL, 0, 1e6 },
-    { "label-drop", "0.1", "probability that a step drops all labels, for guidance", FLAG_F64, FIELD(label_drop), NULL, 0, 1 },
+    { "label-drop", "0.1", "probability that a step drops all labels, for guidance", FLAG_F64, FIELD(label_drop), NULL,
+      0, 1 },
     { NULL, NULL, "optimisation", FLAG_STR, 0, NULL, 0, 0 },
     { "batch", "48", "images per step", FLAG_INT, FIELD(batch), NULL, 1, 65536 },
-    { "micro-batch", "0", "images per pass, gradients are summed; 0: the whole batch", FLAG_INT, FIELD(micro_batch), NULL, 0, 65536 },
+    { "micro-batch", "0", "images per pass, gradients are summed; 0: the whole batch", FLAG_INT, FIELD(micro_batch),
+      NULL, 0, 65536 },
     { "steps", "300001", "steps in all", FLAG_I64, FIELD(steps), NULL, 1, 1e12 },
     { "lr", "2e-4", "Adam's learning rate", FLAG_F64, FIELD(lr), NULL, 0, 10 },
     { "beta1", "0.9", "decay of Adam's first moment", FLAG_F64, FIELD(beta1), NULL, 0, 0.999999 },
@@ -37,17 +45,20 @@ static const Flag own_flags[] = {
     { "adam-eps", "1e-8", "Adam's epsilon", FLAG_F64, FIELD(adam_eps), NULL, 1e-16, 1 },
     { "grad-clip", "1", "largest norm of the gradient; 0: no limit", FLAG_F64, FIELD(grad_clip), NULL, 0, 1e9 },
     { "warmup", "5000", "steps of linear warm-up from 0", FLAG_I64, FIELD(warmup), NULL, 0, 1e12 },
-    { "warmup-cap", "true", "warm up for at most a tenth of the steps; off where --warmup is given", FLAG_BOOL, FIELD(warmup_cap), NULL, 0, 0 },
+    { "warmup-cap", "true", "warm up for at most a tenth of the steps; off where --warmup is given", FLAG_BOOL,
+      FIELD(warmup_cap), NULL, 0, 0 },
     { "ema-decay", "0.9999", "decay of the weights' moving average", FLAG_F64, FIELD(ema_decay), NULL, 0, 0.9999999 },
     { "ema-ramp", "true", "decay at step s is at most (1 + s) / (10 + s)", FLAG_BOOL, FIELD(ema_ramp), NULL, 0, 0 },
     { "seed", "0", "of initial weights, order of images, noise, dropout", FLAG_I64, FIELD(seed), NULL, 0, 9e15 },
     { "compat", "fixed", "official: as published (drop-last, no warm-up cap, no ema-ramp)", FLAG_ENUM, FIELD(compat),
       compat_names, 0, 0 },
     { NULL, NULL, "run", FLAG_STR, 0, NULL, 0, 0 },
-    { "preset", "", "full, demo or quick: other defaults; flags given count over it", FLAG_STR, FIELD(preset), NULL, 0, 0 },
+    { "preset", "", "full, demo or quick: other defaults; flags given count over it", FLAG_STR, FIELD(preset), NULL,
+      0, 0 },
     { "out", "", "run folder to create", FLAG_STR, FIELD(out), NULL, 0, 0 },
     { "resume", "", "run folder to go on with, from its newest checkpoint", FLAG_STR, FIELD(resume), NULL, 0, 0 },
-    { "init-from", "", "start from the averaged weights of RUN, RUN@STEP or a file", FLAG_STR, FIELD(init_from), NULL, 0, 0 },
+    { "init-from", "", "start from the averaged weights of RUN, RUN@STEP or a file", FLAG_STR, FIELD(init_from), NULL,
+      0, 0 },
     { "device", "auto", "auto, cpu, ref, ref32; null: print parameters, FLOPs and memory, run nothing", FLAG_STR,
       FIELD(device), NULL, 0, 0 },
     { "kernel", "", "LAUNCHER=IMPLEMENTATION[,...] to prefer", FLAG_STR, FIELD(kernel), NULL, 0, 0 },
@@ -78,7 +89,8 @@ static const struct { const char *preset, *flag, *value; } presets[] = {
     { "demo", "ema-decay", "0.995" }, { "demo", "tau", "0.1" }, { "demo", "imb-factor", "0.01" },
     { "demo", "save-every", "1000" }, { "demo", "preview-every", "1000" }, { "demo", "probe-every", "1000" },
     { "quick", "image-size", "0" }, { "quick", "ch", "32" }, { "quick", "ch-mult", "1,2,2" }, { "quick", "attn", "2" },
-    { "quick", "res-blocks", "1" }, { "quick", "groups", "8" }, { "quick", "dropout", "0" }, { "quick", "flip", "false" },
+    { "quick", "res-blocks", "1" }, { "quick", "groups", "8" }, { "quick", "dropout", "0" },
+    { "quick", "flip", "false" },
     { "quick", "batch", "16" }, { "quick", "steps", "400" }, { "quick", "lr", "1e-3" }, { "quick", "warmup", "40" },
     { "quick", "ema-decay", "0.98" }, { "quick", "tau", "0.1" }, { "quick", "imb-factor", "0.01" },
     { "quick", "save-every", "400" }, { "quick", "preview-every", "0" }, { "quick", "probe-every", "0" },
@@ -89,7 +101,8 @@ const char *const preset_names[] = { "", "full", "demo", "quick", NULL };
 static const char *const changeable[] = { "steps", "save-every", "log-every", "preview-every", "probe-every", "keep",
                                           "milestone-every", "device", "resume", NULL };
 // What is not part of a run's definition, and so not of its checkpoints.
-static const char *const local[] = { "preset", "out", "resume", "init-from", "device", "kernel", "dump-graph", "profile", NULL };
+static const char *const local[] = { "preset", "out", "resume", "init-from", "device", "kernel", "dump-graph",
+                                     "profile", NULL };
 
 static bool listed(const char *const *list, const char *name) {
     for (int i = 0; list[i]; i++)
@@ -119,9 +132,11 @@ static const Flag *flag_named(const char *name) {
 }
 
 static bool apply_preset(RunConfig *c, Error *err) {
-    if (!listed(preset_names, c->preset)) return error_set(err, ERR_USAGE, "--preset %s: there are full, demo and quick", c->preset);
+    if (!listed(preset_names, c->preset))
+        return error_set(err, ERR_USAGE, "--preset %s: there are full, demo and quick", c->preset);
     for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++)
-        if (strcmp(presets[i].preset, c->preset) == 0 && !cli_set(flag_named(presets[i].flag), c, presets[i].value, err))
+        if (strcmp(presets[i].preset, c->preset) == 0 &&
+            !cli_set(flag_named(presets[i].flag), c, presets[i].value, err))
             return false;
     return true;
 }
@@ -133,13 +148,13 @@ static bool resumable(const char *run, Error *err) {
     free(steps);
     if (n > 0) return true;
     if (n == 0)
-        return error_set(err, ERR_FILE, "--resume %s: the run holds no checkpoint, it ended before its first: start it again "
-                         "with --out %s", run, run);
+        return error_set(err, ERR_FILE, "--resume %s: the run holds no checkpoint, it ended before its first: start it "
+                         "again with --out %s", run, run);
     char *path = checkpoint_find(run, err);
     if (!path) return false;
     free(path);
-    return error_set(err, ERR_USAGE, "--resume %s: name the folder of a run; to start a new run from one of its checkpoints "
-                     "give --init-from %s", run, run);
+    return error_set(err, ERR_USAGE, "--resume %s: name the folder of a run; to start a new run from one of its "
+                     "checkpoints give --init-from %s", run, run);
 }
 
 // The stored configuration becomes the run's; flags that were given must be changeable or say the same.
@@ -151,19 +166,20 @@ static bool apply_resume(RunConfig *c, const bool *set, Error *err) {
     char *path = checkpoint_find(c->resume, err);
     SafeTensors *st = path ? st_open(path, err) : NULL;
     const char *config = st ? st_meta(st, "config") : NULL;
-    bool ok = st && (config || error_set(err, ERR_FILE, "%s holds no run configuration: it cannot be resumed; start from it "
-                                         "with --init-from", path));
+    bool ok = st && (config || error_set(err, ERR_FILE, "%s holds no run configuration: it cannot be resumed; start "
+                                         "from it with --init-from", path));
     cli_defaults(flags, n, c);
     ok = ok && cli_from_json(flags, n, c, config, path, err);
     for (int i = 0; ok && i < n; i++) {
         if (!flags[i].name || !set[i]) continue;
         char *was = cli_text(&flags[i], c), *now = cli_text(&flags[i], &given);
-        bool text = flags[i].kind == FLAG_STR || flags[i].kind == FLAG_LIST;      // then the field must point to what stays
+        bool text = flags[i].kind == FLAG_STR || flags[i].kind == FLAG_LIST;     // the field must point to what stays
         const char *kept = text ? *(const char *const *)((const char *)&given + flags[i].offset) : now;
         if (listed(changeable, flags[i].name) || listed(local, flags[i].name)) ok = cli_set(&flags[i], c, kept, err);
         else if (strcmp(was, now) != 0)
-            ok = error_set(err, ERR_USAGE, "--%s %s: the run in %s was started with %s; a resumed run cannot change it, but "
-                           "--init-from %s starts a new one from its weights", flags[i].name, now, given.resume, was, given.resume);
+            ok = error_set(err, ERR_USAGE, "--%s %s: the run in %s was started with %s; a resumed run cannot change "
+                           "it, but --init-from %s starts a new one from its weights", flags[i].name, now,
+                           given.resume, was, given.resume);
         free(was);
         free(now);
     }
@@ -204,11 +220,12 @@ bool run_config_resolve(RunConfig *c, const DatasetInfo *data, Error *err) {
     c->model.in_channels = data->channels;
     c->model.image_size = data->height;
     if (c->model.classes > 0 && c->model.classes != data->classes)
-        return error_set(err, ERR_USAGE, "--classes %d: the data in %s has %d classes", c->model.classes, data->source, data->classes);
+        return error_set(err, ERR_USAGE, "--classes %d: the data in %s has %d classes", c->model.classes, data->source,
+                         data->classes);
     if (c->model.classes < 0) c->model.classes = data->classes;
     if (c->model.classes == 0 && c->objective == OBJECTIVE_CBDM)
-        return error_set(err, ERR_USAGE, "--objective cbdm balances classes: an unconditional network (--classes 0) needs "
-                         "--objective ddpm");
+        return error_set(err, ERR_USAGE, "--objective cbdm balances classes: an unconditional network (--classes 0) "
+                         "needs --objective ddpm");
     if (data->count < 1) return error_set(err, ERR_FILE, "%s holds no images", data->source);
     if (c->drop_last && data->count < c->batch)
         return error_set(err, ERR_USAGE, "--batch %d with --drop-last: the data has only %lld images", c->batch,
@@ -235,6 +252,7 @@ char *run_config_json(const RunConfig *c) {
 char *run_config_model_json(const RunConfig *c) { return cli_json(model_flags, n_model_flags, &c->model); }
 
 AdamConfig run_config_adam(const RunConfig *c) {
-    return (AdamConfig){ .lr = c->lr, .beta1 = c->beta1, .beta2 = c->beta2, .eps = c->adam_eps, .clip_norm = c->grad_clip,
-                         .ema_decay = c->ema_decay, .warmup = c->warmup, .ema_ramp = c->ema_ramp };
+    return (AdamConfig){ .lr = c->lr, .beta1 = c->beta1, .beta2 = c->beta2, .eps = c->adam_eps,
+                         .clip_norm = c->grad_clip, .ema_decay = c->ema_decay, .warmup = c->warmup,
+                         .ema_ramp = c->ema_ramp };
 }

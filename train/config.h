@@ -37,7 +37,7 @@ const Flag *run_flags(int *n);
 bool  run_config_parse(RunConfig *c, int argc, char **argv, Error *err);
 // Makes the configuration whole once the data is known: image size and channels, classes, the warm-up cap.
 bool  run_config_resolve(RunConfig *c, const DatasetInfo *data, Error *err);
-char *run_config_json(const RunConfig *c);               // what defines the run: no paths of output or devices; caller frees
+char *run_config_json(const RunConfig *c);               // what defines the run, no output path or device; caller frees
 char *run_config_model_json(const RunConfig *c);         // caller frees
 AdamConfig run_config_adam(const RunConfig *c);
 EXTERN_C_END

@@ -4,14 +4,16 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-preset=demo data= out=
+preset=demo data='' out=''
 while [ $# -gt 0 ]; do
     case $1 in
         --quick) preset=quick ;;
         --data) [ $# -gt 1 ] || { echo "demo.sh: --data needs a path" >&2; exit 2; }; data=$2; shift ;;
         --out) [ $# -gt 1 ] || { echo "demo.sh: --out needs a folder" >&2; exit 2; }; out=$2; shift ;;
         -h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
-        *) echo "demo.sh: unknown argument $1; usage: sh train/demo.sh [--quick] [--data PATH] [--out DIR]" >&2; exit 2 ;;
+        *)
+            echo "demo.sh: unknown argument $1; usage: sh train/demo.sh [--quick] [--data PATH] [--out DIR]" >&2
+            exit 2 ;;
     esac
     shift
 done
@@ -26,7 +28,8 @@ if [ -n "$data" ]; then
 elif [ -d "$fashion" ]; then
     data=$fashion
 else
-    echo "demo.sh: Debian's package dataset-fashion-mnist is not here: the built-in shapes are used instead (or give --data PATH)"
+    echo "demo.sh: Debian's package dataset-fashion-mnist is not here: the built-in shapes are used instead" \
+        "(or give --data PATH)"
     data=builtin
 fi
 if [ -z "$out" ]; then
@@ -43,4 +46,5 @@ build/cbdm eval centroid --samples "$out/samples" --data "$data" --imb-factor 0.
 echo
 echo "The grid, one row per class from head to tail: $out/samples/grid.png"
 echo "Checkpoints, previews and statistics:           $out"
-echo "Draw more:  build/cbdm sample --checkpoint $out --labels balanced --seeds 400-499 --omega 1 --sampler ddim --steps 25 --out DIR"
+echo "Draw more:  build/cbdm sample --checkpoint $out --labels balanced --seeds 400-499 --omega 1" \
+    "--sampler ddim --steps 25 --out DIR"

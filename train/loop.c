@@ -67,9 +67,10 @@ static void write_stats(Trainer *t, RunDir *dir, Meter *m, int64_t step) {
     LoopState *l = &t->loop;
     double now = now_seconds(), n = (double)l->n;
     StepState s = param_state_read(unet_params(t->net));
-    char *text = xasprintf("{\"step\": %lld, \"loss\": %.9g, \"denoising\": %.9g, \"balancing\": %.9g, \"grad_norm\": %.9g, "
-                           "\"lr\": %.9g, \"skipped\": %lld, \"images_per_second\": %.4g}", (long long)step, l->sum[0] / n,
-                           l->sum[1] / n, l->sum[2] / n, (double)s.grad_norm, (double)s.lr, (long long)s.skipped,
+    char *text = xasprintf("{\"step\": %lld, \"loss\": %.9g, \"denoising\": %.9g, \"balancing\": %.9g, "
+                           "\"grad_norm\": %.9g, \"lr\": %.9g, \"skipped\": %lld, \"images_per_second\": %.4g}",
+                           (long long)step, l->sum[0] / n, l->sum[1] / n, l->sum[2] / n, (double)s.grad_norm,
+                           (double)s.lr, (long long)s.skipped,
                            (double)(step - m->last_step) * t->c->batch / (now - m->last_log));
     run_dir_stat(dir, text);
     free(text);
@@ -92,9 +93,9 @@ static bool check_finite(Trainer *t, int64_t step, const double loss[3], int64_t
     l->bad_in_window++;
     log_warn("step %lld is skipped: loss %g, gradient norm %g", (long long)step, loss[0], (double)s.grad_norm);
     if (l->bad_in_a_row < BAD_IN_A_ROW && l->bad_in_window < BAD_IN_WINDOW) return true;
-    return error_set(err, ERR_DIVERGED, "training diverged: the loss or its gradient is not finite at step %lld (%lld in a row); "
-                     "the weights before it are saved; start again from an earlier checkpoint with --init-from and a lower "
-                     "--lr", (long long)step, (long long)l->bad_in_a_row);
+    return error_set(err, ERR_DIVERGED, "training diverged: the loss or its gradient is not finite at step %lld (%lld "
+                     "in a row); the weights before it are saved; start again from an earlier checkpoint with "
+                     "--init-from and a lower --lr", (long long)step, (long long)l->bad_in_a_row);
 }
 
 bool trainer_run(Trainer *t, RunDir *dir, Error *err) {

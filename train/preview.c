@@ -13,8 +13,9 @@ static int rows_of(const Trainer *t) {
 
 bool preview_record(Trainer *t, Error *err) {
     (void)err;
-    SamplerConfig s = { .kind = SAMPLER_DDIM, .steps = t->c->preview_steps, .batch = COLUMNS, .seed = (uint64_t)t->c->seed,
-                        .omega = t->c->model.classes ? t->c->preview_omega : 0, .x0_clip = 1, .weights = WEIGHTS_EMA };
+    SamplerConfig s = { .kind = SAMPLER_DDIM, .steps = t->c->preview_steps, .batch = COLUMNS,
+                        .seed = (uint64_t)t->c->seed, .omega = t->c->model.classes ? t->c->preview_omega : 0,
+                        .x0_clip = 1, .weights = WEIGHTS_EMA };
     t->preview = sampler_new(t->device, t->net, t->schedule, &s, t->arena);
     return true;
 }

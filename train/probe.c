@@ -97,8 +97,9 @@ void probe_run(Trainer *t, RunDir *dir) {
         measure(t, d, &tally);
         char *classes = json_means(tally.class_sum, tally.class_n, d->classes);
         char *tenths = json_means(tally.tenth_sum, tally.tenth_n, TENTHS);
-        char *text = xasprintf("{\"step\": %lld, \"probe\": \"%s\", \"denoising_by_class\": %s, \"denoising_by_tenth_of_t\": %s}",
-                               (long long)trainer_steps_done(t), names[s], classes, tenths);
+        char *text = xasprintf("{\"step\": %lld, \"probe\": \"%s\", \"denoising_by_class\": %s, "
+                               "\"denoising_by_tenth_of_t\": %s}", (long long)trainer_steps_done(t), names[s], classes,
+                               tenths);
         run_dir_stat(dir, text);
         free(text);
         free(classes);

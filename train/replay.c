@@ -45,7 +45,8 @@ static bool meta_int(const Replay *r, const char *key, int min, int max, int *ou
     double v = 0;
     if (!meta_number(r, key, &v, err)) return false;
     if (v != floor(v) || v < min || v > max)
-        return error_set(err, ERR_FILE, "%s: metadata %s is %g, legal are whole numbers from %d to %d", r->path, key, v, min, max);
+        return error_set(err, ERR_FILE, "%s: metadata %s is %g, legal are whole numbers from %d to %d", r->path, key, v,
+                         min, max);
     *out = (int)v;
     return true;
 }
@@ -56,7 +57,8 @@ static bool meta_list(const Replay *r, const char *key, int *out, int max, int *
     while (text && *text) {
         char *end;
         long v = strtol(text, &end, 10);
-        if (end == text || v < 0 || v > 64 || *n == max) return error_set(err, ERR_FILE, "%s: metadata %s", r->path, key);
+        if (end == text || v < 0 || v > 64 || *n == max)
+            return error_set(err, ERR_FILE, "%s: metadata %s", r->path, key);
         out[(*n)++] = (int)v;
         text = *end == ',' ? end + 1 : end;
     }
@@ -67,7 +69,8 @@ static bool read_unet_config(const Replay *r, UNetConfig *u, Error *err) {
     int attn[UNET_MAX_LEVELS], n_attn, augment;
     *u = (UNetConfig){ .groups = 32 };
     if (!meta_int(r, "ch", 2, 4096, &u->channels, err) || !meta_int(r, "img_size", 1, 1024, &u->image_size, err) ||
-        !meta_int(r, "in_channels", 1, 64, &u->in_channels, err) || !meta_int(r, "num_class", 0, 100000, &u->classes, err) ||
+        !meta_int(r, "in_channels", 1, 64, &u->in_channels, err) ||
+        !meta_int(r, "num_class", 0, 100000, &u->classes, err) ||
         !meta_int(r, "num_res_blocks", 1, 16, &u->res_blocks, err) || !meta_int(r, "augm", 0, 1, &augment, err) ||
         !meta_list(r, "ch_mult", u->mult, UNET_MAX_LEVELS, &u->levels, err) ||
         !meta_list(r, "attn", attn, UNET_MAX_LEVELS, &n_attn, err))
@@ -232,9 +235,11 @@ static bool run_reverse(Replay *r, const ReverseGraph *v, double omega, VarType 
     if (times && times->ndim == 1 && times->shape[0] < 1000) steps = (int)times->shape[0];
     int32_t *t = xcalloc((size_t)steps + 1, sizeof *t), *y = xcalloc((size_t)(2 * n), sizeof *y);
     int64_t e = tensor_numel(v->x);
-    float *x = xmalloc((size_t)e * sizeof *x), *noise = xmalloc((size_t)e * sizeof *noise), *z = xmalloc((size_t)e * sizeof *z);
+    float *x = xmalloc((size_t)e * sizeof *x), *noise = xmalloc((size_t)e * sizeof *noise);
+    float *z = xmalloc((size_t)e * sizeof *z);
     bool ok = need_ints(r, "sample.in.t", steps, r->schedule->T, t, err) &&
-              feed_images(r, "sample.in.x", v->x, err) && (!v->y || need_ints(r, "sample.in.label", n, classes, y, err));
+              feed_images(r, "sample.in.x", v->x, err) &&
+              (!v->y || need_ints(r, "sample.in.label", n, classes, y, err));
     for (int i = 0; i < n; i++) y[n + i] = -1;
     for (int j = 0; ok && j < steps; j++) {
         SamplerCoef c = schedule_ddpm_step(r->schedule, t[j], var, omega, 0);
@@ -288,15 +293,18 @@ static bool replay(Replay *r, const char *output, Error *err) {
     UNetConfig u;
     double beta_1 = 0, beta_T = 0, tau = 0, gamma = 0, omega = 0, lr = 0, decay = 0, clip = 0;
     int T = 0, warmup = 0;
-    const char *format = st_meta(r->st, "format"), *var = st_meta(r->st, "var_type"), *objective = st_meta(r->st, "objective");
+    const char *format = st_meta(r->st, "format"), *var = st_meta(r->st, "var_type");
+    const char *objective = st_meta(r->st, "objective");
     if (!format || strcmp(format, "cbdm-replay-1") != 0)
         return error_set(err, ERR_FILE, "%s is no replay case: its metadata says format %s, not cbdm-replay-1", r->path,
                          format ? format : "(none)");
-    if (!read_unet_config(r, &u, err) || !meta_int(r, "T", 2, 100000, &T, err) || !meta_int(r, "warmup", 0, 1 << 30, &warmup, err) ||
-        !meta_int(r, "batch", 1, 4096, &r->batch, err) || !meta_int(r, "steps", 1, 1000, &r->steps, err) ||
-        !meta_number(r, "beta_1", &beta_1, err) || !meta_number(r, "beta_T", &beta_T, err) ||
-        !meta_number(r, "tau", &tau, err) || !meta_number(r, "gamma", &gamma, err) || !meta_number(r, "omega", &omega, err) ||
-        !meta_number(r, "lr", &lr, err) || !meta_number(r, "ema_decay", &decay, err) || !meta_number(r, "grad_clip", &clip, err))
+    if (!read_unet_config(r, &u, err) || !meta_int(r, "T", 2, 100000, &T, err) ||
+        !meta_int(r, "warmup", 0, 1 << 30, &warmup, err) || !meta_int(r, "batch", 1, 4096, &r->batch, err) ||
+        !meta_int(r, "steps", 1, 1000, &r->steps, err) || !meta_number(r, "beta_1", &beta_1, err) ||
+        !meta_number(r, "beta_T", &beta_T, err) || !meta_number(r, "tau", &tau, err) ||
+        !meta_number(r, "gamma", &gamma, err) || !meta_number(r, "omega", &omega, err) ||
+        !meta_number(r, "lr", &lr, err) || !meta_number(r, "ema_decay", &decay, err) ||
+        !meta_number(r, "grad_clip", &clip, err))
         return false;
     r->balance = objective && strcmp(objective, "cbdm") == 0;
     r->schedule = schedule_linear(r->device, T, beta_1, beta_T, BETA_FLOAT32);
@@ -310,8 +318,8 @@ static bool replay(Replay *r, const char *output, Error *err) {
     DiffusionStep step[2];
     for (int dropped = 0; dropped < 2; dropped++) {
         graph[dropped] = graph_new(r->device, dropped ? "plain step" : "step", WEIGHTS_TRAIN);
-        DiffusionStepConfig c = { .batch = r->batch, .labelled = !dropped, .balance = r->balance, .tau = tau, .gamma = gamma,
-                                  .share = 1, .noise_input = true, .gradients = true };
+        DiffusionStepConfig c = { .batch = r->batch, .labelled = !dropped, .balance = r->balance, .tau = tau,
+                                  .gamma = gamma, .share = 1, .noise_input = true, .gradients = true };
         step[dropped] = diffusion_record_step(graph[dropped], r->net, r->schedule, &c);
         param_append_adam(unet_params(r->net), graph[dropped], &adam, !dropped);
         graph_plan(graph[dropped], r->arena);

@@ -36,7 +36,8 @@ static bool open_lock(RunDir *r, Error *err) {
     bool ok = true;
     if (r->lock < 0) ok = error_set(err, ERR_IO, "%s: %s", path, strerror(errno));
     else if (flock(r->lock, LOCK_EX | LOCK_NB) != 0)
-        ok = error_set(err, ERR_USAGE, "run %s is being trained by another process: stop it first, or use another --out", r->path);
+        ok = error_set(err, ERR_USAGE, "run %s is being trained by another process: stop it first, or use another "
+                       "--out", r->path);
     free(path);
     return ok;
 }
@@ -50,7 +51,8 @@ RunDir *run_dir_open(const char *dir, bool resume, Error *err) {
     int64_t *steps;
     bool ok = true;
     if (!resume && checkpoint_list(dir, &steps) > 0)
-        ok = error_set(err, ERR_USAGE, "--out %s holds a run already: go on with --resume %s, or name another folder", dir, dir);
+        ok = error_set(err, ERR_USAGE, "--out %s holds a run already: go on with --resume %s, or name another folder",
+                       dir, dir);
     ok = ok && dir_make(checkpoints, err) && dir_make(previews, err) && open_lock(r, err);
     if (ok) {
         remove_leftovers(dir);
@@ -85,8 +87,8 @@ bool run_dir_describe(RunDir *r, const RunConfig *c, const DatasetInfo *data, co
     char *source = json_quote(data->source), *info = json_quote(machine);
     path = xasprintf("%s/manifest.json", r->path);
     json = xasprintf("{\"program\": \"cbdm %s\", \"device\": \"%s\", \"threads\": %d, \"machine\": %s, \"data\": %s, "
-                     "\"images\": %lld, \"data_sha256\": \"%s\"}\n", CBDM_VERSION, device_name(d), omp_get_max_threads(), info,
-                     source, (long long)data->count, data->digest);
+                     "\"images\": %lld, \"data_sha256\": \"%s\"}\n", CBDM_VERSION, device_name(d),
+                     omp_get_max_threads(), info, source, (long long)data->count, data->digest);
     ok = ok && file_write_text(path, json, err);
     free(path);
     free(json);
@@ -120,7 +122,8 @@ bool run_dir_rewind(RunDir *r, int64_t step, Error *err) {
 }
 
 void run_dir_stat(RunDir *r, const char *json_line) {
-    if (fprintf(r->stats, "%s\n", json_line) < 0 || fflush(r->stats) != 0) log_warn("%s/stats.jsonl: %s", r->path, strerror(errno));
+    if (fprintf(r->stats, "%s\n", json_line) < 0 || fflush(r->stats) != 0)
+        log_warn("%s/stats.jsonl: %s", r->path, strerror(errno));
 }
 
 static char *json_names(const DatasetInfo *d) {
@@ -166,8 +169,8 @@ bool run_dir_save(RunDir *r, const RunConfig *c, const DatasetInfo *data, const 
                            "data_sha256", "machine", "program", "loop" };
     char *made[] = { xasprintf("%lld", (long long)step), run_config_json(c), run_config_model_json(c),
                      xasprintf("%.17g", c->ema_decay), json_names(data), json_counts(data) };
-    const char *values[] = { "cbdm-checkpoint-1", made[0], made[1], made[2], made[3], c->ema_ramp ? "true" : "false", made[4],
-                             made[5], data->digest, machine, "cbdm " CBDM_VERSION, loop };
+    const char *values[] = { "cbdm-checkpoint-1", made[0], made[1], made[2], made[3], c->ema_ramp ? "true" : "false",
+                             made[4], made[5], data->digest, machine, "cbdm " CBDM_VERSION, loop };
     bool ok = ckpt_save(ps, path, keys, values, sizeof keys / sizeof keys[0], err);
     for (size_t i = 0; i < sizeof made / sizeof made[0]; i++) free(made[i]);
     free(path);

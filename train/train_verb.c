@@ -25,8 +25,8 @@ static void announce(const RunConfig *c, const Trainer *t) {
     onednn_info(machine, sizeof machine);
     log_info("%s", machine);
     trainer_report(t, stderr);
-    log_info("run %s: step %lld of %lld, batch %d, objective %s", c->out, (long long)trainer_steps_done(t), (long long)c->steps,
-             c->batch, c->objective == OBJECTIVE_CBDM ? "cbdm" : "ddpm");
+    log_info("run %s: step %lld of %lld, batch %d, objective %s", c->out, (long long)trainer_steps_done(t),
+             (long long)c->steps, c->batch, c->objective == OBJECTIVE_CBDM ? "cbdm" : "ddpm");
 }
 
 static bool run_in_folder(const RunConfig *c, Trainer *t, Error *err) {

@@ -93,8 +93,8 @@ static bool prefer_kernels(Trainer *t, Error *err) {
         if (!eq) ok = error_set(err, ERR_USAGE, "--kernel %s: write LAUNCHER=IMPLEMENTATION", item);
         else *eq = 0;
         if (ok && !impl_exists(item, eq + 1, device_kind(t->device)))
-            ok = error_set(err, ERR_USAGE, "--kernel %s=%s: device %s has no such implementation; --dump-graph lists those in "
-                           "use", item, eq + 1, device_name(t->device));
+            ok = error_set(err, ERR_USAGE, "--kernel %s=%s: device %s has no such implementation; --dump-graph lists "
+                           "those in use", item, eq + 1, device_name(t->device));
         if (ok) device_prefer(t->device, item, eq + 1);
     }
     free(copy);
@@ -109,8 +109,8 @@ static bool load_start(Trainer *t, Error *err) {
     bool ok = st && ckpt_load(unet_params(t->net), st, path, *t->c->resume ? CKPT_ALL : CKPT_EMA, err);
     const char *digest = st ? st_meta(st, "data_sha256") : NULL;
     if (ok && *t->c->resume && digest && strcmp(digest, dataset_info(t->data)->digest) != 0)
-        ok = error_set(err, ERR_FILE, "the data in %s is not what %s was trained on: put it back, or start a new run with "
-                       "--init-from %s", t->c->data, path, spec);
+        ok = error_set(err, ERR_FILE, "the data in %s is not what %s was trained on: put it back, or start a new run "
+                       "with --init-from %s", t->c->data, path, spec);
     const char *loop = ok && *t->c->resume ? st_meta(st, "loop") : NULL;
     if (loop && !loop_state_parse(&t->loop, loop))
         ok = error_set(err, ERR_FILE, "%s: metadata loop is \"%s\"", path, loop);
@@ -218,10 +218,11 @@ void trainer_report(const Trainer *t, FILE *f) {
     double data = data_mb(t);
     const StepForm *form = &t->form[c->model.classes ? 0 : 1];
     double flops = graph_cost(form->pass).flops * c->batch / t->micro;
-    fprintf(f, "device %s, %lld images of %dx%dx%d in %d classes\n", device_name(t->device), (long long)d->count, d->height,
-            d->width, d->channels, c->model.classes);
+    fprintf(f, "device %s, %lld images of %dx%dx%d in %d classes\n", device_name(t->device), (long long)d->count,
+            d->height, d->width, d->channels, c->model.classes);
     fprintf(f, "parameters: %lld\n", (long long)param_numel(ps));
-    fprintf(f, "FLOPs: %.3f GFLOP a step, %.3f GFLOP an image pass\n", flops / 1e9, flops / 1e9 / c->batch / form->copies);
+    fprintf(f, "FLOPs: %.3f GFLOP a step, %.3f GFLOP an image pass\n", flops / 1e9,
+            flops / 1e9 / c->batch / form->copies);
     fprintf(f, "memory:\n");
     line(f, "weights", buffer);
     line(f, "gradients", buffer);

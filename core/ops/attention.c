@@ -23,9 +23,9 @@ static void grad_infer(Graph *g, Node *n) {
 static void grad_bind(const Node *n, void *shape, void *args) {
     *(AttentionShape *)shape = shape_of(n, n->in[1], n->in[2], n->in[3], n->in[4]);
     *(AttentionBackwardArgs *)args = (AttentionBackwardArgs){
-        .d_o = tensor_data(n->in[0]), .q = tensor_data(n->in[1]), .k = tensor_data(n->in[2]), .v = tensor_data(n->in[3]),
-        .o = tensor_data(n->in[4]), .lse = tensor_data(n->in[5]), .dq = tensor_data(n->out[0]),
-        .dk = tensor_data(n->out[1]), .dv = tensor_data(n->out[2]) };
+        .d_o = tensor_data(n->in[0]), .q = tensor_data(n->in[1]), .k = tensor_data(n->in[2]),
+        .v = tensor_data(n->in[3]), .o = tensor_data(n->in[4]), .lse = tensor_data(n->in[5]),
+        .dq = tensor_data(n->out[0]), .dk = tensor_data(n->out[1]), .dv = tensor_data(n->out[2]) };
 }
 static OpCost grad_cost(const Node *n) {
     double t = (double)tensor_pixels(n->in[1]);

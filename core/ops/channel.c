@@ -1,11 +1,12 @@
-// core/ops/channel.c - the graph's view of a vector per image added to every pixel, which is also where a batch repeats.
+// core/ops/channel.c - the graph's view of a vector per image added to every pixel, which is also where a batch repeats
 #include "core/ops/channel.h"
 
 #include "kernels/pointwise/pointwise.h"
 
 static AddChannelShape shape_of(const Tensor *x, const Tensor *v) {
-    return (AddChannelShape){ .n = (int)x->shape[0], .copies = (int)(v->shape[0] / x->shape[0]), .hw = (int)tensor_pixels(x),
-                              .c = (int)x->shape[3], .dtype = x->dtype, .layout = x->layout };
+    return (AddChannelShape){ .n = (int)x->shape[0], .copies = (int)(v->shape[0] / x->shape[0]),
+                              .hw = (int)tensor_pixels(x), .c = (int)x->shape[3], .dtype = x->dtype,
+                              .layout = x->layout };
 }
 
 // ---- backward: in = dy, x, v; out = dx (unless dy itself is it), dv
@@ -44,8 +45,8 @@ static void backward(Graph *g, const Node *n) {
     graph_add_grad(g, n->in[1], grad->out[1]);
     graph_add_grad(g, n->in[0], repeats(grad) ? grad->out[0] : dy);
 }
-const OpDef op_def_add_channel = { .name = "add_channel", .launcher = &add_channel_forward, .infer = infer, .bind = bind,
-                                   .backward = backward };
+const OpDef op_def_add_channel = { .name = "add_channel", .launcher = &add_channel_forward, .infer = infer,
+                                   .bind = bind, .backward = backward };
 
 Tensor *op_add_channel(Graph *g, Tensor *x, Tensor *v) {
     return graph_append(g, &op_def_add_channel, NULL, 0, 2, (Tensor *[]){ x, v })->out[0];

@@ -59,7 +59,8 @@ static const OpDef conv2d_weight_grad = { .name = "conv2d_weight_grad", .launche
 static void infer(Graph *g, Node *n) {
     const Conv2dAttr *a = NODE_ATTR(n, Conv2dAttr);
     const Tensor *x = n->in[X], *w = n->in[W];
-    CHECK(x->ndim == 4 && w->ndim == 4 && x->shape[3] == w->shape[3], "conv2d: %s with %s", tensor_str(x), tensor_str(w));
+    CHECK(x->ndim == 4 && w->ndim == 4 && x->shape[3] == w->shape[3], "conv2d: %s with %s", tensor_str(x),
+          tensor_str(w));
     int64_t p = (x->shape[1] + 2 * a->pad - w->shape[1]) / a->stride + 1;
     int64_t q = (x->shape[2] + 2 * a->pad - w->shape[2]) / a->stride + 1;
     n->out[0] = graph_image(g, x->dtype, (int64_t[]){ x->shape[0], p, q, w->shape[0] });

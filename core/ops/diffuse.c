@@ -18,8 +18,9 @@ static void add_noise_bind(const Node *n, void *shape, void *args) {
     const Tensor *x = n->in[0];
     *(AddNoiseShape *)shape = (AddNoiseShape){ .n = (int)x->shape[0], .e = per_image(x), .T = (int)n->in[3]->shape[0],
                                                .out = n->out[0]->dtype };
-    *(AddNoiseArgs *)args = (AddNoiseArgs){ .x0 = tensor_data(x), .eps = tensor_data(n->in[1]), .t = tensor_data(n->in[2]),
-                                            .root = tensor_data(n->in[3]), .xt = tensor_data(n->out[0]) };
+    *(AddNoiseArgs *)args = (AddNoiseArgs){ .x0 = tensor_data(x), .eps = tensor_data(n->in[1]),
+                                            .t = tensor_data(n->in[2]), .root = tensor_data(n->in[3]),
+                                            .xt = tensor_data(n->out[0]) };
 }
 static const OpDef add_noise_op = { .name = "add_noise", .launcher = &add_noise, .infer = add_noise_infer,
                                     .bind = add_noise_bind };
@@ -35,7 +36,8 @@ static void step_bind(const Node *n, void *shape, void *args) {
     bool guided = NODE_ATTR(n, StepAttr)->guided;
     CHECK(hat->layout == LAYOUT_NHWC && tensor_is_dense(hat) && hat->shape[0] == x->shape[0] * (guided ? 2 : 1),
           "sampler_step: %s for %s", tensor_str(hat), tensor_str(x));
-    *(SamplerStepShape *)shape = (SamplerStepShape){ .n = (int)x->shape[0], .e = per_image(x), .purpose = PURPOSE_SAMPLER };
+    *(SamplerStepShape *)shape = (SamplerStepShape){ .n = (int)x->shape[0], .e = per_image(x),
+                                                     .purpose = PURPOSE_SAMPLER };
     char *cond = tensor_data(hat);
     *(SamplerStepArgs *)args = (SamplerStepArgs){
         .coef = tensor_data(n->in[1]), .sample = tensor_data(n->in[2]), .state = tensor_data(n->in[3]),
@@ -52,7 +54,8 @@ void op_sampler_step(Graph *g, Tensor *x, Tensor *eps_hat, bool guided, Tensor *
 // ---- loss: in = eps_hat, eps, t; out = loss (3), d eps_hat (if wanted), per_image (N)
 static void loss_infer(Graph *g, Node *n) {
     const Tensor *h = n->in[0], *eps = n->in[1];
-    CHECK(h->layout == LAYOUT_NHWC && tensor_is_dense(h) && (h->shape[0] == eps->shape[0] || h->shape[0] == 2 * eps->shape[0]),
+    bool balanced = h->shape[0] == 2 * eps->shape[0];
+    CHECK(h->layout == LAYOUT_NHWC && tensor_is_dense(h) && (h->shape[0] == eps->shape[0] || balanced),
           "cbdm_loss: %s for %s", tensor_str(h), tensor_str(eps));
     n->out[0] = graph_tensor(g, DT_F32, 1, (int64_t[]){ 3 });
     n->out[1] = graph_grad_out(g, n->in[0]);

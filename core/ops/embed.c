@@ -32,8 +32,9 @@ static void bind(const Node *n, void *shape, void *args) {
 }
 static void backward(Graph *g, const Node *n) {
     Attr a = { graph_accumulates(g) };
-    if (tensor_needs_grad(n->in[0]))
-        graph_append(g, &embedding_grad, &a, sizeof a, 3, (Tensor *[]){ graph_grad_dense(g, n->out[0]), n->in[1], n->in[0] });
+    if (!tensor_needs_grad(n->in[0])) return;
+    Tensor *in[] = { graph_grad_dense(g, n->out[0]), n->in[1], n->in[0] };
+    graph_append(g, &embedding_grad, &a, sizeof a, 3, in);
 }
 static const OpDef embedding = { .name = "embedding", .launcher = &embed_forward, .infer = infer, .bind = bind,
                                  .backward = backward };

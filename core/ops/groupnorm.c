@@ -6,8 +6,9 @@
 static GroupNormShape shape_of(const Node *n, const Tensor *x, const Tensor *y) {
     const GroupNormAttr *a = NODE_ATTR(n, GroupNormAttr);
     return (GroupNormShape){ .n = (int)x->shape[0], .hw = (int)tensor_pixels(x), .c = (int)x->shape[3],
-                             .groups = a->groups, .ldx = tensor_ld(x), .ldy = tensor_ld(y), .eps = a->eps, .act = a->act,
-                             .p16 = a->p16, .purpose = a->purpose, .dtype = x->dtype, .layout = x->layout };
+                             .groups = a->groups, .ldx = tensor_ld(x), .ldy = tensor_ld(y), .eps = a->eps,
+                             .act = a->act, .p16 = a->p16, .purpose = a->purpose, .dtype = x->dtype,
+                             .layout = x->layout };
 }
 
 // ---- backward: in = dy, x, gamma, beta, mean, rstd, mask, add; out = dx, dgamma, dbeta (the parameters' gradients)
@@ -23,8 +24,9 @@ static void grad_bind(const Node *n, void *shape, void *args) {
     *(GroupNormBackwardArgs *)args = (GroupNormBackwardArgs){
         .dy = tensor_data(n->in[0]), .x = tensor_data(n->in[1]), .gamma = tensor_data(n->in[2]),
         .beta = tensor_data(n->in[3]), .mean = tensor_data(n->in[4]), .rstd = tensor_data(n->in[5]),
-        .mask = tensor_data(n->in[6]), .add = tensor_data(n->in[GROUPNORM_GRAD_IN_ADD]), .dx = tensor_data(n->out[0]), .dgamma = tensor_data(n->out[1]),
-        .dbeta = tensor_data(n->out[2]), .accumulate = NODE_ATTR(n, GroupNormAttr)->accumulate };
+        .mask = tensor_data(n->in[6]), .add = tensor_data(n->in[GROUPNORM_GRAD_IN_ADD]), .dx = tensor_data(n->out[0]),
+        .dgamma = tensor_data(n->out[1]), .dbeta = tensor_data(n->out[2]),
+        .accumulate = NODE_ATTR(n, GroupNormAttr)->accumulate };
 }
 static OpCost grad_cost(const Node *n) {
     return (OpCost){ .flops = 16.0 * (double)tensor_numel(n->in[1]), .bytes = 3.0 * (double)tensor_bytes(n->in[1]) };
@@ -55,7 +57,8 @@ static void bind(const Node *n, void *shape, void *args) {
 static void backward(Graph *g, const Node *n) {
     GroupNormAttr a = *NODE_ATTR(n, GroupNormAttr);
     a.accumulate = graph_accumulates(g);
-    Tensor *in[] = { n->out[0]->grad, n->in[0], n->in[1], n->in[2], n->out[1], n->out[2], n->out[GROUPNORM_OUT_MASK], NULL };
+    Tensor *in[] = { n->out[0]->grad, n->in[0], n->in[1], n->in[2], n->out[1], n->out[2], n->out[GROUPNORM_OUT_MASK],
+                     NULL };
     graph_add_grad(g, n->in[0], graph_append(g, &op_def_groupnorm_grad, &a, sizeof a, 8, in)->out[0]);
 }
 static OpCost cost(const Node *n) {

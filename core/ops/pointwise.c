@@ -83,9 +83,11 @@ Tensor *op_mul(Graph *g, Tensor *a, Tensor *b) {
 }
 
 // ---- y = silu(x)
-static const OpDef silu_grad = { .name = "silu_grad", .launcher = &silu_backward, .infer = infer, .bind = bind, .cost = cost };
+static const OpDef silu_grad = { .name = "silu_grad", .launcher = &silu_backward, .infer = infer, .bind = bind,
+                                 .cost = cost };
 static void silu_op_backward(Graph *g, const Node *n) {
-    graph_add_grad(g, n->in[0], graph_append(g, &silu_grad, NULL, 0, 2, (Tensor *[]){ n->out[0]->grad, n->in[0] })->out[0]);
+    Tensor *in[] = { n->out[0]->grad, n->in[0] };
+    graph_add_grad(g, n->in[0], graph_append(g, &silu_grad, NULL, 0, 2, in)->out[0]);
 }
 static const OpDef silu_op = { .name = "silu", .launcher = &silu_forward, .infer = infer, .bind = bind,
                                .backward = silu_op_backward, .cost = cost };
@@ -126,7 +128,8 @@ static void mean_grad_bind(const Node *n, void *shape, void *args) {
 static const OpDef mean_grad = { .name = "mean_grad", .launcher = &mean_backward, .infer = mean_grad_infer,
                                  .bind = mean_grad_bind };
 static void mean_op_backward(Graph *g, const Node *n) {
-    graph_add_grad(g, n->in[0], graph_append(g, &mean_grad, NULL, 0, 2, (Tensor *[]){ n->out[0]->grad, n->in[0] })->out[0]);
+    Tensor *in[] = { n->out[0]->grad, n->in[0] };
+    graph_add_grad(g, n->in[0], graph_append(g, &mean_grad, NULL, 0, 2, in)->out[0]);
 }
 static const OpDef mean_op = { .name = "mean", .launcher = &mean_forward, .infer = mean_infer, .bind = mean_bind,
                                .backward = mean_op_backward };

@@ -15,14 +15,16 @@ static void bind(const Node *n, void *shape, void *args) {
           tensor_str(x));
     *(RandomShape *)shape = (RandomShape){ .n = (int)y->shape[0], .hw = (int)tensor_pixels(y), .c = (int)y->shape[3],
                                            .purpose = NODE_ATTR(n, RandomAttr)->purpose,
-                                           .p16 = NODE_ATTR(n, RandomAttr)->p16, .dtype = y->dtype, .layout = y->layout };
+                                           .p16 = NODE_ATTR(n, RandomAttr)->p16, .dtype = y->dtype,
+                                           .layout = y->layout };
     *(RandomArgs *)args = (RandomArgs){ .sample = tensor_data(n->in[1]), .state = tensor_data(n->in[2]),
                                         .x = tensor_data(x), .y = tensor_data(y) };
 }
 
 // ---- dropout: in = x, sample, state; out = y. Its backward is the same draw on dy.
 static void dropout_infer(Graph *g, Node *n) {
-    CHECK(n->in[1]->shape[0] == n->in[0]->shape[0], "dropout: %s with samples %s", tensor_str(n->in[0]), tensor_str(n->in[1]));
+    CHECK(n->in[1]->shape[0] == n->in[0]->shape[0], "dropout: %s with samples %s", tensor_str(n->in[0]),
+          tensor_str(n->in[1]));
     n->out[0] = graph_tensor(g, n->in[0]->dtype, 4, n->in[0]->shape);
     n->out[0]->layout = n->in[0]->layout;
     n->n_out = 1;

@@ -13,7 +13,8 @@ static UpsampleShape upsample_shape(const Tensor *small) {
     int n = (int)small->shape[0], c = (int)small->shape[3];
     CHECK(tensor_is_dense(small), "upsample2x: %s", tensor_str(small));
     if (small->layout == LAYOUT_C16) n *= c / 16, c = 16;
-    return (UpsampleShape){ .n = n, .h = (int)small->shape[1], .w = (int)small->shape[2], .c = c, .dtype = small->dtype };
+    return (UpsampleShape){ .n = n, .h = (int)small->shape[1], .w = (int)small->shape[2], .c = c,
+                            .dtype = small->dtype };
 }
 static void upsample_grad_infer(Graph *g, Node *n) { n->out[0] = graph_grad_out(g, n->in[1]); n->n_out = 1; }
 static void upsample_grad_bind(const Node *n, void *shape, void *args) {
@@ -33,8 +34,8 @@ static void upsample_bind(const Node *n, void *shape, void *args) {
     args_of(n, args);
 }
 static void upsample_backward(Graph *g, const Node *n) {
-    graph_add_grad(g, n->in[0],
-                   graph_append(g, &upsample_grad, NULL, 0, 2, (Tensor *[]){ graph_grad_dense(g, n->out[0]), n->in[0] })->out[0]);
+    Tensor *in[] = { graph_grad_dense(g, n->out[0]), n->in[0] };
+    graph_add_grad(g, n->in[0], graph_append(g, &upsample_grad, NULL, 0, 2, in)->out[0]);
 }
 static const OpDef upsample = { .name = "upsample2x", .launcher = &upsample2x_forward, .infer = upsample_infer,
                                 .bind = upsample_bind, .backward = upsample_backward };
@@ -45,7 +46,8 @@ static void concat_infer(Graph *g, Node *n) {
     const Tensor *a = n->in[0], *b = n->in[1];
     CHECK(a->ndim == 4 && b->ndim == 4 && a->shape[0] == b->shape[0] && a->shape[1] == b->shape[1] &&
           a->shape[2] == b->shape[2], "concat: %s and %s", tensor_str(a), tensor_str(b));
-    n->out[0] = graph_tensor(g, a->dtype, 4, (int64_t[]){ a->shape[0], a->shape[1], a->shape[2], a->shape[3] + b->shape[3] });
+    int64_t channels = a->shape[3] + b->shape[3];
+    n->out[0] = graph_tensor(g, a->dtype, 4, (int64_t[]){ a->shape[0], a->shape[1], a->shape[2], channels });
     n->out[0]->layout = a->layout;
     CHECK(a->layout == b->layout, "concat: layouts of %s and %s", tensor_str(a), tensor_str(b));
     n->n_out = 1;
@@ -68,7 +70,8 @@ static void concat_backward(Graph *g, const Node *n) {
 }
 static const OpDef concat = { .name = "concat", .launcher = &concat_forward, .infer = concat_infer, .bind = concat_bind,
                               .backward = concat_backward };
-// Where not both sides are in blocks (8 and 16 channels, 8 and 8), pixels are joined, and put into blocks if they fill some.
+// Where not both sides are in blocks (8 and 16 channels, 8 and 8), pixels are joined, then put into blocks if they fill
+// some.
 Tensor *op_concat_channel(Graph *g, Tensor *a, Tensor *b) {
     bool blocked = a->layout == LAYOUT_C16 && b->layout == LAYOUT_C16;
     Tensor *in[] = { blocked ? a : op_relayout(g, a, LAYOUT_NHWC), blocked ? b : op_relayout(g, b, LAYOUT_NHWC) };
@@ -109,7 +112,9 @@ Tensor *op_repeat_batch(Graph *g, Tensor *x, int copies) {
 }
 
 Tensor *op_view_batch(Graph *g, Tensor *x, int64_t begin, int64_t end) { return graph_view(g, x, 0, begin, end); }
-Tensor *op_view_channel(Graph *g, Tensor *x, int64_t begin, int64_t end) { return graph_view(g, x, x->ndim - 1, begin, end); }
+Tensor *op_view_channel(Graph *g, Tensor *x, int64_t begin, int64_t end) {
+    return graph_view(g, x, x->ndim - 1, begin, end);
+}
 
 // ---- relayout: in = x; out = y
 typedef struct { Layout to; } RelayoutAttr;
@@ -121,8 +126,9 @@ static void relayout_infer(Graph *g, Node *n) {
 static void relayout_bind(const Node *n, void *shape, void *args) {
     const Tensor *x = n->in[0];
     CHECK(tensor_is_dense(x), "relayout of %s", tensor_str(x));
-    *(RelayoutShape *)shape = (RelayoutShape){ .n = (int)x->shape[0], .hw = (int)tensor_pixels(x), .c = (int)x->shape[3],
-                                               .dtype = x->dtype, .from = x->layout, .to = n->out[0]->layout };
+    *(RelayoutShape *)shape = (RelayoutShape){ .n = (int)x->shape[0], .hw = (int)tensor_pixels(x),
+                                               .c = (int)x->shape[3], .dtype = x->dtype, .from = x->layout,
+                                               .to = n->out[0]->layout };
     *(RelayoutArgs *)args = (RelayoutArgs){ .x = tensor_data(x), .y = tensor_data(n->out[0]) };
 }
 static void relayout_backward(Graph *g, const Node *n) {

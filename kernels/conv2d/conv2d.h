@@ -30,7 +30,7 @@ typedef struct {
     const void  *residual;        // (n,p,q,k)
     const void  *xs, *xs2, *ws;   // (n,p,q,cs), (n,p,q,cs2), (k,cs+cs2): the shortcut, extra terms of the same sum
     const real *scale, *shift;   // (n,c+c2): the convolution reads  a = drop(silu(u)),  u = x * scale + shift
-    const uint8_t *mask;          // bit i, low first: element i of dense (n,h,w,c+c2), as stored, is kept, times keep_scale
+    const uint8_t *mask;          // bit i, low first: element i of dense (n,h,w,c+c2), as stored, is kept, * keep_scale
     const real *mean, *rstd;     // (n,groups): backward_input with sums, xhat = (x - mean) * rstd
     const void  *dy;              // (n,p,q,k)
     const void  *add;             // (n,h,w,c+c2), dense: backward_input adds it to the finished gradient
@@ -44,7 +44,7 @@ typedef struct {
 } Conv2dArgs;
 
 // How much larger the rounding error of F(4x4,3x3) may be than that of a direct sum: tests multiply their bound by it.
-// One output is A'[sum over channels of (G g G') * (B d B')]A with the points 0, +-5/8, +-3/2, infinity. Take filter and
+// One output is A'[sum over channels of (G g G') * (B d B')]A at the points 0, +-5/8, +-3/2, infinity. Take filter and
 // image entries as independent with variance 1, and an error of u sqrt(terms) sqrt(sum of squares) for each sum, as in
 // the direct bound. In one dimension the squares grow by S = max_i sum_t A[t,i]^2 |G[t]|^2 |B[t]|^2 = 24.5 where the
 // direct sum has 3, so that c channels give u c S in two dimensions and u 9 c directly: S/9 = 2.7. The three transforms

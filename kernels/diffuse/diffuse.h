@@ -21,7 +21,7 @@ typedef struct {
     const real        *cond;      // (n,e) prediction under the label
     const real        *uncond;    // (n,e), or NULL: no guidance
     const real        *omega;     // (n) guidance per image in place of coef's, or NULL
-    real              *prev;      // (n,e) history of multistep solvers, read unless coef.prev is 0, then = eps_hat; or NULL
+    real              *prev;      // (n,e) multistep history, read unless coef.prev is 0, then = eps_hat; or NULL
     real              *x;         // (n,e) in place
 } SamplerStepArgs;
 // eps_hat = (1 + g) cond - g uncond;  x = coef.x x + coef.eps eps_hat + coef.prev prev + coef.sigma z

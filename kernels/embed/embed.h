@@ -8,7 +8,7 @@ LAUNCHER(embed_forward, EmbedShape, EmbedForwardArgs);                          
 typedef struct { const void *dy; const int32_t *index; real *dtable; bool accumulate; } EmbedBackwardArgs;
 LAUNCHER(embed_backward, EmbedShape, EmbedBackwardArgs);   // = (absent rows: zero) or +=; rows summed in order of n
 
-// y (n,dim) = sin, cos interleaved of t f_i, f_i = exp(-(2i / dim) ln(10000)), as the published table: the exponent, f_i
+// y (n,dim) = sin, cos interleaved of t f_i, f_i = exp(-(2i / dim) ln 10000), as the published table: the exponent, f_i
 // and the product t f_i are each rounded to float, sine and cosine are then exact to rounding. t (n) i32 or f32.
 typedef struct { int n, dim; DType in, out; } SinusoidShape;
 typedef struct { const void *t; void *y; } SinusoidArgs;

@@ -32,7 +32,7 @@ typedef struct {
     const real *gamma, *beta, *mean, *rstd;
     const real *sums;                // (n,c,2) from conv2d_backward_input, or NULL
     const uint8_t *mask;              // of the forward pass, or NULL: no dropout, or dy has it already (sums)
-    const void  *add;                 // (n,hw,c), dense: added to dx before it is rounded (a residual's gradient), or NULL
+    const void  *add;                 // (n,hw,c), dense: added to dx before rounding (a residual's gradient), or NULL
     void        *dx;                  // (n,hw,c) with x's ld: =. NULL: only dgamma and dbeta are wanted
     real        *dgamma, *dbeta;      // (c), or NULL
     bool         accumulate;          // dgamma, dbeta: true +=, false =; fixed order

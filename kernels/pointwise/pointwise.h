@@ -14,9 +14,9 @@ LAUNCHER(fill, PointwiseShape, PointwiseArgs);            // y = alpha; reads no
 
 // copies k of x meet kn rows of v: y image i = x image (i mod n) + v row i. dx: sum over the copies, in order.
 typedef struct { int n, copies, hw, c; DType dtype; Layout layout; } AddChannelShape;
-typedef struct { const void *x; const real *v; void *y; } AddChannelArgs;            // y (kn,hw,c) = x (n,hw,c) + v (kn,c)
+typedef struct { const void *x; const real *v; void *y; } AddChannelArgs;         // y (kn,hw,c) = x (n,hw,c) + v (kn,c)
 LAUNCHER(add_channel_forward, AddChannelShape, AddChannelArgs);
-typedef struct { const void *dy; void *dx; real *dv; } AddChannelGradArgs;           // dx (n,hw,c) or NULL; dv (kn,c)
+typedef struct { const void *dy; void *dx; real *dv; } AddChannelGradArgs;        // dx (n,hw,c) or NULL; dv (kn,c)
 LAUNCHER(add_channel_backward, AddChannelShape, AddChannelGradArgs);
 
 typedef struct { int n, hw, c; DType dtype; Layout from, to; } RelayoutShape;        // dense (n,hw,c)
@@ -33,7 +33,7 @@ LAUNCHER(mean_backward, MeanShape, MeanGradArgs);         // dx (e) = dy / e
 // purpose: hash of the layer's parameter name, or one of these.
 enum { PURPOSE_NOISE = 1, PURPOSE_TIME = 2, PURPOSE_LABEL = 3, PURPOSE_LABEL_DROP = 4, PURPOSE_SAMPLER = 5,
        PURPOSE_FLIP = 6, PURPOSE_INIT = 7, PURPOSE_SHUFFLE = 8, PURPOSE_PROBE = 9, PURPOSE_NAMED = 256 };
-typedef struct { int n, hw, c; uint32_t purpose, p16; DType dtype; Layout layout; } RandomShape;  // p16: p * 65536, rounded
+typedef struct { int n, hw, c; uint32_t purpose, p16; DType dtype; Layout layout; } RandomShape;  // p16: round(65536 p)
 typedef struct {
     const uint32_t  *sample;      // (n): index in the global batch, or the image's own seed; second CBDM half: + 2^31
     const StepState *state;
