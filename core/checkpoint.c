@@ -120,8 +120,8 @@ static bool load_tensor(const SafeTensors *st, const char *where, const Param *p
     if (ok) {
         int64_t e = tensor_numel(&p->value);
         float *data = xmalloc((size_t)e * sizeof *data);
-        ok = st_read_f32(t, data) || error_set(err, ERR_FILE, "%s: tensor %s is not of a floating-point type", where,
-                                               want.name);
+        ok = st_read_f32(t, data) ||
+             error_set(err, ERR_FILE, "%s: tensor %s holds a number beyond a float's range", where, want.name);
         for (int64_t i = 0; i < e && ok; i++)
             if (!isfinite(data[i]))
                 ok = error_set(err, ERR_FILE, "%s: tensor %s holds a value that is not finite", where, want.name);

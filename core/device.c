@@ -66,6 +66,13 @@ void device_close(Device *d) {
 }
 
 const char *device_name(const Device *d) { return d->name; }
+
+void device_describe(const Device *d, char *text, size_t bytes) {
+    char machine[256];
+    onednn_info(machine, sizeof machine);
+    snprintf(text, bytes, "%s; %s", d->name, machine);
+}
+
 DeviceKind  device_kind(const Device *d) { return d->kind; }
 int         device_cc(const Device *d) { (void)d; return 0; }
 bool        device_is_null(const Device *d) { return d->null; }

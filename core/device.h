@@ -1,4 +1,4 @@
-// core/device.h - where memory lives and work is ordered. One interface; only core/device.c knows the kinds apart.
+// core/device.h - where memory lives and work is ordered: one interface for every kind of device.
 #ifndef CORE_DEVICE_H
 #define CORE_DEVICE_H
 #include "core/base.h"
@@ -8,6 +8,8 @@ typedef struct Device Device;
 Device     *device_open(const char *spec, Error *err);
 void        device_close(Device *d);
 const char *device_name(const Device *d);                            // "cpu", "null:cpu"
+// One line for a run's record: the device, the processor, the libraries, the threads. Always terminated.
+void        device_describe(const Device *d, char *text, size_t bytes);
 DeviceKind  device_kind(const Device *d);                            // null: the kind it plans for
 int         device_cc(const Device *d);                              // 90 for 9.0; 0 where it means nothing
 bool        device_is_null(const Device *d);                         // plans, computes nothing
@@ -23,6 +25,6 @@ size_t      device_allocated(const Device *d);                       // bytes no
 void        device_write(Device *d, void *dst, const void *src, size_t bytes);   // host -> device
 void        device_read(Device *d, void *dst, const void *src, size_t bytes);    // device -> host, synchronous
 void        device_sync(Device *d);
-Stream     *device_stream(Device *d, int i);                         // owned by the device; 0 is the main one
+Stream     *device_stream(Device *d, int i);                         // not the caller's; 0, the main one, is all so far
 EXTERN_C_END
 #endif

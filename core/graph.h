@@ -15,7 +15,7 @@ typedef enum { WEIGHTS_TRAIN, WEIGHTS_EMA } Weights;
 // An operation is one constant struct, not an enum value: no switch anywhere lists the operations.
 typedef struct {
     const char     *name;
-    const Launcher *launcher;                                // a node is one launcher call
+    const Launcher *launcher;                                // a node is one launcher call; NULL: nothing to run
     void   (*infer)(Graph *g, Node *n);                      // check inputs and attributes, create outputs
     void   (*bind)(const Node *n, void *shape, void *args);  // fill the launcher's structs, given zeroed. Called when
                                                              // planning (no addresses yet) and when sealing
@@ -27,7 +27,7 @@ typedef struct {
 enum { NODE_MAX_IN = 16, NODE_MAX_OUT = 6 };
 struct Node {
     const OpDef *op;
-    int          id;                                // position in the recording
+    int          id;                                // position in the graph's list of nodes
     Tensor      *in[NODE_MAX_IN];   int n_in;       // NULL: absent
     Tensor      *out[NODE_MAX_OUT]; int n_out;      // out[0] is the value, the rest saved for backward; NULL: unwanted
     const void  *attr;                              // the op's own attribute struct, the graph's copy
@@ -53,7 +53,7 @@ Tensor *graph_input(Graph *g, const char *name, DType dt, int ndim, const int64_
 Tensor *graph_output(Graph *g, Tensor *t);                    // keep t readable after graph_run; returns t
 Node   *graph_append(Graph *g, const OpDef *op, const void *attr, size_t attr_bytes, int n_in, Tensor *const *in);
 Tensor *graph_tensor(Graph *g, DType dt, int ndim, const int64_t *shape);    // for infer(): planned, dense, NHWC
-Tensor *graph_image(Graph *g, DType dt, const int64_t shape[4]);             // the same in the device's layout
+Tensor *graph_image(Graph *g, DType dt, const int64_t shape[4]);             // in the device's layout, if C allows it
 Tensor *graph_view(Graph *g, Tensor *t, int dim, int64_t begin, int64_t end);         // dim 0 or the last
 Tensor *graph_alias(Graph *g, Tensor *t, int ndim, const int64_t *shape);    // other shape of a dense row-major t
 int     graph_node_count(const Graph *g);
@@ -77,7 +77,7 @@ void    graph_plan(Graph *g, Arena *a);                       // implementations
 void    arena_seal(Arena *a);                                 // allocate, bind(), prepare(); or exit 4 with a report
 void    graph_run(Graph *g);                                  // aborts at the first node whose stream failed
 OpCost  graph_cost(const Graph *g);                           // sum over nodes
-void    graph_dump(const Graph *g, FILE *f);                  // one line per node: op, impl, shapes, offset, cost
+void    graph_dump(const Graph *g, FILE *f);                  // one line per node: op, impl, cost, tensors, scratch
 void    graph_profile(Graph *g, int repeats, FILE *f);        // runs; time per op and implementation, sorted
 EXTERN_C_END
 #endif

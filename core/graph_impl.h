@@ -1,4 +1,4 @@
-// core/graph_impl.h - the graph's own fields, for graph.c, grad.c, fuse.c, plan.c and run.c only.
+// core/graph_impl.h - the graph's own fields, for graph.c, grad.c, fuse.c, plan.c, run.c and the tests of the engine.
 #ifndef CORE_GRAPH_IMPL_H
 #define CORE_GRAPH_IMPL_H
 #include "core/graph.h"

@@ -122,6 +122,7 @@ void param_seal(ParamSet *ps, ParamUse use, uint64_t seed) {
     param_state_write(ps, &s);
 }
 
+Device     *param_device(const ParamSet *ps) { return ps->device; }
 int         param_count(const ParamSet *ps) { return ps->n; }
 Param      *param_get(const ParamSet *ps, int i) { return ps->param[i]; }
 const char *param_name(const Param *p) { return p->value.name; }
@@ -155,7 +156,7 @@ StepState param_state_read(const ParamSet *ps) {
 
 void param_state_write(ParamSet *ps, const StepState *s) { tensor_write(ps->state, s); }
 
-// ---- optimiser nodes. All tensors are persistent; in = what is read, out = what changes.
+// ---- optimiser nodes. All tensors are persistent and no business of the planner: out names one of those that change.
 typedef struct { AdamConfig c; int64_t n; int tensors; } OptimAttr;
 
 static void norm_infer(Graph *g, Node *n) { (void)g; n->out[0] = n->in[3]; n->n_out = 1; }

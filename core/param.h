@@ -13,8 +13,9 @@ ParamSet   *param_set_new(Device *d);
 void        param_set_free(ParamSet *ps);
 // shape: (K,R,S,C) filters, (K,C) matrices, (C) vectors. The name is the published one. No param_add after param_seal.
 Param      *param_add(ParamSet *ps, const char *name, int ndim, const int64_t *shape, Init init, float gain);
-typedef enum { PARAM_TRAIN, PARAM_EMA_ONLY } ParamUse;   // EMA_ONLY: one buffer of values, for sampling and null plans
+typedef enum { PARAM_TRAIN, PARAM_EMA_ONLY } ParamUse;   // EMA_ONLY: one buffer of values, for sampling
 void        param_seal(ParamSet *ps, ParamUse use, uint64_t seed);   // allocate, initialise, EMA = values
+Device     *param_device(const ParamSet *ps);
 int         param_count(const ParamSet *ps);
 int64_t     param_numel(const ParamSet *ps);             // trainable elements over all parameters
 size_t      param_buffer_bytes(const ParamSet *ps);      // one buffer, alignment included
@@ -29,23 +30,24 @@ Tensor     *param_state(ParamSet *ps);                   // the StepState as a u
 StepState   param_state_read(const ParamSet *ps);
 void        param_state_write(ParamSet *ps, const StepState *s);
 
-// Append the optimiser to a training graph whose backward has been recorded: norm, clip, Adam with a step count per
-// tensor, EMA. Tensors whose gradient the graph does not write count as without one, unless all_grads is set (the
-// graph that closes a series of micro-batches).
+// Append the optimiser to a training graph whose backward has been recorded, or to a graph of its own that closes a
+// series of micro-batches: norm, clip, Adam with a step count per tensor, EMA. Every parameter counts as one that has a
+// gradient; those of param_mark_label only if has_label_grad says that the batch was a labelled one.
 typedef struct { double lr, beta1, beta2, eps, clip_norm, ema_decay; int64_t warmup; bool ema_ramp; } AdamConfig;
 void        param_append_adam(ParamSet *ps, Graph *g, const AdamConfig *c, bool has_label_grad);
 void        param_append_zero_grad(ParamSet *ps, Graph *g);   // before a series of micro-batches
-// Parameters whose gradient a labelled batch writes and an unlabelled one does not.
+// Parameters whose gradient a labelled batch writes and an unlabelled one does not. Before param_seal.
 void        param_mark_label(Param *p);
 
 // Arrays as files hold them: filters KCRS (PyTorch's order), all else as in memory. n = param's elements, f32.
 void        param_read_published(const Tensor *t, float *out);
 void        param_write_published(Tensor *t, const float *in);
 // safetensors: NAME (weights), ema.NAME, adam_m.NAME, adam_v.NAME, adam_count, state; values f32. Metadata: key/value
-// text of the caller. A file is whole or absent. Refused (exit 3) if a weight or its average is not finite.
+// text of the caller. A file is whole or absent. Refused (exit 3) if a weight, average or moment is not finite.
 bool        ckpt_save(const ParamSet *ps, const char *path, const char *const *keys, const char *const *values,
                       int n_meta, Error *err);
-// Everything of a training set; or, into an EMA_ONLY set, the averages (the weights where the file has no ema.*).
+// ALL: a training set as it was saved. EMA and WEIGHTS: without moments, counts and state, weights and averages both
+// from the averages of the file (its weights where it has no ema.*), or both from its weights.
 typedef enum { CKPT_ALL, CKPT_EMA, CKPT_WEIGHTS } CkptPart;
 bool        ckpt_load(ParamSet *ps, const SafeTensors *st, const char *where, CkptPart part, Error *err);
 EXTERN_C_END

@@ -23,7 +23,7 @@ struct Tensor {
     int64_t     offset;                // elements from the base's first
     Device     *device;
     void       *data;                  // of a base: NULL until sealed or allocated. Ask tensor_data()
-    Tensor     *grad;                  // same shape and ld. NULL: none flows here
+    Tensor     *grad;                  // same shape; may be a range of channels: see graph_grad_dense. NULL: none flows
     Node       *producer;              // of the base; NULL for parameters and inputs
     unsigned    flags;
 };
@@ -40,7 +40,7 @@ bool    tensor_needs_grad(const Tensor *t);             // false for NULL
 // Memory of its own on the device, zeroed. Freed by tensor_free.
 Tensor *tensor_new(Device *d, const char *name, DType dt, int ndim, const int64_t *shape);
 void    tensor_free(Tensor *t);
-// host: dense, logical NHWC order. _f32 convert from and to whatever the tensor stores.
+// host: dense, logical NHWC order. _f32 and _f64 convert from and to whichever floating-point type the tensor stores.
 void    tensor_write(Tensor *t, const void *host);      // dense row-major tensors, t's dtype
 void    tensor_read(const Tensor *t, void *host);
 void    tensor_write_f32(Tensor *t, const float *host);

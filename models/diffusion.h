@@ -16,7 +16,7 @@ typedef struct {
 // augment (N,9); eps_hat (kN,H,W,C), loss (3), per_image (N). NULL where the configuration has none.
 typedef struct { Tensor *x0, *t, *y, *sample, *augment, *eps, *eps_hat, *loss, *per_image; } DiffusionStep;
 // x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps; eps_hat = unet(x_t, t, y); the loss of kernels/loss/loss.h; and,
-// with gradients, its backward pass. The optimiser is the caller's to append.
+// with gradients, its backward pass; both rewritten (core/fuse.c). The optimiser is the caller's to append.
 DiffusionStep diffusion_record_step(Graph *g, UNet *m, const Schedule *s, const DiffusionStepConfig *c);
 EXTERN_C_END
 #endif

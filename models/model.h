@@ -41,7 +41,8 @@ typedef struct {
 } Model;
 Model *model_open(Device *d, const char *spec, CkptPart part, Error *err); // NULL: *err; the device stays the caller's
 void   model_close(Model *m);
-// Number lists as flags take them: "1,2,2,2", "0-63", "5,7-9". Caller frees; refuses more than max numbers.
+// Number lists as flags take them: "1,2,2,2", "0-63", "5,7-9", each from min to max, at most max_count. Caller frees
+// (an empty list too); NULL: *err, naming `flag`.
 int64_t *list_parse(const char *flag, const char *text, int64_t min, int64_t max, int64_t max_count, int64_t *n,
                     Error *err);
 EXTERN_C_END

@@ -5,7 +5,8 @@
 #include "kernels/diffuse/diffuse.h"
 EXTERN_C_BEGIN
 // beta_t for t = 0..T-1, alpha_bar_t = prod (1 - beta_s), s <= t (DDPM, arXiv 2006.11239, section 2). The published
-// code takes beta as a float32 linspace widened to double, which fixes alpha_bar in the 7th digit; exact keeps double.
+// code takes beta as a float32 linspace widened to double, which fixes alpha_bar in the 7th digit; BETA_DOUBLE is not
+// rounded.
 typedef enum { BETA_FLOAT32, BETA_DOUBLE } BetaRounding;
 typedef struct { int T; double *beta, *alpha_bar; Tensor *root; } Schedule;   // root (T,2): as kernels/diffuse reads it
 Schedule *schedule_linear(Device *d, int T, double beta_1, double beta_T, BetaRounding rounding);
@@ -21,7 +22,8 @@ double schedule_log_variance(const Schedule *s, int t, VarType type);
 SamplerCoef schedule_ddpm_step(const Schedule *s, int t, VarType type, double guidance, double clip);
 // One DDIM step from t to t_next, -1: to the image (arXiv 2010.02502, eq. 12 and 16); eta 0 is deterministic.
 SamplerCoef schedule_ddim_step(const Schedule *s, int t, int t_next, double eta, double guidance, double clip);
-// The time steps of a run of `steps`, descending, evenly spaced and ending at 0: t_i = round(i (T - 1) / (steps - 1)).
+// The time steps of a run of `steps`, descending, evenly spaced from T - 1 to 0: t_i = round(i (T - 1) / (steps - 1)),
+// i from steps - 1 down; a single step is taken at T - 1.
 void schedule_times(const Schedule *s, int steps, int32_t *t);
 EXTERN_C_END
 #endif

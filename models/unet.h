@@ -16,7 +16,8 @@ typedef struct UNet UNet;
 // Refuses impossible configurations: sizes the levels do not divide (naming the nearest legal ones), groups that do not
 // divide the channels, one channel per group (which would remove all conditioning).
 bool      unet_check(const UNetConfig *cfg, Error *err);
-UNet     *unet_new(const UNetConfig *cfg, Device *d);         // then param_seal(unet_params(m), ...). Sets d's layout
+// Then param_seal(unet_params(m), ...). Sets d to NHWC where channels is no multiple of 16.
+UNet     *unet_new(const UNetConfig *cfg, Device *d);
 void      unet_free(UNet *m);
 ParamSet *unet_params(UNet *m);
 const UNetConfig *unet_config(const UNet *m);

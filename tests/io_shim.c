@@ -4,7 +4,8 @@
 //                              number INDEX fails by MODE, and so do all later ones if STICKY is 1
 //               IO_SHIM_LOG    file that gets a line per numbered call: its name
 // MODE: none; ENOSPC, EIO, EINTR: the call is not made (close: made all the same) and returns the error;
-//       short: a write takes half of its bytes; kill: the process ends in place of the call; torn: after half of it.
+//       short: a write takes half of its bytes; kill: the process ends in place of the call; torn: after half of it;
+//       every2: the first call of every second save fails with EIO, whatever INDEX and STICKY.
 // A save's calls are those on NAME.safetensors.tmp, its rename, and the sync of the folder `checkpoints`.
 #include <errno.h>
 #include <fcntl.h>
@@ -44,13 +45,14 @@ static bool chosen(const char *name) {
     int n = snprintf(line, sizeof line, "%s\n", name);
     if (shim.log >= 0) syscall(SYS_write, shim.log, line, (size_t)n);
     int at = shim.calls++;
+    if (strcmp(shim.mode, "every2") == 0) return strcmp(name, "open") == 0 && shim.saves % 2 == 0;
     return strcmp(shim.mode, "none") != 0 && (at == shim.index || (shim.sticky && at > shim.index));
 }
 
 // What a chosen call that is no write does instead. True: it returns -1 with errno set.
 static bool refuse(void) {
     if (strcmp(shim.mode, "kill") == 0 || strcmp(shim.mode, "torn") == 0) _exit(137);
-    errno = strcmp(shim.mode, "ENOSPC") == 0 ? ENOSPC : strcmp(shim.mode, "EIO") == 0 ? EIO : EINTR;
+    errno = strcmp(shim.mode, "ENOSPC") == 0 ? ENOSPC : strcmp(shim.mode, "EINTR") == 0 ? EINTR : EIO;
     return strcmp(shim.mode, "short") != 0;
 }
 

@@ -81,8 +81,8 @@ void case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32_t en
     if (t->dtype != DT_I32) return;
     int64_t n = tensor_numel(t);
     in->index = xmalloc((size_t)n * sizeof *in->index);
-    uint32_t range = (uint32_t)(end - begin);
-    for (int64_t i = 0; i < n; i++) in->index[i] = begin + (int32_t)rng_below(random_word(in->hash, i), range);
+    uint32_t first = (uint32_t)begin, range = (uint32_t)end - first;
+    for (int64_t i = 0; i < n; i++) in->index[i] = (int32_t)(first + rng_below(random_word(in->hash, i), range));
 }
 
 Tensor *case_given(OpRun *r, const char *name, int ndim, const int64_t *shape, const float *values) {
@@ -169,6 +169,7 @@ static void record_backward(OpRun *r) {
         CHECK(!input->differentiate || input->t->grad, "case %s: no gradient flows to %s", r->c->name, input->name);
         if (input->differentiate && !(input->t->flags & TENSOR_PERSISTENT)) graph_output(r->g, input->t->grad);
     }
+    if (!(r->c->use & CASE_PLAIN) && !r->recorded) graph_rewrite_backward(r->g);
 }
 
 OpRun *case_record(const OpSuite *s, const OpCase *c, Device *d, bool gradients) {

@@ -17,7 +17,7 @@ enum {
     CASE_TEST = 1, CASE_GRAD = 2, CASE_BENCH = 4,
     CASE_EXACT = 8,          // integers -2..2 in and out: every bit equal to ref's, but for amplified implementations
     CASE_ACCUMULATE = 16,    // gradients of parameters are added to what is there
-    CASE_PLAIN = 32,         // without graph_rewrite_forward
+    CASE_PLAIN = 32,         // without graph_rewrite_forward and _backward
 };
 typedef struct {
     const char *name;        // "3x3 s2 odd size"; also the seed of the inputs

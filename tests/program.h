@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include "core/file.h"
@@ -53,6 +54,7 @@ static inline pid_t program_start(const char *name, const char *line) {
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);             // a test that fails leaves no trainer behind
         if (chdir(tempdir) != 0) _exit(127);
         int fd = open(err, O_WRONLY | O_CREAT | O_TRUNC, 0644), out = open("/dev/null", O_WRONLY);
         if (fd < 0 || out < 0 || dup2(fd, 2) < 0 || dup2(out, 1) < 0) _exit(127);

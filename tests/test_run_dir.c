@@ -20,7 +20,7 @@ static void second_trainer_is_refused(void **state) {
     (void)state;
     pid_t first = program_start("first", "train " TINY "--steps 100000 --save-every 50 --log-every 1 --out busy");
     run_wait_logged("busy", 51);
-    program_expect(ERR_USAGE, "train --resume busy");
+    program_expect(ERR_USAGE, "train --resume busy --steps 52");
     expect_in_stderr("busy");
     expect_in_stderr("another process");
     program_expect(ERR_USAGE, "train " TINY "--steps 10 --out busy");

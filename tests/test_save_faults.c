@@ -123,6 +123,22 @@ static void errors_are_survived(void **state) {
         }
 }
 
+// Only failures in a row count: five of ten saves fail, every other one, and the run ends well.
+static void failures_apart_do_not_add_up(void **state) {
+    (void)state;
+    remove_run("faulty");
+    snprintf(order, sizeof order, "every2 0 0 0");
+    int code = program_run("train " TINY "--steps 21 --save-every 2 --log-every 1 --keep 0 --out faulty");
+    order[0] = 0;
+    if (code != 0) fail_msg("exit code %d: %s", code, program_stderr);
+    for (int step = 4; step <= 20; step += 4) {
+        char part[64];
+        snprintf(part, sizeof part, "step-%09d.safetensors", step);
+        expect_in_stderr(part);
+    }
+    expect_whole_files("faulty", "every second save failed");
+}
+
 // Interrupted calls and short writes are no errors at all, but for a call that is interrupted for ever.
 static void interruptions_go_unnoticed(void **state) {
     (void)state;
@@ -156,6 +172,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(calls_of_a_save_are_numbered),
         cmocka_unit_test(errors_are_survived),
+        cmocka_unit_test(failures_apart_do_not_add_up),
         cmocka_unit_test(interruptions_go_unnoticed),
         cmocka_unit_test(killed_at_every_call),
     };

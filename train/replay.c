@@ -51,13 +51,13 @@ static bool meta_int(const Replay *r, const char *key, int min, int max, int *ou
     return true;
 }
 
-static bool meta_list(const Replay *r, const char *key, int *out, int max, int *n, Error *err) {
+static bool meta_list(const Replay *r, const char *key, int largest, int *out, int max, int *n, Error *err) {
     const char *text = st_meta(r->st, key);
     *n = 0;
     while (text && *text) {
         char *end;
         long v = strtol(text, &end, 10);
-        if (end == text || v < 0 || v > 64 || *n == max)
+        if (end == text || v < 0 || v > largest || *n == max)
             return error_set(err, ERR_FILE, "%s: metadata %s", r->path, key);
         out[(*n)++] = (int)v;
         text = *end == ',' ? end + 1 : end;
@@ -72,8 +72,8 @@ static bool read_unet_config(const Replay *r, UNetConfig *u, Error *err) {
         !meta_int(r, "in_channels", 1, 64, &u->in_channels, err) ||
         !meta_int(r, "num_class", 0, 100000, &u->classes, err) ||
         !meta_int(r, "num_res_blocks", 1, 16, &u->res_blocks, err) || !meta_int(r, "augm", 0, 1, &augment, err) ||
-        !meta_list(r, "ch_mult", u->mult, UNET_MAX_LEVELS, &u->levels, err) ||
-        !meta_list(r, "attn", attn, UNET_MAX_LEVELS, &n_attn, err))
+        !meta_list(r, "ch_mult", 64, u->mult, UNET_MAX_LEVELS, &u->levels, err) ||
+        !meta_list(r, "attn", UNET_MAX_LEVELS - 1, attn, UNET_MAX_LEVELS, &n_attn, err))
         return false;
     for (int i = 0; i < n_attn; i++) u->attn_levels |= 1u << attn[i];
     u->augment = augment;
@@ -350,6 +350,9 @@ int replay_main(int argc, char **argv) {
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, words, &n_words, NULL, &err);
     if (ok && (n_words != 1 || !*c.output))
         ok = error_set(&err, ERR_USAGE, "usage: cbdm replay CASE --output OUT [--device D]");
+    if (ok && strncmp(c.device, "null", 4) == 0)
+        ok = error_set(&err, ERR_USAGE, "--device %s computes nothing: a replay needs cpu or a reference device",
+                       c.device);
     Replay *r = xcalloc(1, sizeof *r);
     if (ok) ok = (r->path = words[0], r->st = st_open(r->path, &err)) && (r->device = device_open(c.device, &err)) &&
                  replay(r, c.output, &err);

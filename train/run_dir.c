@@ -4,14 +4,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
-
-#include "kernels/common/onednn.h"
 
 struct RunDir { char *path; int lock; FILE *stats; };
 
@@ -79,16 +76,15 @@ void run_dir_close(RunDir *r) {
 }
 
 bool run_dir_describe(RunDir *r, const RunConfig *c, const DatasetInfo *data, const Device *d, Error *err) {
-    char *json = run_config_json(c), *path = xasprintf("%s/config.json", r->path), machine[256];
+    char *json = run_config_json(c), *path = xasprintf("%s/config.json", r->path), machine[320];
     bool ok = file_write_text(path, json, err);
     free(path);
     free(json);
-    onednn_info(machine, sizeof machine);
+    device_describe(d, machine, sizeof machine);
     char *source = json_quote(data->source), *info = json_quote(machine);
     path = xasprintf("%s/manifest.json", r->path);
-    json = xasprintf("{\"program\": \"cbdm %s\", \"device\": \"%s\", \"threads\": %d, \"machine\": %s, \"data\": %s, "
-                     "\"images\": %lld, \"data_sha256\": \"%s\"}\n", CBDM_VERSION, device_name(d),
-                     omp_get_max_threads(), info, source, (long long)data->count, data->digest);
+    json = xasprintf("{\"program\": \"cbdm %s\", \"machine\": %s, \"data\": %s, \"images\": %lld, "
+                     "\"data_sha256\": \"%s\"}\n", CBDM_VERSION, info, source, (long long)data->count, data->digest);
     ok = ok && file_write_text(path, json, err);
     free(path);
     free(json);
@@ -163,8 +159,8 @@ static void prune(const RunDir *r, const RunConfig *c, int64_t step) {
 
 bool run_dir_save(RunDir *r, const RunConfig *c, const DatasetInfo *data, const ParamSet *ps, int64_t step,
                   const char *loop, Error *err) {
-    char machine[256], *path = checkpoint_path(r->path, step);
-    onednn_info(machine, sizeof machine);
+    char machine[320], *path = checkpoint_path(r->path, step);
+    device_describe(param_device(ps), machine, sizeof machine);
     const char *keys[] = { "format", "step", "config", "model", "ema_decay", "ema_ramp", "class_names", "class_counts",
                            "data_sha256", "machine", "program", "loop" };
     char *made[] = { xasprintf("%lld", (long long)step), run_config_json(c), run_config_model_json(c),

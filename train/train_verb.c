@@ -5,7 +5,6 @@
 #include <sys/resource.h>
 
 #include "core/cli.h"
-#include "kernels/common/onednn.h"
 #include "train/trainer.h"
 
 static int fail(const Error *err) {
@@ -21,8 +20,8 @@ static bool helped(int argc, char **argv, const char *usage, const char *about) 
 }
 
 static void announce(const RunConfig *c, const Trainer *t) {
-    char machine[256];
-    onednn_info(machine, sizeof machine);
+    char machine[320];
+    device_describe(trainer_device(t), machine, sizeof machine);
     log_info("%s", machine);
     trainer_report(t, stderr);
     log_info("run %s: step %lld of %lld, batch %d, objective %s", c->out, (long long)trainer_steps_done(t),

@@ -111,6 +111,11 @@ static bool load_start(Trainer *t, Error *err) {
     if (ok && *t->c->resume && digest && strcmp(digest, dataset_info(t->data)->digest) != 0)
         ok = error_set(err, ERR_FILE, "the data in %s is not what %s was trained on: put it back, or start a new run "
                        "with --init-from %s", t->c->data, path, spec);
+    char machine[320];
+    device_describe(t->device, machine, sizeof machine);
+    const char *was = ok && *t->c->resume ? st_meta(st, "machine") : NULL;
+    if (was && strcmp(was, machine) != 0)
+        log_warn("the run was on [%s] and goes on on [%s]: the same draws, but not the same last bits", was, machine);
     const char *loop = ok && *t->c->resume ? st_meta(st, "loop") : NULL;
     if (loop && !loop_state_parse(&t->loop, loop))
         ok = error_set(err, ERR_FILE, "%s: metadata loop is \"%s\"", path, loop);

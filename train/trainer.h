@@ -6,7 +6,8 @@
 #include "train/run_dir.h"
 EXTERN_C_BEGIN
 typedef struct Trainer Trainer;
-// Opens the data and records, plans and places every graph of the run. On a null device nothing is placed. NULL: *err.
+// Opens the data, records, plans and places every graph of the run, and loads what --resume or --init-from names. On a
+// null device nothing is placed or loaded. NULL: *err.
 Trainer *trainer_new(RunConfig *c, Error *err);
 void     trainer_free(Trainer *t);
 // One step: x_t, predictions, loss, gradients, Adam, EMA. loss: total, denoising, balancing.

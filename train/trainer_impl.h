@@ -33,7 +33,7 @@ struct Trainer {
 char *loop_state_text(const LoopState *s);        // caller frees
 bool  loop_state_parse(LoopState *s, const char *text);
 bool probe_record(Trainer *t, Error *err);
-void probe_run(Trainer *t, RunDir *dir);          // two lines of stats.jsonl
+void probe_run(Trainer *t, RunDir *dir);          // a line of stats.jsonl for each set there is
 bool preview_record(Trainer *t, Error *err);
-bool preview_run(Trainer *t, RunDir *dir, Error *err);   // a grid: one row per class, head to tail
+bool preview_run(Trainer *t, RunDir *dir, Error *err);   // a grid: at most ten classes, one a row, head to tail
 #endif

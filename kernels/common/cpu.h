@@ -43,8 +43,8 @@ static inline float cpu_exp(float x) {
 static inline float cpu_sigmoid(float x) { return 1.0f / (1.0f + cpu_exp(-x)); }
 static inline float cpu_silu(float x) { return x / (1.0f + cpu_exp(-x)); }
 static inline float cpu_silu_slope(float x) {
-    float s = cpu_sigmoid(x);
-    return s + s * (x * (1.0f - s));
+    float e = cpu_exp(-x), s = 1.0f / (1.0f + e);
+    return s + (x * s) * (e * s);                  // 1 - sigmoid(x) = e s, without cancellation for large x
 }
 
 // ---- sums

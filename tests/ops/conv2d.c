@@ -3,7 +3,8 @@
 #include "kernels/conv2d/conv2d.h"
 #include "opcase.h"
 
-enum { FORM_BIAS = 1, FORM_TEMB = 2, FORM_RESIDUAL = 4, FORM_BATCH_VIEW = 8, FORM_CHANNEL_VIEW = 16, FORM_ALL = 7 };
+enum { FORM_BIAS = 1, FORM_TEMB = 2, FORM_RESIDUAL = 4, FORM_BATCH_VIEW = 8, FORM_CHANNEL_VIEW = 16, FORM_ALL = 7,
+       FORM_SELF = 32 };                         // x is its own residual: two contributions to its gradient
 
 static void build(OpRun *r, const OpCase *c) {
     Graph *g = case_graph(r);
@@ -19,6 +20,7 @@ static void build(OpRun *r, const OpCase *c) {
     int64_t p = y->shape[1], q = y->shape[2];
     if (form & FORM_TEMB) y = op_add_channel(g, y, case_input(r, "temb", 2, (int64_t[]){ n, k }, 0));
     if (form & FORM_RESIDUAL) y = op_add(g, y, case_image(r, "residual", n, p, q, k));
+    if (form & FORM_SELF) y = op_add(g, y, x);
     case_output(r, "y", y, 0);
 }
 
@@ -48,6 +50,12 @@ static const OpCase cases[] = {
     { "temb and residual, s2",     { 2,  8,  8,  16,  16, 3, 2, 1, FORM_ALL }, GRAD, 0 },
     { "all forms, 64 channels",    { 2,  8,  8,  64,  64, 3, 1, 1, FORM_ALL }, TEST, 0 },
     { "all forms, unfused",        { 2,  5,  7,  16,  16, 3, 1, 1, FORM_ALL }, GRAD | CASE_PLAIN, 0 },
+    { "own residual",              { 2,  5,  7,  16,  16, 3, 1, 1, FORM_BIAS | FORM_SELF }, GRAD, 0 },
+    { "own residual, 3 channels",  { 3,  3,  3,   3,   3, 3, 1, 1, FORM_BIAS | FORM_SELF }, GRAD, 0 },
+    { "own residual, 1x1",         { 2,  8,  8,  48,  48, 1, 1, 0, FORM_BIAS | FORM_SELF }, GRAD, 0 },
+    { "own residual, unfused",     { 2,  5,  7,  16,  16, 3, 1, 1, FORM_BIAS | FORM_SELF }, GRAD | CASE_PLAIN, 0 },
+    { "own residual, view",        { 2,  5,  7,  16,  16, 3, 1, 1, FORM_SELF | FORM_CHANNEL_VIEW, 48, 16 }, GRAD, 0 },
+    { "own residual, integers",    { 2,  8,  8,  48,  48, 3, 1, 1, FORM_BIAS | FORM_SELF }, EXACT, 0 },
     { "batch view",                { 2,  5,  7,  16,  16, 3, 1, 1, FORM_BIAS | FORM_BATCH_VIEW }, GRAD, 0 },
     { "channel view",              { 2,  5,  7,  16,  31, 3, 1, 1, FORM_BIAS | FORM_CHANNEL_VIEW, 48, 16 }, GRAD, 0 },
     { "channel view, 1x1",         { 2,  3,  3,  32,  16, 1, 1, 0, FORM_BIAS | FORM_CHANNEL_VIEW, 48, 16 }, GRAD, 0 },

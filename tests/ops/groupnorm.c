@@ -2,7 +2,7 @@
 //   dim: n, h, w, c, groups, SiLU, dropout in 1/1000, form (FORM_*), channels of the base that x is a range of
 #include "opcase.h"
 
-enum { FORM_OFFSET = 1, FORM_BATCH_VIEW = 2, FORM_CHANNEL_VIEW = 4, FORM_CONSTANT = 8 };
+enum { FORM_OFFSET = 1, FORM_BATCH_VIEW = 2, FORM_CHANNEL_VIEW = 4, FORM_CONSTANT = 8, FORM_SELF = 16 };   // SELF: + x
 
 // x plus 100 in every channel: a variance that is small beside the mean's square.
 static Tensor *offset(OpRun *r, Tensor *x) {
@@ -36,7 +36,8 @@ static void build(OpRun *r, const OpCase *c) {
         Tensor *sample = case_index(r, "sample", n, 0, 1 << 30);
         y = op_dropout(g, y, (double)d[6] / 1000, op_purpose("layer"), sample, param_state(case_params(r)));
     }
-    case_output(r, "y", y, d[6] ? OUT_ZEROS : 0);
+    if (d[7] & FORM_SELF) y = op_add(g, y, x);
+    case_output(r, "y", y, d[6] && !(d[7] & FORM_SELF) ? OUT_ZEROS : 0);
 }
 
 static double terms(const OpCase *c) {
@@ -66,6 +67,11 @@ static const OpCase cases[] = {
     { "long, dropout",            { 2, 32, 32, 64, 32, 1, 100 }, TEST, 0 },
     { "many channels",            { 2, 3, 3, 288, 32, 1, 100 }, TEST, 0 },
     { "offset 100",               { 2, 5, 7, 16,  8, 1, 0, FORM_OFFSET }, GRAD, 0 },
+    { "plus x",                   { 2, 5, 7, 16,  8, 1, 0, FORM_SELF }, GRAD, 0 },
+    { "plus x, odd, dropout",     { 3, 3, 3, 31,  1, 1, 100, FORM_SELF }, GRAD, 0 },
+    { "plus x, 64, dropout",      { 2, 8, 8, 64, 32, 1, 100, FORM_SELF }, GRAD, 0 },
+    { "plus x, unfused",          { 2, 5, 7, 16,  8, 1, 0, FORM_SELF }, GRAD | CASE_PLAIN, 0 },
+    { "plus x, view",             { 2, 3, 3, 16,  8, 1, 0, FORM_CHANNEL_VIEW | FORM_SELF, 48 }, GRAD, 0 },
     { "batch view",               { 2, 3, 3, 16,  8, 1, 0, FORM_BATCH_VIEW }, GRAD, 0 },
     { "channel view",             { 2, 3, 3, 16,  8, 1, 0, FORM_CHANNEL_VIEW, 48 }, GRAD, 0 },
     { "channel view, 16 of 24",   { 2, 3, 3, 16,  8, 1, 0, FORM_CHANNEL_VIEW, 24 }, GRAD, 0 },
