@@ -91,9 +91,9 @@ static const struct { const char *preset, *flag, *value; } presets[] = {
     { "quick", "image-size", "0" }, { "quick", "ch", "32" }, { "quick", "ch-mult", "1,2,2" }, { "quick", "attn", "2" },
     { "quick", "res-blocks", "1" }, { "quick", "groups", "8" }, { "quick", "dropout", "0" },
     { "quick", "flip", "false" },
-    { "quick", "batch", "16" }, { "quick", "steps", "400" }, { "quick", "lr", "1e-3" }, { "quick", "warmup", "40" },
+    { "quick", "batch", "16" }, { "quick", "steps", "350" }, { "quick", "lr", "1e-3" }, { "quick", "warmup", "40" },
     { "quick", "ema-decay", "0.98" }, { "quick", "tau", "0.1" }, { "quick", "imb-factor", "0.01" },
-    { "quick", "save-every", "400" }, { "quick", "preview-every", "0" }, { "quick", "probe-every", "0" },
+    { "quick", "save-every", "350" }, { "quick", "preview-every", "0" }, { "quick", "probe-every", "0" },
 };
 const char *const preset_names[] = { "", "full", "demo", "quick", NULL };
 

@@ -4,10 +4,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-preset=demo data='' out=''
+preset=demo seeds=0-399 data='' out=''
 while [ $# -gt 0 ]; do
     case $1 in
-        --quick) preset=quick ;;
+        --quick) preset=quick seeds=0-159 ;;
         --data) [ $# -gt 1 ] || { echo "demo.sh: --data needs a path" >&2; exit 2; }; data=$2; shift ;;
         --out) [ $# -gt 1 ] || { echo "demo.sh: --out needs a folder" >&2; exit 2; }; out=$2; shift ;;
         -h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
@@ -40,7 +40,7 @@ fi
 
 build/cbdm data info --data "$data" --imb-factor 0.01
 build/cbdm train --preset "$preset" --data "$data" --out "$out"
-build/cbdm sample --checkpoint "$out" --sampler ddim --steps 25 --omega 1.5 --clip-x0 1 --labels balanced --seeds 0-399 \
+build/cbdm sample --checkpoint "$out" --sampler ddim --steps 25 --omega 1.5 --clip-x0 1 --labels balanced --seeds "$seeds" \
     --batch 40 --out "$out/samples"
 build/cbdm eval centroid --samples "$out/samples" --data "$data" --imb-factor 0.01
 echo
