@@ -88,11 +88,7 @@ static const struct { const char *preset, *flag, *value; } presets[] = {
     { "demo", "batch", "16" }, { "demo", "steps", "3000" }, { "demo", "lr", "1e-3" }, { "demo", "warmup", "100" },
     { "demo", "ema-decay", "0.995" }, { "demo", "tau", "0.1" }, { "demo", "imb-factor", "0.01" },
     { "demo", "save-every", "1000" }, { "demo", "preview-every", "1000" }, { "demo", "probe-every", "1000" },
-    { "quick", "image-size", "0" }, { "quick", "ch", "32" }, { "quick", "ch-mult", "1,2,2" }, { "quick", "attn", "2" },
-    { "quick", "res-blocks", "1" }, { "quick", "groups", "8" }, { "quick", "dropout", "0" },
-    { "quick", "flip", "false" },
-    { "quick", "batch", "16" }, { "quick", "steps", "350" }, { "quick", "lr", "1e-3" }, { "quick", "warmup", "40" },
-    { "quick", "ema-decay", "0.98" }, { "quick", "tau", "0.1" }, { "quick", "imb-factor", "0.01" },
+    { "quick", "steps", "350" }, { "quick", "warmup", "40" }, { "quick", "ema-decay", "0.98" },       // over demo
     { "quick", "save-every", "350" }, { "quick", "preview-every", "0" }, { "quick", "probe-every", "0" },
 };
 const char *const preset_names[] = { "", "full", "demo", "quick", NULL };
@@ -131,14 +127,18 @@ static const Flag *flag_named(const char *name) {
     return NULL;
 }
 
+static bool apply_rows(RunConfig *c, const char *preset, Error *err) {
+    for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++)
+        if (strcmp(presets[i].preset, preset) == 0 && !cli_set(flag_named(presets[i].flag), c, presets[i].value, err))
+            return false;
+    return true;
+}
+
 static bool apply_preset(RunConfig *c, Error *err) {
     if (!listed(preset_names, c->preset))
         return error_set(err, ERR_USAGE, "--preset %s: there are full, demo and quick", c->preset);
-    for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++)
-        if (strcmp(presets[i].preset, c->preset) == 0 &&
-            !cli_set(flag_named(presets[i].flag), c, presets[i].value, err))
-            return false;
-    return true;
+    bool quick = strcmp(c->preset, "quick") == 0;
+    return (!quick || apply_rows(c, "demo", err)) && apply_rows(c, c->preset, err);
 }
 
 // A checkpoint or RUN@STEP can be opened, but has no folder to go on in.
