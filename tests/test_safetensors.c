@@ -181,7 +181,7 @@ static void exact_bytes(void **unused) {
     memcpy(want + 8, header, length);
     char digits[9];
     snprintf(digits, sizeof digits, "%08x", crc32c(0, want, 8 + padded));
-    memcpy(strstr((char *)want + 8, "00000000"), digits, 8);
+    memcpy(memmem(want + 8, padded, "00000000", 8), digits, 8);
     assert_memory_equal(bytes, want, 8 + padded);
     assert_memory_equal(bytes + 8 + padded, i32, 12);
     assert_memory_equal(bytes + 8 + padded + 12, u8, 2);

@@ -11,13 +11,11 @@ static int rows_of(const Trainer *t) {
     return classes < 1 ? 4 : classes < MAX_ROWS ? classes : MAX_ROWS;
 }
 
-bool preview_record(Trainer *t, Error *err) {
-    (void)err;
+void preview_record(Trainer *t) {
     SamplerConfig s = { .kind = SAMPLER_DDIM, .steps = t->c->preview_steps, .batch = COLUMNS,
                         .seed = (uint64_t)t->c->seed, .omega = t->c->model.classes ? t->c->preview_omega : 0,
                         .x0_clip = 1, .weights = WEIGHTS_EMA };
     t->preview = sampler_new(t->device, t->net, t->schedule, &s, t->arena);
-    return true;
 }
 
 bool preview_run(Trainer *t, RunDir *dir, Error *err) {

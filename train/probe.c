@@ -9,15 +9,13 @@
 
 enum { TENTHS = 10, MAX_BATCH = 16 };
 
-bool probe_record(Trainer *t, Error *err) {
-    (void)err;
+void probe_record(Trainer *t) {
     Probe *p = &t->probe;
     p->batch = t->c->probe_images < MAX_BATCH ? t->c->probe_images : MAX_BATCH;
     p->graph = graph_new(t->device, "probe", WEIGHTS_EMA);
     DiffusionStepConfig c = { .batch = p->batch, .labelled = true, .share = 1, .noise_input = true };
     p->io = diffusion_record_step(p->graph, t->net, t->schedule, &c);
     graph_plan(p->graph, t->arena);
-    return true;
 }
 
 // The (j / classes)-th image of class j mod classes, going round where a class has fewer; -1: it has none.

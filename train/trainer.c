@@ -146,10 +146,10 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     param_seal(unet_params(t->net), PARAM_TRAIN, (uint64_t)c->seed);
     if (c->model.classes) record_form(t, false);
     record_form(t, true);
-    bool ok = (!c->probe_every || probe_record(t, err)) && (!c->preview_every || preview_record(t, err));
-    if (ok) arena_seal(t->arena);
-    if (ok) ok = load_start(t, err);
-    if (ok) return t;
+    if (c->probe_every) probe_record(t);
+    if (c->preview_every) preview_record(t);
+    arena_seal(t->arena);
+    if (load_start(t, err)) return t;
     trainer_free(t);
     return NULL;
 }

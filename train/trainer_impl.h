@@ -32,8 +32,8 @@ struct Trainer {
 };
 char *loop_state_text(const LoopState *s);        // caller frees
 bool  loop_state_parse(LoopState *s, const char *text);
-bool probe_record(Trainer *t, Error *err);
+void probe_record(Trainer *t);
 void probe_run(Trainer *t, RunDir *dir);          // a line of stats.jsonl for each set there is
-bool preview_record(Trainer *t, Error *err);
+void preview_record(Trainer *t);
 bool preview_run(Trainer *t, RunDir *dir, Error *err);   // a grid: at most ten classes, one a row, head to tail
 #endif
