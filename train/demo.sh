@@ -46,5 +46,5 @@ build/cbdm eval centroid --samples "$out/samples" --data "$data" --imb-factor 0.
 echo
 echo "The grid, one row per class from head to tail: $out/samples/grid.png"
 echo "Checkpoints, previews and statistics:           $out"
-echo "Draw more:  build/cbdm sample --checkpoint $out --labels balanced --seeds 400-499 --omega 1" \
-    "--sampler ddim --steps 25 --out DIR"
+echo "Draw more:  build/cbdm sample --checkpoint $out --labels balanced --seeds 400-499 --omega 1.5" \
+    "--clip-x0 1 --sampler ddim --steps 25 --out DIR"
