@@ -4,7 +4,8 @@
 #include "core/base.h"
 EXTERN_C_BEGIN
 typedef struct Device Device;
-// spec: "ref", "ref32", "ref64", "cpu", "auto", "null" (plans for cpu), "null:ref". NULL and *err if absent.
+// spec: "ref", "ref32", "ref64", "cpu", "auto", "emu" (the kernels of an 8.0 GPU; "emu:90": of a 9.0), "null" (plans
+// for cpu), "null:ref", "null:emu:90". NULL and *err if absent.
 Device     *device_open(const char *spec, Error *err);
 void        device_close(Device *d);
 const char *device_name(const Device *d);                            // "cpu", "null:cpu"
@@ -24,6 +25,12 @@ void        device_free(Device *d, void *p);                         // NULL is 
 size_t      device_allocated(const Device *d);                       // bytes now held; a null device only counts up
 void        device_write(Device *d, void *dst, const void *src, size_t bytes);   // host -> device
 void        device_read(Device *d, void *dst, const void *src, size_t bytes);    // device -> host, synchronous
+// Sets arena memory to what must never be read: all bytes 0xFF, which is NaN; on emu uninitialised as well.
+void        device_poison(Device *d, void *p, size_t bytes);
+// The memory that the work launched from now on may touch. Checked on emu, nothing elsewhere; n = 0: all there is.
+typedef struct { const void *data; size_t bytes; bool write; } DeviceWindow;
+bool        device_has_windows(const Device *d);
+void        device_windows(Device *d, const DeviceWindow *w, int n);
 void        device_sync(Device *d);
 Stream     *device_stream(Device *d, int i);                         // not the caller's; 0, the main one, is all so far
 EXTERN_C_END

@@ -19,8 +19,32 @@ void arena_bind(Graph *g, void *memory) {
     }
 }
 
+// From t's first element to the end of its last row; what a view leaves out between its rows is not told apart.
+static DeviceWindow window_of(const Tensor *t, bool write) {
+    int64_t c = t->shape[t->ndim - 1], rows = tensor_numel(t) / c;
+    return (DeviceWindow){ tensor_data(t), (size_t)((rows - 1) * t->ld + c) * dtype_size(t->dtype), write };
+}
+
+// What node n may touch: its inputs, and to write its outputs and scratch. A node that works in place, having an input
+// among its outputs, names only one of those that it changes (Adam: weights, moments, averages, counts): it may write
+// all of its inputs that are nobody's activations.
+static void declare_windows(const Graph *g, const Node *n) {
+    DeviceWindow w[NODE_MAX_IN + NODE_MAX_OUT + 1];
+    bool in_place = false;
+    int count = 0;
+    for (int i = 0; i < n->n_in; i++)
+        for (int j = 0; j < n->n_out; j++) in_place |= n->in[i] && n->in[i] == n->out[j];
+    for (int i = 0; i < n->n_in; i++)
+        if (n->in[i]) w[count++] = window_of(n->in[i], in_place && n->in[i]->flags & TENSOR_PERSISTENT);
+    for (int j = 0; j < n->n_out; j++)
+        if (n->out[j]) w[count++] = window_of(n->out[j], true);
+    if (n->work.scratch) w[count++] = (DeviceWindow){ n->work.scratch, n->scratch_bytes, true };
+    device_windows(g->device, w, count);
+}
+
 static void run_node(const Graph *g, Node *n) {
     if (!n->op->launcher) return;
+    if (device_has_windows(g->device)) declare_windows(g, n);
     crumb_set(n->n_out && n->out[0] && n->out[0]->name ? n->out[0]->name : n->op->name);
     n->op->launcher->run(n->impl, n->stream, n->shape, n->args, n->work);
     Status s = stream_status(n->stream);
@@ -31,6 +55,7 @@ void graph_run(Graph *g) {
     CHECK(g->planned && g->arena->sealed && !device_is_null(g->device),
           "graph %s cannot run: not sealed, or a null device", g->name);
     for (int i = 0; i < g->n_nodes; i++) run_node(g, g->nodes[i]);
+    device_windows(g->device, NULL, 0);
     crumb_set(NULL);
 }
 
@@ -86,6 +111,7 @@ void graph_profile(Graph *g, int repeats, FILE *f) {
             run_node(g, g->nodes[i]);
             g->nodes[i]->seconds += now_seconds() - start;
         }
+    device_windows(g->device, NULL, 0);
     crumb_set(NULL);
     ProfileRow *rows = xcalloc((size_t)g->n_nodes + 1, sizeof *rows);
     int n_rows = 0;

@@ -223,7 +223,7 @@ static void fill_input(OpRun *r, const Input *in, Fill fill, int draw) {
 }
 
 void case_fill(OpRun *r, Fill fill, int draw) {
-    memset(r->arena->memory, 0xFF, r->arena->bytes);
+    device_poison(graph_device(r->g), r->arena->memory, r->arena->bytes);
     for (int i = 0; i < r->n_in; i++) fill_input(r, &r->in[i], fill, draw);
     StepState state = { .seed = { case_hash(r->c->name, "seed"), 7 }, .step = 11, .sampler_index = 1 };
     param_state_write(r->ps, &state);
