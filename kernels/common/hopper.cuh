@@ -40,9 +40,9 @@
 //   WGMMA_SS(ta, tb, d, a, b, scale)     a and b in shared memory
 //   WGMMA_RS(tb, d, a, b, scale)         a: 4 words of bf16 pairs, per warp as mma.cuh's A, rows 16 w ...
 //   WGMMA_COMMIT()                       closes the group of WGMMAs so far
-//   WGMMA_WAIT(n)                        until all but the newest n groups are done: then d may be read, operands reused
-// Descriptors ("Shared Memory Matrix Layout", "Strides"): WGMMA_DESCRIPTOR(shared, leading, stride, swizzle) with swizzle
-// in {0, 32, 64, 128} bytes = the width W of a swizzled row; byte offset of element (mn, k) before swizzling:
+//   WGMMA_WAIT(n)                        until all but the newest n groups are done: d may be read, operands reused
+// Descriptors ("Shared Memory Matrix Layout", "Strides"): WGMMA_DESCRIPTOR(shared, leading, stride, swizzle), where
+// swizzle is the width W of a swizzled row: 0, 32, 64 or 128 bytes. Byte offset of element (mn, k) before swizzling:
 //   K-major,  swizzled: (mn % 8) W + (mn / 8) stride + 2 k                               (leading not used)
 //   K-major,  plain:    (mn % 8) 16 + (mn / 8) stride + (k / 8) leading + 2 (k % 8)
 //   MN-major, swizzled: 2 (mn % (W/2)) + (mn / (W/2)) leading + (k % 8) W + (k / 8) stride
@@ -54,8 +54,8 @@
 // SETMAXNREG_INC(n), SETMAXNREG_DEC(n): registers per thread of the calling warpgroup, a multiple of 8 in 24..256. The
 //   kernel says __launch_bounds__(threads, 1), or ptxas ignores them (C7508).
 // Clusters: CLUSTER_RANK(); CLUSTER_ARRIVE() and CLUSTER_WAIT(), together CLUSTER_SYNC(), by all threads of all blocks;
-//   CLUSTER_MAP(p, rank): p's counterpart in the shared memory of block `rank`, for plain loads and stores. A block must
-//   not end while others may touch its shared memory: CLUSTER_SYNC() last.
+//   CLUSTER_MAP(p, rank): p's counterpart in the shared memory of block `rank`, for plain loads and stores. A block
+//   must not end while others may touch its shared memory: CLUSTER_SYNC() last.
 // Dependent launches ("griddepcontrol"): GRID_WAIT(): until the kernels before are complete and visible; GRID_LAUNCH():
 //   the kernels after may start.
 #ifndef KERNELS_HOPPER_CUH

@@ -1,8 +1,8 @@
 // kernels/emu/mma.h - the words of kernels/common/mma.cuh for the host. Included by emu.h.
 //
 // Checked: alignment and bounds of every address; that a copy's source is initialised; that nobody reads or writes its
-// destination before the wait (the data lands as late as the program allows, or at once in eager mode); that a block ends
-// with no copy in flight; that all lanes of a warp take part in ldmatrix and mma at the same line.
+// destination before the wait (the data lands as late as the program allows, or at once in eager mode); that a thread
+// ends with no copy in flight; that all lanes of a warp take part in ldmatrix and mma at the same line.
 #ifndef KERNELS_EMU_MMA_H
 #define KERNELS_EMU_MMA_H
 namespace emu {
@@ -10,7 +10,7 @@ void copy_async(void *shared, const void *global, int size, int bytes, Site site
 void copy_async_commit(Site site);
 void copy_async_wait(int pending, Site site);
 void load_matrix(uint32_t *r, int matrices, bool transposed, const void *row, Site site);
-void store_matrix(void *row, const uint32_t *r, int matrices, bool transposed, Site site);
+void store_matrix(void *row, const uint32_t *r, bool transposed, Site site);
 void mma_m16n8k16(float *d, const uint32_t *a, const uint32_t *b, Site site);
 }  // namespace emu
 
