@@ -301,7 +301,7 @@ static std::unique_ptr<TensorCopy> tensor_copy_new(const TensorMap *map, const B
         return nullptr;
     }
     if (shared_block(shared) != b || (size_t)((const uint8_t *)shared - b->shared) % 128) {
-        report("misaligned", pc, "a TMA box at %p: not at a multiple of 128 bytes of the block's shared memory", shared);
+        report("misaligned", pc, "a TMA box at %p: not at a multiple of 128 of the block's shared memory", shared);
         return nullptr;
     }
     std::unique_ptr<TensorCopy> c(new TensorCopy());
@@ -412,7 +412,9 @@ void tensor_store_wait(int pending, bool read_only, Site) {
 }
 
 // ---- beginnings and ends
-void async_block_begin(Block *b) {
+void async_block_begin(Block *b) { b->async = nullptr; }
+
+BlockAsync &async_create(Block *b) {
     BlockAsync *a = new BlockAsync;
     a->copies.resize((size_t)b->threads);
     a->stores.resize((size_t)b->threads);
@@ -420,9 +422,12 @@ void async_block_begin(Block *b) {
     a->products.resize(b->warp.size());
     a->calls.resize((b->warp.size() + 3) / 4);
     b->async = a;
+    return *a;
 }
 
 void async_thread_end(Thread *t) {
+    cluster_thread_end();
+    if (!t->block->async) return;
     BlockAsync &a = async_of(t->block);
     for (const ThreadCopy &c : a.copies[t->linear].copies) {
         if (c.done && !options.eager) continue;              // refused, and reported then
@@ -437,10 +442,10 @@ void async_thread_end(Thread *t) {
         store_group_written(g);
     }
     a.stores[t->linear].groups.clear();
-    cluster_thread_end(t);
 }
 
 void async_block_end(Block *b) {
+    if (!b->async) return;
     for (auto &entry : async_of(b).bars) {
         if (entry.second.loads.empty()) continue;
         report("async-unwaited", entry.second.loads[0]->pc, "the block ends and nobody waited for this TMA load");

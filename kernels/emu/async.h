@@ -106,14 +106,18 @@ struct BlockAsync {
     std::vector<WarpProducts> products;         // by warp
     std::vector<GroupCalls>   calls;            // by warpgroup
 };
-static inline BlockAsync &async_of(Block *b) { return *static_cast<BlockAsync *>(b->async); }
+BlockAsync &async_create(Block *b);
+// Made when a block first says one of these words: most kernels say none.
+static inline BlockAsync &async_of(Block *b) {
+    return b->async ? *static_cast<BlockAsync *>(b->async) : async_create(b);
+}
 
 // Exclusive-ors the address's bits 4.. with its bits 7..: 1, 2, 3 of them for rows of 32, 64, 128 bytes.
 static inline size_t swizzled(size_t address, int row_bytes) {
     size_t mask = row_bytes ? (size_t)row_bytes / 16 - 1 : 0;
     return address ^ ((address >> 7 & mask) << 4);
 }
-void cluster_thread_end(Thread *t);
+void cluster_thread_end();
 void products_block_end(Block *b);              // reports products that nobody waited for
 }  // namespace emu
 #endif

@@ -59,14 +59,9 @@ __attribute__((noinline)) void cluster_wait(Site site) {
     c.completed.give_thread(current);
 }
 
-// A thread that has returned is waited for no more.
-void cluster_thread_end(Thread *t) {
-    ClusterBarrier &c = barrier_of_cluster();
-    int left = 0;
-    for (const Block *b : machine->blocks) {
-        for (const Thread &other : b->thread) left += &other != t && other.state != THREAD_DONE;
-    }
-    barrier_complete_if_due(c, left);
+// A thread that is about to return is waited for no more.
+void cluster_thread_end() {
+    if (machine->blocks[0]->async) barrier_complete_if_due(barrier_of_cluster(), threads_alive() - 1);
 }
 
 __attribute__((noinline)) void *cluster_map(void *p, uint32_t rank, Site) {

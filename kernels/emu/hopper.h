@@ -72,7 +72,7 @@ void wgmma_wait(int pending, Site site);
 template <int R>
 __attribute__((always_inline)) static inline void wgmma(int ta, int tb, float (&d)[R], uint64_t a, uint64_t b,
                                                         int scale, Site site) {
-    static_assert(R == 4 || R == 8 || R == 16 || R == 32 || R == 48 || R == 64 || R == 96 || R == 128, "a width of wgmma");
+    static_assert(R == 4 || R == 8 || R == 16 || R == 32 || R == 48 || R == 64 || R == 96 || R == 128, "a wgmma");
     wgmma_issue(d, 2 * R, nullptr, a, b, ta != 0, tb != 0, scale != 0, site);
 }
 template <int R>

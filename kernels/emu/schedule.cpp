@@ -244,6 +244,8 @@ void thread_release(Thread *t) { t->clock++; }
 Agent agent_new() {
     Machine *m = machine;
     CHECK(m->agents < m->agent_limit, "more than %d asynchronous agents in the resident blocks", m->agent_limit);
+    for (Block *b : m->blocks)
+        for (Thread &t : b->thread) t.clocks[m->agents] = 0;
     return m->agents++;
 }
 
