@@ -100,6 +100,14 @@ int call_find(const Call *c, const char *name) {
     return -1;
 }
 
+bool call_reads(const Call *c, int i) {
+    const Array *a = &c->arrays.array[i];
+    if (a->use != ARRAY_INOUT) return a->use == ARRAY_IN;
+    for (const Field *f = c->what->args; f && f->name; f++)
+        if (strcmp(f->name, "accumulate") == 0) return *(const bool *)((const char *)c->args + f->offset);
+    return true;
+}
+
 // ---- numbers in and out of what an array stores
 static void put(const Array *a, void *memory, int64_t at, double v) {
     switch (a->type) {
@@ -222,15 +230,11 @@ void call_fill(Call *c, CallFill fill, uint32_t seed) {
                                      .grad_norm = 2.5f };
     static const SamplerCoef coef = { .x = 1.01f, .eps = -0.02f, .prev = 0.3f, .sigma = 0.1f, .guidance = 1.5f,
                                       .x0_x = 1.2f, .x0_eps = -0.6f, .x0_clip = 0 };
-    bool accumulate = false;
-    for (const Field *f = c->what->args; f && f->name; f++)
-        if (strcmp(f->name, "accumulate") == 0) accumulate = *(const bool *)((const char *)c->args + f->offset);
     for (int i = 0; i < c->arrays.n; i++) {
         const Array *a = &c->arrays.array[i];
         uint32_t hash = seed;
         for (const char *s = a->name; *s; s++) hash = (hash ^ (uint8_t)*s) * 16777619u;
-        bool has_accumulate = c->what->args != NULL, read = a->use == ARRAY_IN;
-        if (a->use == ARRAY_INOUT) read = !has_accumulate || accumulate;
+        bool read = call_reads(c, i);
         if (!read && array_span(a) == array_numel(a)) {
             device_poison(c->device, c->memory[i], bytes_of(a));
         } else if (!read) {

@@ -15,6 +15,7 @@ const Impl  *call_impl(const Call *c);
 int          call_count(const Call *c);                   // arrays present
 const Array *call_array(const Call *c, int i);            // in the order of the description
 int          call_find(const Call *c, const char *name);  // -1: not present
+bool         call_reads(const Call *c, int i);            // an input, or an output that is added to
 // Made-up inputs from a seed, the same on every device; SQUARES: of those, ONES: all one, for error bounds of sums of
 // products. Outputs and the gaps of strides are set to NaN, an INOUT that is accumulated into is filled like an input.
 typedef enum { CALL_VALUES, CALL_SQUARES, CALL_ONES } CallFill;

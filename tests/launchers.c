@@ -8,7 +8,7 @@
 // the term with squares only for sums of products (convolution, matrix product), where ref on squared inputs and on
 // ones computes it; u = 2^-24. The 2 ulp stand for one rounding to T on either side of a tie, and for one more at a
 // rounding point inside, as the contracts place them. Integers and bits are equal.
-#include "launchers.h"
+#include "workbench.h"
 
 #include <math.h>
 #include <stdio.h>
