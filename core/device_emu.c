@@ -8,7 +8,6 @@
 
 struct Stream { Status status; };                // as in core/base.c
 
-void emu_queue_launch(Stream *s, void (*run)(void *), void *closure, void (*release)(void *));
 void emu_queue_launch(Stream *s, void (*run)(void *), void *closure, void (*release)(void *)) {
     int before = emu_faults();
     run(closure);
@@ -18,9 +17,8 @@ void emu_queue_launch(Stream *s, void (*run)(void *), void *closure, void (*rele
 
 static void *alloc(Device *d, size_t bytes) {
     (void)d;
-    char *zeros = calloc(bytes ? bytes : 1, 1), *p = zeros ? emu_malloc(bytes) : NULL;
-    if (p) emu_host_write(p, zeros, bytes);
-    free(zeros);
+    void *p = emu_malloc(bytes ? bytes : 1);
+    if (p) emu_device_set(p, 0, bytes);
     return p;
 }
 
