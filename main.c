@@ -7,6 +7,7 @@
 #include "core/cli.h"
 #include "sample/sample_verb.h"
 #include "eval/centroid.h"
+#include "tests/workbench.h"
 #include "train/dataset.h"
 #include "train/replay.h"
 #include "train/trainer.h"
@@ -21,6 +22,8 @@ static const struct { const char *name; int (*run)(int argc, char **argv); const
 #endif
     { "data", data_main, "look at a data set, draw long-tailed subsets of it" },
     { "eval", eval_main, "judge samples" },
+    { "check", launchers_main, "hold kernels to the reference" },
+    { "op", op_main, "run one launcher on arrays from a file" },
     { "replay", replay_main, "recompute a case of the published code" },
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };

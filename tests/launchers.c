@@ -338,7 +338,7 @@ int launchers_main(int argc, char **argv) {
     const char *words[64];
     int n_words = 64;
     cli_defaults(flags, 2, &c);
-    if (!cli_parse(flags, 2, &c, argc, argv, words, &n_words, NULL, &err)) {
+    if (!cli_parse(flags, 2, &c, argc - 1, argv + 1, words, &n_words, NULL, &err)) {
         log_info("error: %s", err.msg);
         return err.code;
     }
