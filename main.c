@@ -7,6 +7,7 @@
 #include "core/cli.h"
 #include "sample/sample_verb.h"
 #include "eval/centroid.h"
+#include "tests/workbench.h"
 #include "train/dataset.h"
 #include "train/replay.h"
 #include "train/trainer.h"
@@ -14,11 +15,15 @@
 static const struct { const char *name; int (*run)(int argc, char **argv); const char *about; } verbs[] = {
     { "train", train_main, "train a network, or go on with a run" },
     { "bench-step", bench_step_main, "time training steps" },
+#ifndef CBDM_NO_CJSON
     { "sample", sample_main, "draw images from a checkpoint" },
     { "info", info_main, "what a checkpoint or another safetensors file holds" },
     { "export", export_main, "weights alone, under the published names" },
+#endif
     { "data", data_main, "look at a data set, draw long-tailed subsets of it" },
     { "eval", eval_main, "judge samples" },
+    { "check", launchers_main, "hold kernels to the reference" },
+    { "op", op_main, "run one launcher on arrays from a file" },
     { "replay", replay_main, "recompute a case of the published code" },
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };

@@ -6,7 +6,19 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#ifndef CBDM_NO_ZLIB
 #include <zlib.h>
+#else
+// CRC-32 of zip (polynomial 0xEDB88320), bit by bit: only builds without zlib come here.
+static unsigned long crc32_z(unsigned long crc, const void *bytes, size_t n) {
+    uint32_t c = ~(uint32_t)crc;
+    for (size_t i = 0; i < n; i++) {
+        c ^= ((const uint8_t *)bytes)[i];
+        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xEDB88320u : 0);
+    }
+    return ~c;
+}
+#endif
 #include "core/file.h"
 
 #ifndef NPZ_ZIP64_FROM
@@ -263,6 +275,7 @@ static bool find_member(const Zip *z, const char *name, Entry *e) {
     return found || error_set(z->err, ERR_FILE, "%s: holds no array named \"%.100s\"", z->where, name);
 }
 
+#ifndef CBDM_NO_ZLIB
 static bool inflate_all(const uint8_t *packed, size_t packed_n, uint8_t *out, size_t n) {
     z_stream s = { 0 };
     if (inflateInit2(&s, -MAX_WBITS) != Z_OK) return false;
@@ -282,6 +295,7 @@ static bool inflate_all(const uint8_t *packed, size_t packed_n, uint8_t *out, si
     inflateEnd(&s);
     return status == Z_STREAM_END && out_done == n && in_done == packed_n;
 }
+#endif
 
 bool npz_parse(const uint8_t *bytes, size_t n, const char *where, const char *name, uint8_t **member, NpyArray *out,
                Error *err) {
@@ -300,7 +314,15 @@ bool npz_parse(const uint8_t *bytes, size_t n, const char *where, const char *na
         return error_set(err, ERR_MEMORY, "%s: the %" PRIu64 " bytes of %s do not fit in memory", where, e.size, name);
     bool ok = true;
     if (e.method == 0) memcpy(p, bytes + data, (size_t)e.size);
+#ifdef CBDM_NO_ZLIB
+    else {
+        free(p);
+        return error_set(err, ERR_USAGE, "%s: %s is compressed and this build has no zlib: install zlib1g-dev, run cmake "
+                         "again", where, name);
+    }
+#else
     else ok = inflate_all(bytes + data, (size_t)e.packed, p, (size_t)e.size);
+#endif
     if (!ok) refuse(&z, data, "a member whose deflated data are damaged");
 #ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
     if (ok && (uint32_t)crc32_z(0, p, (size_t)e.size) != e.crc)

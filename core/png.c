@@ -3,6 +3,7 @@
 // Ancillary chunks (colour profiles, texts, times) are skipped unread: they are most of libpng's attack surface and
 // mean nothing to training. Transparency is dropped. Errors come back by longjmp: whatever must survive one lives in
 // the struct that the caller of setjmp owns.
+#ifndef CBDM_NO_PNG
 #include <png.h>
 #include <stdlib.h>
 #include <string.h>
@@ -215,3 +216,28 @@ bool png_write_grid(const char *path, const uint8_t *const *images, int rows, in
     free(sheet);
     return ok;
 }
+#else
+#include "core/file.h"
+
+static bool no_png(const char *path, Error *err) {
+    return error_set(err, ERR_USAGE, "%s: this build has no PNG: install libpng-dev and zlib1g-dev, run cmake again", path);
+}
+bool png_write(const char *path, const uint8_t *pixels, int w, int h, int channels, Error *err) {
+    (void)pixels, (void)w, (void)h, (void)channels;
+    return no_png(path, err);
+}
+bool png_parse(const uint8_t *bytes, size_t n, const char *where, int channels, uint8_t **pixels, int *w, int *h,
+               Error *err) {
+    (void)bytes, (void)n, (void)channels, (void)pixels, (void)w, (void)h;
+    return no_png(where, err);
+}
+bool png_read(const char *path, int channels, uint8_t **pixels, int *w, int *h, Error *err) {
+    (void)channels, (void)pixels, (void)w, (void)h;
+    return no_png(path, err);
+}
+bool png_write_grid(const char *path, const uint8_t *const *images, int rows, int cols, int w, int h, int channels,
+                    Error *err) {
+    (void)images, (void)rows, (void)cols, (void)w, (void)h, (void)channels;
+    return no_png(path, err);
+}
+#endif

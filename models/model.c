@@ -1,7 +1,6 @@
 // models/model.c - model configuration, checkpoints in run folders, and opening a network for sampling.
 #include "models/model.h"
 
-#include <cjson/cJSON.h>
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -171,6 +170,26 @@ char *checkpoint_find(const char *spec, Error *err) {
 }
 
 // ---- a network for sampling
+// Two JSON arrays of a checkpoint's metadata, texts and numbers; what is absent or of another type becomes the class's
+// number, and no image.
+static void read_classes(const char *names, const char *counts, int classes, char **name, int64_t *count) {
+    JsonReader r;
+    json_start(&r, names ? names : "[]", names ? strlen(names) : 2);
+    bool more = json_enter(&r, '[');
+    for (int i = 0; i < classes; i++) {
+        more = more && json_item(&r);
+        name[i] = more && json_peek(&r) == '"' ? json_string(&r) : NULL;
+        if (!name[i]) name[i] = xasprintf("%d", i);
+    }
+    json_start(&r, counts ? counts : "[]", counts ? strlen(counts) : 2);
+    more = json_enter(&r, '[');
+    for (int i = 0; i < classes; i++) {
+        uint64_t images = 0;
+        more = more && json_item(&r) && json_u64(&r, &images) && images < (uint64_t)1 << 50;
+        count[i] = more ? (int64_t)images : 0;
+    }
+}
+
 static bool read_config(Model *m, const SafeTensors *st, Error *err) {
     const char *format = st_meta(st, "format"), *model = st_meta(st, "model"), *step = st_meta(st, "step");
     if (!format || strcmp(format, "cbdm-checkpoint-1") != 0 || !model)
@@ -185,16 +204,7 @@ static bool read_config(Model *m, const SafeTensors *st, Error *err) {
     int classes = m->config.classes < 1 ? 1 : m->config.classes;
     m->class_names = xcalloc((size_t)classes, sizeof *m->class_names);
     m->class_counts = xcalloc((size_t)classes, sizeof *m->class_counts);
-    cJSON *names = cJSON_Parse(st_meta(st, "class_names") ? st_meta(st, "class_names") : "[]");
-    cJSON *counts = cJSON_Parse(st_meta(st, "class_counts") ? st_meta(st, "class_counts") : "[]");
-    for (int i = 0; i < classes; i++) {
-        const cJSON *name = cJSON_GetArrayItem(names, i), *count = cJSON_GetArrayItem(counts, i);
-        m->class_names[i] = cJSON_IsString(name) ? xstrdup(name->valuestring) : xasprintf("%d", i);
-        m->class_counts[i] = cJSON_IsNumber(count) && count->valuedouble >= 0 && count->valuedouble < 1e15
-                                 ? (int64_t)count->valuedouble : 0;
-    }
-    cJSON_Delete(names);
-    cJSON_Delete(counts);
+    read_classes(st_meta(st, "class_names"), st_meta(st, "class_counts"), classes, m->class_names, m->class_counts);
     return true;
 }
 

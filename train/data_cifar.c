@@ -4,8 +4,10 @@
 // pickled dict with "data", an array (n,3072) of the same planes, and "labels" or "fine_labels". Training order: batch
 // 1 to 5.
 // Nothing is extracted: archives are streamed, and only members with the known names are kept, in memory.
+#ifndef CBDM_NO_ARCHIVE
 #include <archive.h>
 #include <archive_entry.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 #include "core/file.h"
@@ -13,7 +15,10 @@
 #include "train/pickle.h"
 
 enum { SIDE = 32, PLANE = SIDE * SIDE, PIXELS = 3 * PLANE, MAX_PARTS = 5, MAX_MEMBERS = 10000 };
-static const int64_t member_limit = (int64_t)1 << 29, total_limit = (int64_t)1 << 31;   // bytes, expanded
+static const int64_t member_limit = (int64_t)1 << 29;      // bytes of one file
+#ifndef CBDM_NO_ARCHIVE
+static const int64_t total_limit = (int64_t)1 << 31;       // of an archive, expanded
+#endif
 
 typedef struct {
     const char *kind, *folder;                     // folder: the name of the published one
@@ -140,6 +145,13 @@ static void parts_release(Parts *p) {
     }
 }
 
+#ifdef CBDM_NO_ARCHIVE
+static bool read_archive(const char *path, Split split, Parts *p, Error *err) {
+    (void)split, (void)p;
+    return error_set(err, ERR_USAGE, "%s: this build has no libarchive: install libarchive-dev and run cmake again, or "
+                     "unpack the archive", path);
+}
+#else
 static Part *part_named(Parts *p, Split split, const char *name) {
     for (int l = 0; l < VARIANTS; l++) {
         for (int i = 0; variants[l].part[split][i]; i++) {
@@ -215,6 +227,7 @@ static bool read_archive(const char *path, Split split, Parts *p, Error *err) {
     archive_read_free(a);
     return ok;
 }
+#endif
 
 static bool has_variant(const char *folder, const Variant *l) {
     bool found = false;

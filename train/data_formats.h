@@ -40,6 +40,8 @@ Dataset *folder_open(const char *path, Split split, Error *err);
 Dataset *builtin_open(Split split, Error *err);
 
 // ---- parsers of bytes in memory; where names the bytes in messages
+// Whether a file that begins with these bytes, gunzipped if need be, starts as IDX does (two zero bytes), not as tar.
+bool idx_recognise(const uint8_t *head, size_t n);
 // Expands gzip members up to limit bytes; caller frees *out. Refuses damage, truncation and trailing bytes.
 bool gzip_expand(const uint8_t *bytes, size_t n, size_t limit, const char *where, uint8_t **out, size_t *out_n,
                  Error *err);

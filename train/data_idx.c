@@ -4,13 +4,40 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 #include "core/file.h"
 #include "train/data_formats.h"
+#ifndef CBDM_NO_ZLIB
+#include <zlib.h>
+#endif
 
 static const size_t idx_limit = (size_t)1 << 31;      // bytes of one file, expanded
 
 // ---- gzip
+#ifdef CBDM_NO_ZLIB
+bool gzip_expand(const uint8_t *bytes, size_t n, size_t limit, const char *where, uint8_t **out, size_t *out_n,
+                 Error *err) {
+    (void)bytes, (void)n, (void)limit;
+    *out = NULL;
+    *out_n = 0;
+    return error_set(err, ERR_USAGE, "%s: this build has no zlib: install zlib1g-dev and run cmake again, or expand the "
+                     "file", where);
+}
+
+// Compressed content cannot be looked into: taken for IDX, whose reader then says what is missing.
+bool idx_recognise(const uint8_t *head, size_t n) {
+    return n >= 2 && ((head[0] == 0 && head[1] == 0) || (head[0] == 0x1f && head[1] == 0x8b));
+}
+#else
+bool idx_recognise(const uint8_t *head, size_t n) {
+    uint8_t out[4] = { 1 };
+    if (n < 2 || head[0] != 0x1f || head[1] != 0x8b) return n >= 2 && head[0] == 0 && head[1] == 0;
+    z_stream z = { .next_in = (Bytef *)(uintptr_t)head, .avail_in = (uInt)n, .next_out = out, .avail_out = sizeof out };
+    if (inflateInit2(&z, 15 + 16) != Z_OK) return false;
+    inflate(&z, Z_SYNC_FLUSH);
+    inflateEnd(&z);
+    return z.total_out >= 2 && out[0] == 0 && out[1] == 0;
+}
+
 // Inflates one member from z into *out, growing it. False: *err.
 static bool expand_member(z_stream *z, size_t limit, const char *where, uint8_t **out, size_t *used, size_t *cap,
                           Error *err) {
@@ -63,6 +90,7 @@ bool gzip_expand(const uint8_t *bytes, size_t n, size_t limit, const char *where
     else free(buffer);
     return ok;
 }
+#endif
 
 // ---- parsing
 bool idx_parse(const uint8_t *bytes, size_t n, const char *where, IdxArray *out, Error *err) {

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <zlib.h>
 #include "core/file.h"
 #include "train/data_formats.h"
 
@@ -177,17 +176,6 @@ static Dataset *open_folder(const char *path, Split split, Error *err) {
     return folder_open(path, split, err);
 }
 
-// Whether the content, gunzipped if need be, starts as an IDX file does (two zero bytes) and not as a tar archive.
-static bool looks_like_idx(const uint8_t *head, size_t n) {
-    uint8_t out[4] = { 1 };
-    if (n < 2 || head[0] != 0x1f || head[1] != 0x8b) return n >= 2 && head[0] == 0 && head[1] == 0;
-    z_stream z = { .next_in = (Bytef *)(uintptr_t)head, .avail_in = (uInt)n, .next_out = out, .avail_out = sizeof out };
-    if (inflateInit2(&z, 15 + 16) != Z_OK) return false;
-    inflate(&z, Z_SYNC_FLUSH);
-    inflateEnd(&z);
-    return z.total_out >= 2 && out[0] == 0 && out[1] == 0;
-}
-
 static Dataset *open_file(const char *path, Split split, Error *err) {
     uint8_t head[4096];
     FILE *f = fopen(path, "rb");
@@ -197,7 +185,7 @@ static Dataset *open_file(const char *path, Split split, Error *err) {
     }
     size_t n = fread(head, 1, sizeof head, f);
     fclose(f);
-    if (looks_like_idx(head, n)) return idx_open(path, split, err);
+    if (idx_recognise(head, n)) return idx_open(path, split, err);
     bool packed = (n > 2 && head[0] == 0x1f && head[1] == 0x8b) || (n > 3 && memcmp(head, "BZh", 3) == 0) ||
                   (n > 6 && memcmp(head, "\xfd" "7zXZ", 6) == 0);
     if (packed || (n > 262 && memcmp(head + 257, "ustar", 5) == 0)) return cifar_open(path, split, err);

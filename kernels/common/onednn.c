@@ -4,6 +4,14 @@
 // and the one the primitive wants. Where they differ, a reorder primitive stands between them and the primitive's copy
 // lives in scratch. oneDNN's own kernels match layouts exactly, strides included, so that a channel view
 // (ld > channels) is copied as well.
+#ifdef CBDM_NO_ONEDNN
+#include <stdio.h>
+#include "kernels/common/onednn.h"
+
+// A build without oneDNN has no kernels of kind CPU.
+void onednn_init(void) {}
+void onednn_info(char *text, size_t bytes) { snprintf(text, bytes, "no oneDNN"); }
+#else
 #include "kernels/common/onednn.h"
 #include <dnnl.h>
 #include <omp.h>
@@ -363,3 +371,4 @@ void onednn_info(char *buf, size_t bytes) {
     snprintf(buf, bytes, "%s; oneDNN %d.%d.%d, %s; %d threads", name[0] ? name : "unnamed processor", v->major,
              v->minor, v->patch, isa_name(dnnl_get_effective_cpu_isa()), omp_get_max_threads());
 }
+#endif

@@ -1,0 +1,414 @@
+// tests/bench_verb.c - cbdm bench: every launcher at every shape that the network's training step uses, checked before
+// timed, beside every other implementation of it.
+//
+// The shapes come from a step recorded on a null device: one row per launcher and shape, with the number of nodes that
+// have it. Implementations of a row are timed in turns (ABAB...), so that a change of clock meets them all. Buffer sets
+// rotate so that a set has left the caches when its turn comes again (--warm: one set).
+// A result is compared with that of the most general implementation of the same device (the largest `order`), which the
+// tables of cases hold to ref: |y - y_general| <= 2^-8 |y_general| in the Frobenius norm for bf16 outputs - one unit in
+// the last place of every element - and 2^-14 for f32 ones: u sqrt(K) for sums of K = 10^6 terms.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/call.h"
+#include "core/cli.h"
+#include "core/graph.h"
+#include "models/model.h"
+#include "workbench.h"
+
+enum { MAX_ROWS = 1024, MAX_IMPLS = 32, MAX_SETS = 8, MAX_ROUNDS = 64 };
+static const double CACHE_BYTES = 256e6;         // more than the caches of any machine this runs on, four times over
+
+typedef struct {
+    ModelConfig model;                                       // first: the offsets of model_flags hold here too
+    const char *device, *dtype, *batch, *filter, *kernels, *save, *baseline;
+    int         rounds;
+    bool        warm, once, list;
+} Config;
+#define STR(member) offsetof(Config, member), NULL, 0, 0
+static const Flag bench_flags[] = {
+    { "device", "auto", "where to run", FLAG_STR, STR(device) },
+    { "dtype", "auto", "storage of activations: f32, bf16; auto: bf16 on a GPU", FLAG_STR, STR(dtype) },
+    { "batch", "", "images of a step, before the doubling of CBDM; empty: 48,64,128 on a GPU, else 8", FLAG_LIST, STR(batch) },
+    { "filter", "", "only rows whose launcher or shape contains one of these, separated by commas", FLAG_LIST, STR(filter) },
+    { "kernels", "", "only these implementations, separated by commas; the default one is always timed", FLAG_LIST, STR(kernels) },
+    { "rounds", "7", "measurements of each implementation; the median counts", FLAG_INT, offsetof(Config, rounds), NULL, 1, MAX_ROUNDS },
+    { "warm", "false", "one set of buffers: caches stay warm", FLAG_BOOL, STR(warm) },
+    { "once", "false", "launch each implementation exactly once, under a range of its name, for a profiler", FLAG_BOOL, STR(once) },
+    { "list", "false", "name the rows, run nothing", FLAG_BOOL, STR(list) },
+    { "save", "", "JSON lines, one per implementation and shape, into this file", FLAG_STR, STR(save) },
+    { "baseline", "", "a file of --save: print the ratio to it", FLAG_STR, STR(baseline) },
+};
+enum { N_BENCH_FLAGS = sizeof bench_flags / sizeof bench_flags[0], MAX_FLAGS = 64 };
+
+static int all_flags(Flag *to) {
+    int n = 0;
+    for (int i = 0; i < n_model_flags; i++) to[n++] = model_flags[i];
+    for (int i = 0; i < N_BENCH_FLAGS; i++) to[n++] = bench_flags[i];
+    return n;
+}
+
+static bool in_list(const char *list, const char *word) {
+    size_t n = strlen(word);
+    for (const char *at = list; *at; at += strcspn(at, ","), at += *at == ',')
+        if (strcspn(at, ",") == n && strncmp(at, word, n) == 0) return true;
+    return false;
+}
+
+static bool matches(const char *filter, const char *text) {
+    char copy[256], *rest = copy;
+    snprintf(copy, sizeof copy, "%s", filter);
+    for (char *part; (part = strsep(&rest, ","));)
+        if (*part && strstr(text, part)) return true;
+    return !*filter;
+}
+
+// ---- rows
+typedef struct {
+    const Description *what;
+    char               text[512];                // the shape as description_print writes it
+    void              *shape, *args;
+    const char        *with;
+    int                nodes, batch;
+} Row;
+
+// The optional arrays that a training step gives a launcher, as its ops bind them.
+static const char *usual_arrays(const Launcher *l) {
+    static const char *const usual[][2] = {
+        { "groupnorm_backward", "dgamma+dbeta" }, { "cbdm_loss", "all" }, { "axpby", "b" }, { "gemm", "bias" },
+        { "adam_ema", "shadow" }, { "sampler_step", "uncond" }, { "add_channel_backward", "dx" }, { "dropout", "" },
+    };
+    for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
+        if (strcmp(l->name, usual[i][0]) == 0) return usual[i][1];
+    return "";
+}
+
+static void add_row(Row *rows, int *n, const Node *node, int batch, const char *filter) {
+    const Launcher *l = node->op->launcher;
+    const Description *what = l ? description_find(l->name) : NULL;
+    if (!what) return;
+    char text[512], key[600];
+    description_print(what, node->shape, NULL, text, sizeof text);
+    snprintf(key, sizeof key, "%s %s", l->name, text);
+    if (!matches(filter, key)) return;
+    for (int i = 0; i < *n; i++)
+        if (rows[i].what == what && strcmp(rows[i].text, text) == 0) {
+            rows[i].nodes++;
+            return;
+        }
+    CHECK(*n < MAX_ROWS, "more than %d rows", MAX_ROWS);
+    Row *r = &rows[(*n)++];
+    *r = (Row){ .what = what, .nodes = 1, .batch = batch, .with = usual_arrays(l) };
+    snprintf(r->text, sizeof r->text, "%s", text);
+    r->shape = memcpy(xmalloc(l->shape_bytes), node->shape, l->shape_bytes);
+    r->args = xcalloc(1, l->args_bytes);
+}
+
+// Records the step of one batch size on a null device of the same kind and collects its nodes.
+static bool add_rows(const Config *c, const char *device, int batch, Row *rows, int *n, Error *err) {
+    char spec[64];
+    snprintf(spec, sizeof spec, "null:%s", device);
+    UNetConfig u;
+    Device *d = device_open(spec, err);
+    if (!d || !model_unet_config(&c->model, &u, err)) return false;
+    bench_set_dtype(d, c->dtype);
+    UNet *net = unet_new(&u, d);
+    ParamSet *ps = unet_params(net);
+    param_seal(ps, PARAM_TRAIN, 0);
+    Schedule *schedule = model_schedule(&c->model, d);
+    Arena *arena = arena_new(d);
+    Graph *g = graph_new(d, "step", WEIGHTS_TRAIN);
+    DiffusionStepConfig step = { .batch = batch, .labelled = c->model.classes > 0, .balance = true, .tau = 0.001,
+                                 .gamma = 0.25, .share = 1, .dropout = c->model.dropout > 0, .gradients = true };
+    diffusion_record_step(g, net, schedule, &step);
+    param_append_adam(ps, g, &(AdamConfig){ .lr = 2e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip_norm = 1,
+                                            .ema_decay = 0.9999, .warmup = 5000 }, true);
+    graph_plan(g, arena);
+    for (int i = 0; i < graph_node_count(g); i++) add_row(rows, n, graph_node(g, i), batch, c->filter);
+    graph_free(g);
+    arena_free(arena);
+    schedule_free(schedule);
+    unet_free(net);
+    device_close(d);
+    return true;
+}
+
+// ---- one implementation of one row
+typedef struct {
+    const Impl *impl;
+    Call       *set[MAX_SETS];
+    int         n_sets, at, launches;
+    double      seconds[MAX_ROUNDS], median, error;
+    bool        checked, right;
+} Timed;
+
+static void launch_some(void *arg) {
+    Timed *t = arg;
+    for (int i = 0; i < t->launches; i++) {
+        call_run(t->set[t->at]);
+        t->at = (t->at + 1) % t->n_sets;
+    }
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// |y - reference| / |reference| over the outputs, the worst array; NaN where something is not a number.
+static double difference(Call *y, Call *reference) {
+    double worst = 0;
+    for (int i = 0; i < call_count(y); i++) {
+        const Array *a = call_array(y, i);
+        if (a->use == ARRAY_IN || (a->type != TYPE_F32 && a->type != TYPE_BF16)) continue;
+        int64_t n = array_numel(a);
+        double *v = xmalloc((size_t)n * sizeof *v), *r = xmalloc((size_t)n * sizeof *r), sum = 0, norm = 0;
+        call_read(y, i, v);
+        call_read(reference, i, r);
+        for (int64_t j = 0; j < n; j++) {
+            sum += (v[j] - r[j]) * (v[j] - r[j]);
+            norm += r[j] * r[j];
+        }
+        free(v);
+        free(r);
+        double bound = a->type == TYPE_BF16 ? 0x1p-8 : 0x1p-14, e = norm > 0 ? sqrt(sum / norm) : sqrt(sum);
+        worst = e / bound > worst || isnan(e) ? e / bound : worst;
+    }
+    return worst;
+}
+
+static bool fits(const Impl *i, const Device *d, const void *shape, const Launcher *l) {
+    int cc = device_cc(d);
+    return i->kind == device_kind(d) && cc >= i->min_cc && (!i->exact_cc || i->exact_cc == cc) && l->can(i, shape);
+}
+
+static const Impl *most_general(const Row *r, const Device *d) {
+    const Impl *best = NULL;
+    const Launcher *l = r->what->launcher;
+    for (const Impl *i = impl_next(l, NULL); i; i = impl_next(l, i))
+        if (fits(i, d, r->shape, l) && i->order >= 0 && (!best || i->order >= best->order)) best = i;
+    return best;
+}
+
+// All that can do the row, the default first. Returns how many.
+static int open_row(const Config *c, const Device *d, const Row *r, Timed *timed) {
+    const Launcher *l = r->what->launcher;
+    const Impl *first = impl_find(l, device_kind(d), device_cc(d), r->shape, NULL);
+    CHECK(first, "%s: no implementation does %s", l->name, r->text);
+    int n = 0;
+    timed[n++] = (Timed){ .impl = first };
+    for (const Impl *i = impl_next(l, NULL); i && n < MAX_IMPLS; i = impl_next(l, i))
+        if (i != first && fits(i, d, r->shape, l) && (!*c->kernels || in_list(c->kernels, i->name)))
+            timed[n++] = (Timed){ .impl = i };
+    return n;
+}
+
+// ---- results
+typedef struct { double copy_gbs, product_tflops; } Ceiling;
+
+static double roofline_share(const Ceiling *k, double flops, double bytes, double seconds, bool matrix) {
+    double floor = bytes / (k->copy_gbs * 1e9);
+    if (matrix && k->product_tflops > 0) floor = fmax(floor, flops / (k->product_tflops * 1e12));
+    return floor / seconds;
+}
+
+static bool is_matrix(const Row *r) {
+    const char *name = r->what->launcher->name;
+    return strncmp(name, "conv2d", 6) == 0 || strcmp(name, "gemm") == 0 || strncmp(name, "attention", 9) == 0;
+}
+
+// Milliseconds of the same launcher, shape and implementation in a file of --save; 0: not there.
+static double baseline_ms(const char *text, const char *launcher, const char *shape, const char *impl) {
+    char key[900];
+    snprintf(key, sizeof key, "\"launcher\":\"%s\",\"impl\":\"%s\",\"shape\":\"%s\",", launcher, impl, shape);
+    const char *line = text ? strstr(text, key) : NULL, *ms = line ? strstr(line, "\"ms\":") : NULL;
+    return ms ? strtod(ms + 5, NULL) : 0;
+}
+
+static void report(const Row *r, const Timed *t, const Timed *all, int n, const Ceiling *k, const char *baseline,
+                   const char *device, FILE *save) {
+    double flops = call_flops(t->set[0]), bytes = call_bytes(t->set[0]), vendor = 0;
+    for (int i = 0; i < n; i++)
+        if (strncmp(all[i].impl->name, "cudnn", 5) == 0 || strncmp(all[i].impl->name, "cublas", 6) == 0 ||
+            strncmp(all[i].impl->name, "curand", 6) == 0) vendor = all[i].median;
+    double share = roofline_share(k, flops, bytes, t->median, is_matrix(r));
+    double was = baseline_ms(baseline, r->what->launcher->name, r->text, t->impl->name);
+    printf("  %-16s %9.4f ms %8.2f TFLOP/s %8.1f GB/s %5.1f%%", t->impl->name, t->median * 1e3, flops / t->median / 1e12,
+           bytes / t->median / 1e9, 100 * share);
+    if (vendor > 0) printf("  x%.2f of vendor", vendor / t->median);
+    if (was > 0) printf("  x%.3f of baseline", was / (t->median * 1e3));
+    LaunchNote notes[8];
+    int n_notes = bench_launches(t->set[0], notes, 8);
+    for (int i = 0; i < n_notes; i++)
+        printf("%s%s %d regs, %zu B shared, %zu B local, %d blocks/SM", i ? "; " : "  [", notes[i].name, notes[i].registers,
+               notes[i].shared, notes[i].local, notes[i].blocks_per_sm);
+    printf("%s%s\n", n_notes ? "]" : "", t->right ? "" : "  WRONG");
+    if (!save) return;
+    fprintf(save, "{\"launcher\":\"%s\",\"impl\":\"%s\",\"shape\":\"%s\",\"device\":\"%s\",\"batch\":%d,\"nodes\":%d,\"ms\":%.6g,"
+            "\"min_ms\":%.6g,\"max_ms\":%.6g,\"tflops\":%.6g,\"gbs\":%.6g,\"roofline\":%.4g,\"vendor_ratio\":%.4g,"
+            "\"error_over_bound\":%.3g,\"right\":%s,\"kernels\":[", r->what->launcher->name, t->impl->name, r->text, device, r->batch,
+            r->nodes, t->median * 1e3, t->seconds[0] * 1e3, t->seconds[MAX_ROUNDS - 1] * 1e3, flops / t->median / 1e12,
+            bytes / t->median / 1e9, share, vendor / t->median, isnan(t->error) ? 1e30 : t->error, t->right ? "true" : "false");
+    for (int i = 0; i < n_notes; i++)
+        fprintf(save, "%s{\"name\":\"%s\",\"registers\":%d,\"shared\":%zu,\"local\":%zu,\"blocks_per_sm\":%d}", i ? "," : "",
+                notes[i].name, notes[i].registers, notes[i].shared, notes[i].local, notes[i].blocks_per_sm);
+    fprintf(save, "]}\n");
+    fflush(save);
+}
+
+// ---- the work
+static double time_launches(Device *d, Timed *t) { return device_time(d, launch_some, t) / t->launches; }
+
+// Two ceilings of this machine, measured in this run: a copy, and the best matrix product that there is.
+static Ceiling measure_ceilings(Device *d, bool bf16) {
+    Ceiling k = { 0, 0 };
+    bool gpu = device_kind(d) == DEV_CUDA;
+    const char *shapes[2] = { gpu ? "rows=1 c=268435456 alpha=1" : "rows=1 c=33554432 alpha=1",
+                              gpu ? bf16 ? "m=8192 n=8192 k=8192 tb=1 in=bf16 out=bf16" : "m=8192 n=8192 k=8192 tb=1"
+                                  : "m=2048 n=2048 k=2048 tb=1" };
+    const Description *what[2] = { description_find("axpby"), description_find("gemm") };
+    for (int i = 0; i < 2; i++) {
+        const Launcher *l = what[i]->launcher;
+        void *shape = xcalloc(1, l->shape_bytes), *args = xcalloc(1, l->args_bytes);
+        char with[WITH_MAX];
+        const char *wrong = description_parse(what[i], shapes[i], shape, args, with);
+        CHECK(!wrong, "%s", wrong);
+        for (const Impl *m = impl_next(l, NULL); m; m = impl_next(l, m)) {
+            if (!fits(m, d, shape, l)) continue;
+            Error err = { 0 };
+            Timed t = { .impl = m, .n_sets = 1, .launches = 1 };
+            t.set[0] = call_new(d, what[i], shape, args, with, m->name, &err);
+            if (!t.set[0]) continue;
+            call_fill(t.set[0], CALL_VALUES, 1);
+            double best = INFINITY;
+            for (int round = 0; round < 4; round++) best = fmin(best, time_launches(d, &t));
+            if (i == 0) k.copy_gbs = fmax(k.copy_gbs, call_bytes(t.set[0]) / best / 1e9);
+            else k.product_tflops = fmax(k.product_tflops, call_flops(t.set[0]) / best / 1e12);
+            call_free(t.set[0]);
+        }
+        free(shape);
+        free(args);
+    }
+    return k;
+}
+
+static bool check_row(Device *d, const Row *r, Timed *timed, int n) {
+    Error err = { 0 };
+    const Impl *general = most_general(r, d);
+    Call *reference = call_new(d, r->what, r->shape, r->args, r->with, general->name, &err);
+    CHECK(reference, "%s", err.msg);
+    call_fill(reference, CALL_VALUES, 7);
+    call_run(reference);
+    device_sync(d);
+    bool ok = true;
+    for (int i = 0; i < n; i++) {
+        Call *y = timed[i].set[0];
+        call_fill(y, CALL_VALUES, 7);
+        call_run(y);
+        device_sync(d);
+        timed[i].error = timed[i].impl == general ? 0 : difference(y, reference);
+        timed[i].right = timed[i].error <= 1;
+        ok &= timed[i].right;
+    }
+    call_free(reference);
+    return ok;
+}
+
+static bool bench_row(const Config *c, Device *d, const Row *r, const Ceiling *k, const char *baseline, FILE *save) {
+    Timed timed[MAX_IMPLS];
+    Error err = { 0 };
+    int n = open_row(c, d, r, timed);
+    printf("%s %s (batch %d, %d node%s)\n", r->what->launcher->name, r->text, r->batch, r->nodes, r->nodes == 1 ? "" : "s");
+    for (int i = 0; i < n; i++) {
+        Timed *t = &timed[i];
+        t->n_sets = 0;
+        double bytes = 1;
+        do {
+            t->set[t->n_sets] = call_new(d, r->what, r->shape, r->args, r->with, t->impl->name, &err);
+            CHECK(t->set[t->n_sets], "%s", err.msg);
+            call_fill(t->set[t->n_sets++], CALL_VALUES, 7);
+            bytes = call_bytes(t->set[0]);
+        } while (!c->warm && !c->once && t->n_sets < MAX_SETS && t->n_sets * bytes < CACHE_BYTES);
+        t->launches = 1;
+    }
+    bool ok = true;
+    if (c->once) {
+        for (int i = 0; i < n; i++) {
+            device_range_begin(d, timed[i].impl->name);
+            call_run(timed[i].set[0]);
+            device_sync(d);
+            device_range_end(d);
+        }
+    } else {
+        ok = check_row(d, r, timed, n);
+        for (int i = 0; i < n; i++) {             // about 10 ms a measurement, so that short kernels are not the clock's noise
+            double one = time_launches(d, &timed[i]);
+            timed[i].launches = (int)fmin(200, fmax(1, ceil(0.01 / one)));
+        }
+        for (int round = 0; round < c->rounds; round++)
+            for (int i = 0; i < n; i++) timed[i].seconds[round] = time_launches(d, &timed[i]);
+        for (int i = 0; i < n; i++) {
+            Timed *t = &timed[i];
+            qsort(t->seconds, (size_t)c->rounds, sizeof(double), by_value);
+            t->median = t->seconds[c->rounds / 2];
+            t->seconds[MAX_ROUNDS - 1] = t->seconds[c->rounds - 1];
+        }
+        for (int i = 0; i < n; i++) report(r, &timed[i], timed, n, k, baseline, device_name(d), save);
+    }
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < timed[i].n_sets; j++) call_free(timed[i].set[j]);
+    fflush(stdout);
+    return ok;
+}
+
+static bool run(const Config *c, Error *err) {
+    Device *d = device_open(c->device, err);
+    if (!d) return false;
+    bool gpu = device_kind(d) == DEV_CUDA, ok = true;
+    static Row rows[MAX_ROWS];
+    int n = 0;
+    int64_t n_batches, *batches = list_parse("batch", *c->batch ? c->batch : gpu ? "48,64,128" : "8", 1, 4096, 16, &n_batches, err);
+    for (int64_t i = 0; batches && ok && i < n_batches; i++) ok = add_rows(c, device_name(d), (int)batches[i], rows, &n, err);
+    ok = ok && batches;
+    free(batches);
+    char *baseline = NULL;
+    if (ok && *c->baseline) ok = file_read(c->baseline, 64u << 20, (uint8_t **)&baseline, &(size_t){ 0 }, err);
+    FILE *save = ok && *c->save ? fopen(c->save, "w") : NULL;
+    if (ok && *c->save && !save) ok = error_set(err, ERR_IO, "%s cannot be written", c->save);
+    if (ok && n == 0) ok = error_set(err, ERR_USAGE, "no launcher or shape contains \"%s\"; --list names the rows", c->filter);
+    char machine[320];
+    device_describe(d, machine, sizeof machine);
+    bool bf16 = bench_is_bf16(d, c->dtype), all_right = true;
+    Ceiling k = { 0, 0 };
+    if (ok && !c->list && !c->once) k = measure_ceilings(d, bf16);
+    if (ok) printf("%s; copy %.1f GB/s, matrix product %.2f TFLOP/s\n", machine, k.copy_gbs, k.product_tflops);
+    if (ok && save) fprintf(save, "{\"machine\":\"%s\",\"copy_gbs\":%.6g,\"product_tflops\":%.6g}\n", machine, k.copy_gbs, k.product_tflops);
+    for (int i = 0; ok && i < n; i++) {
+        if (c->list) printf("%s %s (batch %d, %d nodes)\n", rows[i].what->launcher->name, rows[i].text, rows[i].batch, rows[i].nodes);
+        else all_right &= bench_row(c, d, &rows[i], &k, baseline, save);
+    }
+    for (int i = 0; i < n; i++) free(rows[i].shape), free(rows[i].args);
+    if (save) fclose(save);
+    free(baseline);
+    device_close(d);
+    if (ok && !all_right) ok = error_set(err, ERR_DIVERGED, "an implementation differs from the general one: see WRONG above");
+    return ok;
+}
+
+int bench_main(int argc, char **argv) {
+    Flag flags[MAX_FLAGS];
+    int n = all_flags(flags);
+    Config c;
+    Error err = { 0 };
+    cli_defaults(flags, n, &c);
+    if (cli_wants_help(argc, argv)) {
+        cli_help(flags, n, "cbdm bench [--filter conv2d] [--device cuda] [flags]",
+                 "Time every launcher at the shapes of a training step: its own kernels, variants and vendor libraries.");
+        return 0;
+    }
+    bool ok = cli_parse(flags, n, &c, argc - 1, argv + 1, NULL, NULL, NULL, &err) && run(&c, &err);
+    if (!ok) log_info("error: %s", err.msg);
+    return ok ? 0 : err.code;
+}

@@ -1,0 +1,372 @@
+// tests/launchers.c - cases of launchers called directly: what no layer of the network reaches, strides, and the shapes
+// that kernels find awkward. Every implementation of every kind that can do a case is held to ref.
+//
+//   launchers [--device KIND,...] [--list] [LAUNCHER or "CASE" ...]      KIND: cpu, emu, emu:90, cuda
+//
+// For an output of type T, with ref and ref32 storing what the case stores:
+//   max|y - ref| <= 2 E + 2 ulp_T(max|ref|),   E = max(max|ref32 - ref|, u sqrt(K) max sqrt(sum a^2 b^2))
+// the term with squares only for sums of products (convolution, matrix product), where ref on squared inputs and on
+// ones computes it; u = 2^-24. The 2 ulp stand for one rounding to T on either side of a tie, and for one more at a
+// rounding point inside, as the contracts place them. Integers and bits are equal.
+#include "workbench.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/call.h"
+#include "core/cli.h"
+
+typedef struct { const char *launcher, *shape; } Case;
+static const Case cases[] = {
+    { "conv2d_forward", "n=2 h=5 w=7 c=16 k=24 use=bias" },
+    { "conv2d_forward", "n=2 h=8 w=8 c=16 k=16 ldx=24 ldy=40 use=bias" },
+    { "conv2d_forward", "n=1 h=8 w=8 c=32 c2=16 k=48 use=bias+temb+residual" },
+    { "conv2d_forward", "n=2 h=5 w=3 c=5 c2=3 k=7 use=bias" },
+    { "conv2d_forward", "n=2 h=6 w=6 c=8 k=16 cs=8 use=bias+temb" },
+    { "conv2d_forward", "n=1 h=4 w=4 c=16 k=8 cs=16 cs2=8 use=bias" },
+    { "conv2d_forward", "n=2 h=5 w=5 c=12 k=16 use=bias+norm" },
+    { "conv2d_forward", "n=2 h=5 w=5 c=12 c2=4 k=16 use=bias+norm+mask keep_scale=1.25" },
+    { "conv2d_forward", "n=2 h=7 w=5 c=8 k=20 use=bias+stats" },
+    { "conv2d_forward", "n=2 h=8 w=8 c=64 k=3 use=bias dtype=bf16 out=f32" },
+    { "conv2d_forward", "n=3 h=9 w=9 c=16 k=8 stride=2 use=bias" },
+    { "conv2d_forward", "n=2 h=6 w=6 c=24 k=8 r=1 s=1 use=bias+residual ldr=16" },
+    { "conv2d_backward_input", "n=2 h=5 w=7 c=16 k=24" },
+    { "conv2d_backward_input", "n=1 h=8 w=8 c=32 c2=16 k=24" },
+    { "conv2d_backward_input", "n=2 h=6 w=6 c=8 k=16 with=add" },
+    { "conv2d_backward_input", "n=2 h=5 w=5 c=12 k=16 use=norm groups=4" },
+    { "conv2d_backward_input", "n=2 h=5 w=5 c=12 c2=4 k=16 use=norm+mask groups=4 keep_scale=1.25" },
+    { "conv2d_backward_input", "n=2 h=9 w=8 c=16 k=8 stride=2 with=add" },
+    { "conv2d_backward_input", "n=2 h=8 w=8 c=16 k=3 dtype=bf16 out=f32" },
+    { "conv2d_backward_input", "n=2 h=6 w=6 c=24 k=8 r=1 s=1 ldx=32" },
+    { "conv2d_backward_weight", "n=2 h=5 w=7 c=16 k=24 use=bias+temb" },
+    { "conv2d_backward_weight", "n=2 h=8 w=8 c=16 c2=8 k=16 use=bias accumulate=1" },
+    { "conv2d_backward_weight", "n=2 h=5 w=5 c=12 k=16 use=bias+norm+mask keep_scale=1.25" },
+    { "conv2d_backward_weight", "n=3 h=9 w=9 c=16 k=8 stride=2 use=bias" },
+    { "conv2d_backward_weight", "n=2 h=8 w=8 c=16 k=3 use=bias dtype=bf16 out=f32" },
+    { "conv2d_backward_weight", "n=2 h=6 w=6 c=24 k=8 r=1 s=1 ldx=32 ldy=16 use=bias" },
+    { "gemm", "m=33 n=17 k=31" },
+    { "gemm", "m=64 n=48 k=40 tb=1 alpha=0.5 with=bias" },
+    { "gemm", "m=40 n=24 k=72 ta=1 accumulate=1" },
+    { "gemm", "m=16 n=16 k=8 ta=1 tb=1 act=silu with=bias" },
+    { "gemm", "m=24 n=40 k=16 batch=3 batch_a=400 batch_b=640" },
+    { "gemm", "m=24 n=40 k=16 batch=3 batch_a=384 batch_b=0 act=silu accumulate=1" },
+    { "gemm", "m=32 n=32 k=64 lda=80 ldb=48 ldy=40" },
+    { "gemm", "m=130 n=136 k=200 in=bf16 out=f32" },
+    { "bias_backward", "m=37 n=19 ldy=24" },
+    { "bias_backward", "m=700 n=64 accumulate=1" },
+    { "groupnorm_forward", "n=2 hw=25 c=12 groups=4 act=silu with=all" },
+    { "groupnorm_forward", "n=2 hw=64 c=32 groups=32 act=silu p16=6554 purpose=300" },
+    { "groupnorm_forward", "n=3 hw=16 c=24 groups=2 stats=1 act=silu with=scale+shift" },
+    { "groupnorm_forward", "n=2 hw=9 c=16 groups=1 ldx=40 ldy=24" },
+    { "groupnorm_forward", "n=1 hw=256 c=48 groups=4 act=silu eps=1e-6" },
+    { "groupnorm_backward", "n=2 hw=25 c=12 groups=4 act=silu with=dgamma+dbeta" },
+    { "groupnorm_backward", "n=2 hw=64 c=32 groups=32 act=silu p16=6554 purpose=300 with=dgamma+dbeta+add" },
+    { "groupnorm_backward", "n=3 hw=16 c=24 groups=2 act=silu with=all accumulate=1" },
+    { "groupnorm_backward", "n=2 hw=9 c=16 groups=1 ldx=40 ldy=24 with=dgamma+dbeta" },
+    { "attention_forward", "n=2 t=16 c=32" },
+    { "attention_forward", "n=1 t=37 heads=2 c=24 ldq=144 ldk=144 ldv=144" },
+    { "attention_forward", "n=1 t=64 c=136" },
+    { "attention_forward", "n=1 t=70 c=264" },
+    { "attention_backward", "n=2 t=16 c=32" },
+    { "attention_backward", "n=1 t=37 heads=2 c=24 ldq=144 ldk=144 ldv=144" },
+    { "attention_backward", "n=1 t=64 c=136" },
+    { "attention_backward", "n=1 t=70 c=264" },
+    { "axpby", "rows=7 c=33 alpha=0.5 beta=-2 with=b" },
+    { "axpby", "rows=5 c=16 lda=24 ldy=40 alpha=3" },
+    { "axpby", "rows=5 c=64 alpha=1 dtype=f32 out=bf16" },
+    { "axpby", "rows=5 c=64 alpha=1 dtype=bf16 out=f32" },
+    { "multiply", "rows=3 c=100" },
+    { "silu_forward", "rows=9 c=31" },
+    { "silu_backward", "rows=2 c=1000" },
+    { "fill", "rows=3 c=21 ldy=32 alpha=1.5" },
+    { "add_channel_forward", "n=2 copies=2 hw=9 c=20" },
+    { "add_channel_backward", "n=2 copies=2 hw=9 c=20 with=dx" },
+    { "add_channel_backward", "n=3 hw=70 c=7" },
+    { "relayout", "n=2 hw=9 c=16" },
+    { "mean_forward", "e=10001" },
+    { "mean_backward", "e=777" },
+    { "randn", "n=3 hw=9 c=7 purpose=1" },
+    { "dropout", "n=3 hw=9 c=7 purpose=300 p16=6554 with=mask" },
+    { "upsample2x_forward", "n=2 h=3 w=5 c=12" },
+    { "upsample2x_backward", "n=2 h=3 w=5 c=12" },
+    { "concat_forward", "rows=9 ca=12 cb=20 lda=16 ldb=24" },
+    { "concat_forward", "rows=9 ca=3 cb=5" },
+    { "repeat_batch_forward", "e=1001 copies=2" },
+    { "repeat_batch_backward", "e=1001 copies=3" },
+    { "embed_forward", "n=7 c=33 rows=5" },
+    { "embed_backward", "n=17 c=33 rows=5 accumulate=1" },
+    { "embed_backward", "n=3 c=32 rows=9" },
+    { "sinusoid", "n=5 dim=64 in=i32 out=f32" },
+    { "sinusoid", "n=5 dim=64 in=i32 out=bf16" },
+    { "add_noise", "n=3 e=75" },
+    { "sampler_step", "n=3 e=75 purpose=5" },
+    { "sampler_step", "n=3 e=75 purpose=5 with=uncond" },
+    { "sampler_step", "n=3 e=75 purpose=5 with=all" },
+    { "cbdm_loss", "n=3 e=75 tau=0.01 gamma=0.25 with=dh" },
+    { "cbdm_loss", "n=5 e=192 tau=0.01 gamma=0.25 with=all share=0.5" },
+    { "cbdm_loss", "n=4 e=33 tau=0.1 gamma=0.25 with=hb" },
+    { "step_advance", "" },
+    { "grad_norm", "n=5000 tensors=4" },
+    { "adam_ema", "n=5000 tensors=4 clip_norm=1 with=shadow" },
+    { "adam_ema", "n=333 tensors=3 warmup=10 ema_ramp=1" },
+};
+enum { N_CASES = sizeof cases / sizeof cases[0], MAX_OUTPUTS = 16 };
+
+// ---- what a case needs of its launcher
+typedef struct {
+    const Description *what;
+    void *shape, *args;
+    char  with[WITH_MAX], text[512];
+    DType dtype;                                 // of all that the case does not name
+} Bound;
+
+static bool names_dtype(const char *text) { return strstr(text, "type=") || strstr(text, "out=") || strstr(text, "in="); }
+static bool has_dtype(const Description *d) {
+    for (const Field *f = d->shape; f->name; f++)
+        if (f->type == FIELD_DTYPE) return true;
+    return false;
+}
+
+static Bound bind_case(const Case *c, DType dtype) {
+    Bound b = { .what = description_find(c->launcher), .dtype = dtype };
+    CHECK(b.what, "no description of %s", c->launcher);
+    b.shape = xcalloc(1, b.what->launcher->shape_bytes);
+    b.args = xcalloc(1, b.what->launcher->args_bytes);
+    char text[512];
+    size_t at = (size_t)snprintf(text, sizeof text, "%s", c->shape);
+    for (const Field *f = b.what->shape; f->name && !names_dtype(c->shape); f++)
+        if (f->type == FIELD_DTYPE)
+            at += (size_t)snprintf(text + at, sizeof text - at, " %s=%s", f->name, dtype == DT_BF16 ? "bf16" : "f32");
+    const char *wrong = description_parse(b.what, text, b.shape, b.args, b.with);
+    CHECK(!wrong, "%s", wrong);
+    snprintf(b.text, sizeof b.text, "%s %s%s", c->launcher, c->shape, has_dtype(b.what) && !names_dtype(c->shape)
+             ? dtype == DT_BF16 ? " bf16" : " f32" : "");
+    return b;
+}
+
+static void unbind(Bound *b) {
+    free(b->shape);
+    free(b->args);
+}
+
+// ---- results
+typedef struct { double *value[ARRAYS_MAX]; int n; } Values;
+
+static void values_free(Values *v) {
+    for (int i = 0; i < v->n; i++) free(v->value[i]);
+}
+
+static bool is_output(const Array *a) { return a->use != ARRAY_IN; }
+
+// Every output array of the case on a device; the others stay NULL. False: *err says what the device reported.
+static bool results(const Bound *b, const char *device, const char *impl, CallFill fill, Values *out, Error *err) {
+    Device *d = device_open(device, err);
+    if (!d) return false;
+    Call *c = call_new(d, b->what, b->shape, b->args, b->with, impl, err);
+    *out = (Values){ .n = 0 };
+    bool ok = c != NULL;
+    if (ok) {
+        call_fill(c, fill, 2166136261u);
+        call_run(c);
+        device_sync(d);
+        Status s = stream_status(device_stream(d, 0));
+        if (s.code) ok = error_set(err, ERR_DIVERGED, "%s", s.what);
+    }
+    for (int i = 0; ok && i < call_count(c); i++) {
+        const Array *a = call_array(c, i);
+        out->n = i + 1;
+        out->value[i] = NULL;
+        if (!is_output(a)) continue;
+        out->value[i] = xmalloc((size_t)(array_numel(a) + 1) * sizeof(double));
+        call_read(c, i, out->value[i]);
+    }
+    ok = ok && call_gaps_untouched(c, err);
+    call_free(c);
+    device_close(d);
+    return ok;
+}
+
+static double ulp(ArrayType t, double x) {
+    int e;
+    frexp(x, &e);
+    return x > 0 ? ldexp(1.0, e - (t == TYPE_BF16 ? 8 : 24)) : 0;
+}
+
+static double largest(const double *v, const double *minus, int64_t n) {
+    double top = 0;
+    for (int64_t i = 0; v && i < n; i++) {
+        double x = fabs(minus ? v[i] - minus[i] : v[i]);
+        if (isfinite(x)) top = fmax(top, x);
+    }
+    return top;
+}
+
+typedef struct { Arrays arrays; Values ref; double bound[ARRAYS_MAX]; } Yard;
+
+static bool sums_products(const Bound *b) {
+    const char *name = b->what->launcher->name;
+    char text[512];
+    description_print(b->what, b->shape, b->args, text, sizeof text);
+    return (strncmp(name, "conv2d", 6) == 0 || strcmp(name, "gemm") == 0) && !strstr(text, "norm") && !strstr(text, "silu");
+}
+
+static bool yard_new(const Bound *b, Yard *y, Error *err) {
+    Values ref32, squares = { .n = 0 }, ones = { .n = 0 };
+    if (!results(b, "ref", NULL, CALL_VALUES, &y->ref, err)) return false;
+    if (!results(b, "ref32", NULL, CALL_VALUES, &ref32, err)) return false;
+    if (sums_products(b) && (!results(b, "ref", NULL, CALL_SQUARES, &squares, err) ||
+                             !results(b, "ref", NULL, CALL_ONES, &ones, err))) return false;
+    Arrays all = { .n = 0 };
+    Device *d = device_open("ref", err);
+    Call *c = call_new(d, b->what, b->shape, b->args, b->with, NULL, err);
+    for (int i = 0; i < call_count(c); i++) all.array[all.n++] = *call_array(c, i);
+    call_free(c);
+    device_close(d);
+    y->arrays = all;
+    for (int i = 0; i < all.n; i++) {
+        const Array *a = &all.array[i];
+        int64_t n = array_numel(a);
+        double error = largest(ref32.value[i], y->ref.value[i], n), rounding = 0;
+        if (squares.n && squares.value[i])
+            rounding = 0x1p-24 * sqrt(largest(ones.value[i], NULL, n)) * sqrt(largest(squares.value[i], NULL, n));
+        y->bound[i] = 2 * fmax(error, rounding) + 2 * ulp(a->type, largest(y->ref.value[i], NULL, n));
+    }
+    values_free(&ref32);
+    values_free(&squares);
+    values_free(&ones);
+    return true;
+}
+
+// The StepState holds integers beside floats; it is compared field by field.
+static bool same_state(const double *got, const double *ref, Error *err) {
+    StepState a, b;
+    for (size_t i = 0; i < sizeof a; i++) {
+        ((uint8_t *)&a)[i] = (uint8_t)got[i];
+        ((uint8_t *)&b)[i] = (uint8_t)ref[i];
+    }
+    bool ok = a.step == b.step && a.sampler_index == b.sampler_index && a.updates == b.updates && a.skipped == b.skipped;
+    ok &= fabsf(a.lr - b.lr) <= 2e-7f * fabsf(b.lr) && fabsf(a.grad_norm - b.grad_norm) <= 1e-6f * fabsf(b.grad_norm);
+    return ok || error_set(err, ERR_DIVERGED, "state: step %u, updates %lld, lr %.9g, norm %.9g; ref has %u, %lld, %.9g, "
+                           "%.9g", a.step, (long long)a.updates, (double)a.lr, (double)a.grad_norm, b.step,
+                           (long long)b.updates, (double)b.lr, (double)b.grad_norm);
+}
+
+static bool within(const Yard *y, const Values *got, Error *err) {
+    for (int i = 0; i < y->arrays.n; i++) {
+        const Array *a = &y->arrays.array[i];
+        const double *v = got->value[i], *ref = y->ref.value[i];
+        if (!v) continue;
+        if (a->fill == FILL_STATE) {
+            if (!same_state(v, ref, err)) return false;
+            continue;
+        }
+        bool exact = a->type != TYPE_F32 && a->type != TYPE_BF16;
+        for (int64_t j = 0; j < array_numel(a); j++) {
+            bool ok = exact || !isfinite(ref[j]) ? v[j] == ref[j] || (isnan(v[j]) && isnan(ref[j]))
+                                                 : fabs(v[j] - ref[j]) <= y->bound[i];
+            if (!ok)
+                return error_set(err, ERR_DIVERGED, "%s[%lld] = %.9g, ref has %.9g, bound %.3g", a->name, (long long)j,
+                                 v[j], ref[j], exact ? 0 : y->bound[i]);
+        }
+    }
+    return true;
+}
+
+// ---- the program
+static int passed, failed, missing;
+
+static void check_on(const Bound *b, const char *device, Yard *y, bool *have_yard) {
+    Error err = { 0 };
+    Device *d = device_open(device, &err);
+    if (!d) {
+        log_info("device %s: %s", device, err.msg);
+        failed++;
+        return;
+    }
+    DeviceKind kind = device_kind(d);
+    int cc = device_cc(d), count = 0;
+    device_close(d);
+    const Launcher *l = b->what->launcher;
+    for (const Impl *i = impl_next(l, NULL); i; i = impl_next(l, i)) {
+        if (i->kind != kind || cc < i->min_cc || (i->exact_cc && cc != i->exact_cc) || !l->can(i, b->shape)) continue;
+        if (strcmp(device, "emu:90") == 0 && !i->exact_cc) continue;             // run under plain emu already
+        Values got;
+        count++;
+        bool ok = *have_yard || (*have_yard = yard_new(b, y, &err));
+        ok = ok && results(b, device, i->name, CALL_VALUES, &got, &err);
+        if (ok) {
+            ok = within(y, &got, &err);
+            values_free(&got);
+        }
+        passed += ok;
+        failed += !ok;
+        if (ok) printf(" %s=%s", device, i->name);
+        else printf("\nFAILED %s on %s, %s: %s\n  ", b->text, device, i->name, err.msg);
+        fflush(stdout);
+    }
+    if (!count && strcmp(device, "emu:90") != 0) {
+        printf(" %s: none", device);
+        missing++;
+    }
+}
+
+static bool asked_for(const Case *c, int n_words, const char **words) {
+    for (int i = 0; i < n_words; i++)
+        if (strncmp(c->launcher, words[i], strlen(words[i])) == 0 || strstr(c->shape, words[i])) return true;
+    return n_words == 0;
+}
+
+typedef struct { const char *device; bool list; } Config;
+static const Flag flags[] = {
+    { "device", "", "kinds to check, separated by commas; empty: cpu, emu, emu:90 and cuda where they are", FLAG_LIST,
+      offsetof(Config, device), NULL, 0, 0 },
+    { "list", "false", "name the cases, run none", FLAG_BOOL, offsetof(Config, list), NULL, 0, 0 },
+};
+
+static bool device_is_there(const char *spec) {
+    Error err = { 0 };
+    Device *d = device_open(spec, &err);
+    if (d) device_close(d);
+    return d != NULL;
+}
+
+int launchers_main(int argc, char **argv) {
+    Config c;
+    Error err = { 0 };
+    const char *words[64];
+    int n_words = 64;
+    cli_defaults(flags, 2, &c);
+    if (!cli_parse(flags, 2, &c, argc - 1, argv + 1, words, &n_words, NULL, &err)) {
+        log_info("error: %s", err.msg);
+        return err.code;
+    }
+    char list[128] = "";
+    const char *const known[] = { "cpu", "emu", "emu:90", "cuda" };
+    for (int i = 0; i < 4 && !*c.device; i++)
+        if (device_is_there(known[i])) snprintf(list + strlen(list), sizeof list - strlen(list), "%s,", known[i]);
+    if (*c.device) snprintf(list, sizeof list, "%s", c.device);
+    for (int i = 0; i < N_CASES; i++) {
+        if (!asked_for(&cases[i], n_words, words)) continue;
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            Bound b = bind_case(&cases[i], bf16 ? DT_BF16 : DT_F32);
+            bool twice = has_dtype(b.what) && !names_dtype(cases[i].shape), have_yard = false;
+            Yard y = { .ref = { .n = 0 } };
+            if (bf16 && !twice) {
+                unbind(&b);
+                continue;
+            }
+            printf("%s:", b.text);
+            char devices[128], *rest = devices;
+            snprintf(devices, sizeof devices, "%s", list);
+            for (char *one; !c.list && (one = strsep(&rest, ",")); )
+                if (*one) check_on(&b, one, &y, &have_yard);
+            putchar('\n');
+            values_free(&y.ref);
+            unbind(&b);
+        }
+    }
+    if (!c.list) printf("launchers: %d passed, %d failed, %d without an implementation\n", passed, failed, missing);
+    return failed || (!c.list && !passed) ? ERR_DIVERGED : 0;
+}
