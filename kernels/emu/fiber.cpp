@@ -94,13 +94,10 @@ constexpr size_t STACK = 64 * 1024;
 #endif
 constexpr size_t GUARD = 4096 * 16;     // a multiple of any page size in use
 
-struct Fiber {
-    uint8_t *stack;                     // STACK bytes above GUARD; NULL: the OS thread's own
+struct Fiber : FiberStack {             // STACK bytes above GUARD
     void    *pointer;                   // saved stack pointer
     size_t   colour;
     void    *fake_stack;                // AddressSanitizer's
-    const void *bottom;
-    size_t   bytes;
 #ifdef EMU_SWITCH_CONTEXT
     ucontext_t context;
 #endif
@@ -115,8 +112,8 @@ static void fiber_entry() {
     const void *bottom;
     size_t bytes;
     __sanitizer_finish_switch_fiber(nullptr, &bottom, &bytes);
-    if (!host->bottom) {                // the first switch of an OS thread comes from its own stack
-        host->bottom = bottom;
+    if (!host->stack) {                 // the first switch of an OS thread comes from its own stack
+        host->stack = static_cast<uint8_t *>(const_cast<void *>(bottom));
         host->bytes = bytes;
     }
 #endif
@@ -160,7 +157,6 @@ Fiber *fiber_get() {
         mprotect(p, GUARD, PROT_NONE);
         f->stack = static_cast<uint8_t *>(p) + GUARD;
         f->colour = made++ % 61 * 64 + 64;
-        f->bottom = f->stack;
         f->bytes = STACK;
     }
     fiber_prepare(f);
@@ -174,14 +170,11 @@ Fiber *fiber_host() {
     return &host;
 }
 
-bool fiber_contains(const Fiber *f, const void *p) {
-    const uint8_t *b = static_cast<const uint8_t *>(p);
-    return f->stack && b >= f->stack && b < f->stack + STACK;
-}
+const FiberStack *fiber_stack(const Fiber *f) { return f; }
 
 void fiber_switch(Fiber *from, Fiber *to, bool from_ends) {
 #ifdef EMU_ASAN
-    __sanitizer_start_switch_fiber(from_ends ? nullptr : &from->fake_stack, to->bottom, to->bytes);
+    __sanitizer_start_switch_fiber(from_ends ? nullptr : &from->fake_stack, to->stack, to->bytes);
 #else
     (void)from_ends;
 #endif

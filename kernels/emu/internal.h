@@ -21,6 +21,7 @@
 #define KERNELS_EMU_INTERNAL_H
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <vector>
 
 // device.cuh's storage type, which emu.h needs and kernels get before it.
@@ -40,12 +41,13 @@ constexpr size_t SHARED_START = 1024;               // where dynamic shared memo
 typedef uint16_t Agent;     // index into clocks: a thread of the resident blocks, or an asynchronous engine's queue
 
 // ---- fibers (fiber.cpp)
+struct FiberStack { uint8_t *stack; size_t bytes; };    // NULL: the OS thread's own
 struct Fiber;
 Fiber *fiber_get();                                 // a free stack, about to enter fiber_body()
 void   fiber_put(Fiber *f);                         // its stack is not in use any more
 void   fiber_switch(Fiber *from, Fiber *to, bool from_ends);
 Fiber *fiber_host();                                // stands for the OS thread's own stack
-bool   fiber_contains(const Fiber *f, const void *p);
+const FiberStack *fiber_stack(const Fiber *f);      // lives as long as the fiber
 [[noreturn]] void fiber_body();                     // schedule.cpp: runs threads until there is nothing left for it
 
 // ---- threads, warps, blocks
@@ -65,7 +67,8 @@ struct Thread {
     uint32_t  clock;                    // own; raised by every release
     uint32_t  clocks_epoch;             // the epoch that `clocks` speaks of; older: nothing known but by epoch
     uint32_t *clocks;                   // [machine->agents]
-    uint32_t  fence_epoch, fence_clock; // of the last fence.proxy.async: its stamps before that are seen by async reads
+    uint32_t  proxy_epoch, proxy_clock; // of the last proxy_fence(): accesses before it are seen by the async proxy
+    bool      fenced;                   // has called __threadfence
 };
 
 // Lanes that have come to one collective.
@@ -117,6 +120,8 @@ struct Machine {
     const Launch *launch;
     std::vector<Block *> blocks;        // resident: one, or a cluster's; by rank
     uint32_t  serial, epoch;            // of the resident blocks; of the last full barrier: see clocks
+    uint32_t  serial_first, fine_epoch; // of the launch's first blocks; in which thread_release() was last called
+    std::vector<uint3> places;          // blockIdx of the first block of serial serial_first + i
     Agent     agents, agent_limit;      // in use; length of every `clocks`
     std::vector<uint32_t> clock_store;
     Thread  **ready;                    // ring of threads that can go on
@@ -151,6 +156,7 @@ void warp_thread_ended(Thread *t);                  // its absence may complete 
 uint32_t *thread_clocks(Thread *t);                 // brought into this epoch; clocks[t->agent] == t->clock
 uint32_t *clocks_join(uint32_t *to, const uint32_t *from);      // elementwise maximum over machine->agents
 void      thread_release(Thread *t);                // t's next accesses are not seen by who copied its clocks before
+void      proxy_fence(Thread *t);                   // fence.proxy.async: t's accesses so far are seen by the async proxy
 Agent     agent_new();                              // lives as long as the resident blocks
 
 // ---- memory of the kernel (memory.cpp, shadow.cpp)
@@ -183,12 +189,14 @@ Block   *shared_block(const void *p);               // the resident block whose 
 uint8_t *shared_window(unsigned rank);
 void     shared_begin(Block *b);                    // window empty; dynamic memory of the launch handed out
 void     shared_end(Block *b);
+const StaticShared *shared_static_at(const Block *b, size_t offset);    // the array there, or whose red zone is there
 void     shadow_launch_begin();                     // records of earlier launches are void
 
 // ---- faults (report.cpp)
 // Prints and counts "emu: KIND in KERNEL at FILE:LINE, block .. thread ..: text". Returns.
 void report(const char *kind, const void *pc, const char *format, ...) __attribute__((format(printf, 3, 4)));
 const char *place_text(const void *pc);             // "file.cu:12", or "file.cu:12 (device.cuh:40)" when inlined
+std::string place_name(const void *pc);             // the same, not cut off (symbols.cpp)
 const char *thread_text(const Thread *t);           // "block 3 thread 17"; valid for a few calls
 const char *site_text(Site s);
 const char *path_short(const char *path);           // from kernels/ or tests/ on

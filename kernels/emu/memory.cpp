@@ -34,6 +34,9 @@ static void heap_open() {
             munmap(base, bytes);
             continue;
         }
+        heap.pages = static_cast<Page *>(reserve(bytes / PAGE * sizeof(Page)));
+        heap.cells = static_cast<GlobalCell *>(reserve(bytes / 4 * sizeof(GlobalCell)));
+        if (!heap.pages || !heap.cells) continue;
         heap.base = base;
         heap.bytes = bytes;
         heap.next = RED_ZONE;
@@ -45,8 +48,8 @@ static size_t round_up(size_t v, size_t to) { return (v + to - 1) / to * to; }
 
 // Whole pages go back to the system and read as 0, what else there is as `byte`.
 static void bytes_reset(uint8_t *p, size_t n, int byte) {
-    constexpr size_t PAGE = 65536;
-    uintptr_t from = round_up((uintptr_t)p, PAGE), to = ((uintptr_t)p + n) / PAGE * PAGE;
+    constexpr size_t WHOLE = 65536;     // a multiple of the system's page, whichever that is
+    uintptr_t from = round_up((uintptr_t)p, WHOLE), to = ((uintptr_t)p + n) / WHOLE * WHOLE;
     if (byte != 0 || from >= to) {
         memset(p, byte, n);
         return;
@@ -170,6 +173,12 @@ void shared_begin(Block *b) {
 }
 
 void shared_end(Block *) {}
+
+const StaticShared *shared_static_at(const Block *b, size_t offset) {
+    for (const StaticShared &s : b->statics)
+        if (offset + SHARED_RED_ZONE > s.offset && offset < s.offset + s.bytes + SHARED_RED_ZONE) return &s;
+    return nullptr;
+}
 
 void *shared_static(const void *tag, size_t bytes, size_t align, const char *name, Site site) {
     Block *b = current->block;

@@ -1,15 +1,25 @@
 // kernels/emu/memory.h - the heap's tables, for memory.cpp, which keeps them, and shadow.cpp, which asks them.
 #ifndef KERNELS_EMU_MEMORY_H
 #define KERNELS_EMU_MEMORY_H
-#include "kernels/emu/internal.h"
+#include "kernels/emu/shadow.h"
 
 namespace emu {
 constexpr size_t SHARED_RED_ZONE = 64;              // between the shared arrays of a block
 
+// Records of accesses exist only for pages that the launch in progress has touched.
+constexpr size_t PAGE = 1024;
+struct GlobalCell { uint32_t write_serial, read_serial; Stamp write, read; };
+struct Page {
+    uint32_t generation;                            // of the launch that it was opened for
+    uint32_t access;                                // EMU_READ | EMU_WRITE of all its bytes; 0: not alike, ask heap_range
+    size_t   cells;                                 // index of the first in heap.cells
+};
 struct Heap {
     uint8_t *base;
     size_t   bytes, next;
     uint8_t *written;                               // a nibble per 4 bytes of the heap: which were ever written
+    Page    *pages;
+    GlobalCell *cells;                              // handed out from the start again at every launch
 };
 extern Heap heap;
 

@@ -44,8 +44,9 @@ const char *thread_text(const Thread *th) {
 }
 
 const char *place_text(const void *pc) {
+    std::lock_guard<std::recursive_mutex> hold(lock);
     char *t = text_buffer();
-    snprintf(t, 400, "%p", pc);
+    snprintf(t, 400, "%s", place_name(pc).c_str());
     return t;
 }
 

@@ -4,9 +4,10 @@
 // barriers never switch. Threads that can go on stand in a ring; natural order takes them first come, first served,
 // reverse order fills it from the other end, random order takes any.
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 
-#include "kernels/emu/internal.h"
+#include "kernels/emu/shadow.h"
 
 namespace emu {
 __thread Machine *machine;
@@ -222,33 +223,6 @@ void named_barrier(int id, int threads, bool wait, Site site) {
     }
 }
 
-void memory_fence(Site) {}
-
-// ---- clocks
-uint32_t *thread_clocks(Thread *t) {
-    if (t->clocks_epoch != machine->epoch) {
-        memset(t->clocks, 0, machine->agents * sizeof *t->clocks);
-        t->clocks_epoch = machine->epoch;
-    }
-    t->clocks[t->agent] = t->clock;
-    return t->clocks;
-}
-
-uint32_t *clocks_join(uint32_t *to, const uint32_t *from) {
-    for (unsigned i = 0, n = machine->agents; i < n; i++) to[i] = std::max(to[i], from[i]);
-    return to;
-}
-
-void thread_release(Thread *t) { t->clock++; }
-
-Agent agent_new() {
-    Machine *m = machine;
-    CHECK(m->agents < m->agent_limit, "more than %d asynchronous agents in the resident blocks", m->agent_limit);
-    for (Block *b : m->blocks)
-        for (Thread &t : b->thread) t.clocks[m->agents] = 0;
-    return m->agents++;
-}
-
 // ---- running threads and blocks
 static void thread_end(Thread *t) {
     Block *b = t->block;
@@ -326,6 +300,8 @@ static void block_begin(Block *b, unsigned rank, uint3 index) {
     async_block_begin(b);
 }
 
+static std::atomic<uint32_t> serials{ 1 };          // unique among launches and OS threads
+
 // The blocks of one cluster, from begin to end.
 static void cluster_run(uint3 first) {
     Machine *m = machine;
@@ -336,8 +312,10 @@ static void cluster_run(uint3 first) {
         m->blocks.pop_back();
     }
     while (m->blocks.size() < l.cluster) m->blocks.push_back(new Block());
-    m->serial++;
+    m->serial = serials++;
+    m->places.push_back(first);
     m->epoch = 1;
+    m->fine_epoch = 0;
     m->agents = (Agent)all;
     m->agent_limit = (Agent)(all + 512);
     if (m->clock_store.size() < (size_t)all * m->agent_limit) m->clock_store.resize((size_t)all * m->agent_limit);
@@ -347,6 +325,7 @@ static void cluster_run(uint3 first) {
         m->ready = new Thread *[m->ready_size];
     }
     m->ready_head = m->ready_count = 0;
+    if (options.check) order_cluster_begin();
     for (unsigned r = 0; r < l.cluster; r++) block_begin(m->blocks[r], r, { first.x + r, first.y, first.z });
     for (unsigned i = 0; i < all; i++) {
         unsigned k = options.schedule == EMU_REVERSE ? all - 1 - i : i;
@@ -376,6 +355,8 @@ void launch_run(const Launch &l) {
     own.host = fiber_host();
     own.stopped = false;
     own.random = (options.seed + 1) * 0x9E3779B97F4A7C15ull;
+    own.serial_first = serials;
+    own.places.clear();
     shadow_launch_begin();
     uint64_t across = l.grid.x / l.cluster, clusters = across * l.grid.y * l.grid.z;
     std::vector<uint32_t> order;

@@ -1,0 +1,32 @@
+// kernels/emu/shadow.h - what the checker remembers of accesses, for shadow.cpp, order.cpp and hooks.cpp.
+#ifndef KERNELS_EMU_SHADOW_H
+#define KERNELS_EMU_SHADOW_H
+#include "kernels/emu/internal.h"
+
+namespace emu {
+// One access, in 12 bytes. Memory is watched in cells of 4 bytes, `bytes` says which of them; two halves of a cell
+// written by different threads are remembered only as the newer one: that can hide a fault, never invent one.
+struct Stamp {
+    uint32_t epoch;                     // 0: no access
+    uint32_t place : 26;                // of the call in the kernel, from the start of the program
+    uint32_t bytes : 4;
+    uint32_t atomic : 1;                // of reads: others of the same block read it, too, and are not remembered
+    uint32_t many : 1;                  // of reads: other blocks read it, too
+    uint32_t agent : 14;
+    uint32_t clock : 18;
+};
+static_assert(sizeof(Stamp) == 12, "three words");
+
+uint32_t    place_of(const void *pc);
+const void *place_pc(uint32_t place);
+
+// Does the access happen before what t does now? In the same resident blocks; in a block that ran before in this
+// launch (through a fence and an atomic of both); at p, for an atomic that needs no fence for its own location.
+bool ordered(const Thread *t, const Stamp &s);
+bool ordered_between(const Thread *t, const Stamp &s, uint32_t serial, const void *p);
+bool acquired_any();                    // have the resident blocks acquired anything from another one?
+bool fine_order();                      // has anything but whole barriers ordered threads in this epoch?
+void order_launch_begin();
+void order_cluster_begin();
+}  // namespace emu
+#endif
