@@ -73,11 +73,12 @@ dropout_any_kernel(RandomShape z, RandomArgs a, float scale) {
     int64_t image = (int64_t)z.hw * z.c, total = z.n * image;
     const uint32_t seed[2] = { a.state->seed[0], a.state->seed[1] };
     for (COLUMNS(at, total, 8)) {
-        uint32_t bits = 0;
+        uint32_t bits = 0, block = 0;                    // block: the decisions of the draw that j belongs to
         for (int j = 0; j < 8 && at + j < total; j++) {
             int64_t i = (at + j) / image, e = (at + j) % image;
-            Philox r = philox(seed, (uint32_t)(e / 8), a.sample[i], a.state->step, z.purpose);
-            uint32_t keep = keep_byte(r, z.p16) >> (e % 8) & 1;
+            if (j == 0 || e % 8 == 0)
+                block = keep_byte(philox(seed, (uint32_t)(e / 8), a.sample[i], a.state->step, z.purpose), z.p16);
+            uint32_t keep = block >> (e % 8) & 1;
             bits |= keep << j;
             store_real(y + at + j, keep ? load_real(x + at + j) * scale : 0.0f);
         }
