@@ -1,4 +1,4 @@
-// kernels/diffuse/diffuse.h - the forward process, and one reverse step.
+// kernels/diffuse/diffuse.h - the forward process, also straight from the data set's bytes, and one reverse step.
 #ifndef KERNELS_DIFFUSE_H
 #define KERNELS_DIFFUSE_H
 #include "kernels/common/kernel.h"
@@ -10,6 +10,23 @@ typedef struct {
     void          *xt;            // (n,e): = root[t][0] x0 + root[t][1] eps
 } AddNoiseArgs;
 LAUNCHER(add_noise, AddNoiseShape, AddNoiseArgs);
+
+// The same from the data set itself, resident on the device as bytes: gather, mirror, normalise, draw the noise, add it.
+//   x0 = (byte / 255 - 0.5) / 0.5, each step rounded to float;  eps = randn's with PURPOSE_NOISE
+// An image is mirrored left to right if flip is set and the first word of its draw, block 0 of PURPOSE_FLIP, has its top
+// bit set: what train/batch.c does on the host, bit for bit.
+typedef struct { int n, h, w, c, T; bool flip; DType out; } QSampleShape;
+typedef struct {
+    const uint8_t   *images;      // (count,h,w,c)
+    const int32_t   *index;       // (n): which of them, 0 <= index < count
+    const int32_t   *t;           // (n), 0 <= t < T
+    const uint32_t  *sample;      // (n) and the step's state: the key of the draws
+    const StepState *state;
+    const real      *root;        // (T,2) as above
+    real            *eps;         // (n,h,w,c): =
+    void            *xt;          // (n,h,w,c): = root[t][0] x0 + root[t][1] eps, rounded once
+} QSampleArgs;
+LAUNCHER(q_sample, QSampleShape, QSampleArgs);
 
 // One row per sampler step, computed in double on the host before the run; the device picks row state->sampler_index.
 typedef struct { float x, eps, prev, sigma, guidance, x0_x, x0_eps, x0_clip; } SamplerCoef;   // x0_clip 0: no clipping
