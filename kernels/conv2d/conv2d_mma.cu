@@ -93,79 +93,78 @@ template <bool BACKWARD> DEVICE Axis axis_of(int phase, int stride, int pad, int
              (size - phase + stride - 1) / stride, 1, (phase + pad) / stride, -1 };
 }
 
-// Copies the operands of one step after another. A step is a tap and STEP channels of one source.
-template <class T, bool BACKWARD, bool ALIGNED> struct Loader {
-    static constexpr int ROWS = T::M * 4 / T::THREADS;                   // a thread's rows of the image tile,
-    static constexpr int CHUNKS = BACKWARD ? T::N / 8 : 4;               // chunks of a row of the filter tile,
-    static constexpr int FILTER_ROWS = T::THREADS / CHUNKS;              // its rows that all threads copy at once
-    static constexpr int FILTER_COPIES = (BACKWARD ? STEP : T::N) / FILTER_ROWS;
-    const Product &g;
-    const Axis &vertical, &horizontal;
-    int n0;                          // first column of the tile
-    int at[ROWS], corner[ROWS];      // source pixel under tap 0: its index, its row * 65536 + column
+// What a thread copies: rows of the image tile, and where the next step begins. A step is a tap and STEP channels of one
+// source.
+template <class T> struct Walk {
+    static constexpr int ROWS = T::M * 4 / T::THREADS;
+    int at[ROWS], corner[ROWS];      // source pixel under tap 0: its index; row * 65536 + column, INT32_MIN past the rows
     int tap_h, tap_w, channel;
-    bool second;                     // source
-
-    DEVICE Loader(const Product &product, const Axis &v, const Axis &h, int m0, int rows, int first_column, int step)
-        : g(product), vertical(v), horizontal(h), n0(first_column) {
-        for (int i = 0; i < ROWS; i++) {
-            int m = m0 + (int)threadIdx.x / 4 + i * (T::THREADS / 4);
-            int image = m / (v.count * h.count), pixel = m % (v.count * h.count);
-            int row = pixel / h.count * v.scale + v.base, column = pixel % h.count * h.scale + h.base;
-            at[i] = (image * g.height + row) * g.width + column;
-            corner[i] = m < rows ? (int)((uint32_t)row << 16 | (uint32_t)(column & 0xFFFF)) : INT32_MIN;
-        }
-        int steps1 = (g.x.channels + STEP - 1) / STEP, per_tap = steps1 + (g.x2.channels + STEP - 1) / STEP;
-        int tap = step / per_tap, rest = step % per_tap;
-        tap_h = h.taps ? tap / h.taps : 0;
-        tap_w = h.taps ? tap % h.taps : 0;
-        second = rest >= steps1;
-        channel = (second ? rest - steps1 : rest) * STEP;
-    }
-    DEVICE void copy_image(unsigned char *to) const {
-        const bf16 *data = second ? g.x2.data : g.x.data;
-        int channels = second ? g.x2.channels : g.x.channels, ld = second ? g.x2.ld : g.x.ld;
-        int chunk = (int)threadIdx.x % 4, from = channel + chunk * 8;
-        int down = vertical.direction * tap_h, right = horizontal.direction * tap_w;
-        for (int i = 0; i < ROWS; i++) {
-            int row = (corner[i] >> 16) + down, column = (int16_t)(corner[i] & 0xFFFF) + right;
-            bool inside = from < channels && (unsigned)row < (unsigned)g.height && (unsigned)column < (unsigned)g.width;
-            const bf16 *pixel = data + (inside ? (int64_t)(at[i] + down * g.width + right) * ld + from : 0);
-            copy_chunk<ALIGNED>(to + inner_chunk((int)threadIdx.x / 4 + i * (T::THREADS / 4), chunk), pixel, inside);
-        }
-    }
-    DEVICE void copy_filter(unsigned char *to) const {
-        int tap = (vertical.first + vertical.step * tap_h) * g.s + horizontal.first + horizontal.step * tap_w;
-        int filter_row = g.r * g.s * g.c, chunk = (int)threadIdx.x % CHUNKS;
-        for (int i = 0; i < FILTER_COPIES; i++) {
-            int row = (int)threadIdx.x / CHUNKS + i * FILTER_ROWS;
-            if (BACKWARD) {
-                int term = channel + row, column = n0 + chunk * 8;
-                bool inside = term < g.k && column < g.c;
-                copy_chunk<ALIGNED>(to + outer_chunk<T::N>(row, chunk),
-                                    g.filter + (inside ? term * filter_row + tap * g.c + column : 0), inside);
-            } else {
-                int column = n0 + row, term = channel + chunk * 8;
-                bool inside = column < g.k && term < (second ? g.x2.channels : g.x.channels);
-                int from = column * filter_row + tap * g.c + (second ? g.x.channels : 0) + term;
-                copy_chunk<ALIGNED>(to + inner_chunk(row, chunk), g.filter + (inside ? from : 0), inside);
-            }
-        }
-    }
-    DEVICE void next(unsigned char *stage) {
-        copy_image(stage);
-        copy_filter(stage + T::A_BYTES);
-        channel += STEP;
-        if (channel < (second ? g.x2.channels : g.x.channels)) return;
-        channel = 0;
-        second = !second && g.x2.channels;
-        if (second) return;
-        tap_w++;
-        if (tap_w < horizontal.taps) return;
-        tap_w = 0;
-        tap_h++;
-    }
+    bool second;                     // of the two sources
 };
+template <class T> DEVICE int walk_row(int i) { return (int)threadIdx.x / 4 + i * (T::THREADS / 4); }
+
+template <class T>
+DEVICE void walk_begin(Walk<T> &walk, const Product &g, const Axis &v, const Axis &h, int m0, int rows, int step) {
+    for (int i = 0; i < Walk<T>::ROWS; i++) {
+        int m = m0 + walk_row<T>(i), image = m / (v.count * h.count), pixel = m % (v.count * h.count);
+        int row = pixel / h.count * v.scale + v.base, column = pixel % h.count * h.scale + h.base;
+        walk.at[i] = (image * g.height + row) * g.width + column;
+        walk.corner[i] = m < rows ? (int)((uint32_t)row << 16 | (uint32_t)(column & 0xFFFF)) : INT32_MIN;
+    }
+    int steps1 = (g.x.channels + STEP - 1) / STEP, per_tap = steps1 + (g.x2.channels + STEP - 1) / STEP;
+    int tap = step / per_tap, rest = step % per_tap;
+    walk.tap_h = h.taps ? tap / h.taps : 0;
+    walk.tap_w = h.taps ? tap % h.taps : 0;
+    walk.second = rest >= steps1;
+    walk.channel = (walk.second ? rest - steps1 : rest) * STEP;
+}
+
+template <class T, bool ALIGNED>
+DEVICE void copy_image(unsigned char *to, const Walk<T> &walk, const Product &g, const Axis &v, const Axis &h) {
+    const bf16 *data = walk.second ? g.x2.data : g.x.data;
+    int channels = walk.second ? g.x2.channels : g.x.channels, ld = walk.second ? g.x2.ld : g.x.ld;
+    int chunk = (int)threadIdx.x % 4, term = walk.channel + chunk * 8;
+    int down = v.direction * walk.tap_h, right = h.direction * walk.tap_w;
+    for (int i = 0; i < Walk<T>::ROWS; i++) {
+        int row = (walk.corner[i] >> 16) + down, column = (int16_t)(walk.corner[i] & 0xFFFF) + right;
+        bool inside = term < channels && (unsigned)row < (unsigned)g.height && (unsigned)column < (unsigned)g.width;
+        const bf16 *from = data + (inside ? (int64_t)(walk.at[i] + down * g.width + right) * ld + term : 0);
+        copy_chunk<ALIGNED>(to + inner_chunk(walk_row<T>(i), chunk), from, inside);
+    }
+}
+
+template <class T, bool BACKWARD, bool ALIGNED>
+DEVICE void copy_filter(unsigned char *to, const Walk<T> &walk, const Product &g, const Axis &v, const Axis &h, int n0) {
+    constexpr int CHUNKS = BACKWARD ? T::N / 8 : 4, ROWS = BACKWARD ? STEP : T::N;       // of the filter tile
+    int tap = (v.first + v.step * walk.tap_h) * g.s + h.first + h.step * walk.tap_w;
+    int filter_row = g.r * g.s * g.c, chunk = (int)threadIdx.x % CHUNKS;
+    for (int i = 0; i < ROWS * CHUNKS / T::THREADS; i++) {
+        int row = (int)threadIdx.x / CHUNKS + i * (T::THREADS / CHUNKS);
+        if (BACKWARD) {
+            int term = walk.channel + row, column = n0 + chunk * 8;
+            bool inside = term < g.k && column < g.c;
+            int from = term * filter_row + tap * g.c + column;
+            copy_chunk<ALIGNED>(to + outer_chunk<T::N>(row, chunk), g.filter + (inside ? from : 0), inside);
+        } else {
+            int column = n0 + row, term = walk.channel + chunk * 8;
+            bool inside = column < g.k && term < (walk.second ? g.x2.channels : g.x.channels);
+            int from = column * filter_row + tap * g.c + (walk.second ? g.x.channels : 0) + term;
+            copy_chunk<ALIGNED>(to + inner_chunk(row, chunk), g.filter + (inside ? from : 0), inside);
+        }
+    }
+}
+
+template <class T> DEVICE void walk_on(Walk<T> &walk, const Product &g, int taps_w) {
+    walk.channel += STEP;
+    if (walk.channel < (walk.second ? g.x2.channels : g.x.channels)) return;
+    walk.channel = 0;
+    walk.second = !walk.second && g.x2.channels;
+    if (walk.second) return;
+    walk.tap_w++;
+    if (walk.tap_w < taps_w) return;
+    walk.tap_w = 0;
+    walk.tap_h++;
+}
 
 // Block x: tiles, columns first, so that blocks of one time share their pixels; z: splits or phases.
 template <class T, bool BACKWARD, bool ALIGNED>
@@ -183,9 +182,14 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) product_kernel(Product 
 
     int steps = v.taps * h.taps * ((g.x.channels + STEP - 1) / STEP + (g.x2.channels + STEP - 1) / STEP);
     int begin = (int)((int64_t)steps * split / g.splits), end = (int)((int64_t)steps * (split + 1) / g.splits);
-    Loader<T, BACKWARD, ALIGNED> loader(g, v, h, m0, rows, n0, begin);
+    Walk<T> walk;
+    walk_begin(walk, g, v, h, m0, rows, begin);
     Sums<T> sums;
-    multiply<T, TERMS_INNER, BACKWARD ? TERMS_OUTER : TERMS_INNER>(sums, shared, end - begin, loader);
+    multiply<T, TERMS_INNER, BACKWARD ? TERMS_OUTER : TERMS_INNER>(sums, shared, end - begin, [&](unsigned char *stage) {
+        copy_image<T, ALIGNED>(stage, walk, g, v, h);
+        copy_filter<T, BACKWARD, ALIGNED>(stage + T::A_BYTES, walk, g, v, h, n0);
+        walk_on(walk, g, h.taps);
+    });
 
     store_sums<T>(sums, shared, [&](int row, int column, float (&value)[8]) {
         int m = m0 + row;

@@ -85,19 +85,19 @@ template <class T, Order A, Order B> DEVICE void multiply_step(Sums<T> &sums, co
 
 // The loop over `steps`: load(stage) copies the operands of the next step.
 template <class T, Order A, Order B, class Load> DEVICE void multiply(Sums<T> &sums, unsigned char *shared, int steps,
-                                                                      Load &load) {
+                                                                      const Load &load) {
     for (int i = 0; i < T::ROWS; i++)
         for (int j = 0; j < T::COLUMNS; j++)
             for (int e = 0; e < 4; e++) sums.at[i][j][e] = 0;
     for (int s = 0; s < STAGES - 1; s++) {
-        if (s < steps) load.next(shared + s * T::STAGE_BYTES);
+        if (s < steps) load(shared + s * T::STAGE_BYTES);
         CP_ASYNC_COMMIT();
     }
     int stage = 0, free_stage = STAGES - 1;
     for (int step = 0; step < steps; step++) {
         CP_ASYNC_WAIT(STAGES - 2);
         __syncthreads();               // this step's copies are there, and the stage of the step before is read
-        if (step + STAGES - 1 < steps) load.next(shared + free_stage * T::STAGE_BYTES);
+        if (step + STAGES - 1 < steps) load(shared + free_stage * T::STAGE_BYTES);
         CP_ASYNC_COMMIT();
         multiply_step<T, A, B>(sums, shared + stage * T::STAGE_BYTES);
         stage = stage == STAGES - 1 ? 0 : stage + 1;
@@ -137,11 +137,11 @@ template <class T, class Store> DEVICE void store_sums(const Sums<T> &sums, unsi
 static inline bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
 // An image tensor of bf16 whose pixels are whole chunks.
 static inline bool whole_chunks(int channels, int ld) { return channels % 8 == 0 && (!channels || ld % 8 == 0); }
-// Sizes that the kernels index in 32 bits (pixels, elements of the filter) or pack in 16 (rows and columns of images).
+// Sizes that the kernels count in 32 bits (pixels, elements of the filter) or pack in 16 (rows and columns of images).
 static inline bool sizes_fit(const Conv2dShape *z) {
     int64_t in = (int64_t)z->n * z->h * z->w, out = (int64_t)z->n * z->p * z->q;
     int64_t filter = (int64_t)z->k * z->r * z->s * (z->c + z->c2);
     return in < 1 << 30 && out < 1 << 30 && filter < 1 << 30 && z->h <= 8192 && z->w <= 8192 && z->p <= 8192 &&
-           z->q <= 8192 && z->r <= 64 && z->s <= 64 && z->stride <= 16 && z->pad_h <= 64 && z->pad_w <= 64;
+           z->q <= 8192 && z->p * z->stride <= 16384 && z->q * z->stride <= 16384 && z->r <= 64 && z->s <= 64 && z->stride <= 16 && z->pad_h <= 64 && z->pad_w <= 64;
 }
 #endif
