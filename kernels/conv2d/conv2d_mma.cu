@@ -15,7 +15,7 @@
 #include "kernels/conv2d/conv2d_mma.cuh"
 
 // ---- the end of a sum: bias, time embedding, what is added, rounding
-struct Finish {
+struct ConvFinish {
     void *y, *y2;                    // columns from `second` on are y2's
     int second, ldy, ldy2, columns;
     const float *bias, *temb;        // (columns), (images, columns), or NULL
@@ -39,7 +39,7 @@ DEVICE void store_chunk(bf16 *p, const float (&v)[8]) {
 }
 
 // Element by element: channel counts that are no multiple of 8, views at odd places.
-DEVICE void finish_elements(const Finish &f, int64_t pixel, int image, int column, const float (&v)[8]) {
+DEVICE void finish_elements(const ConvFinish &f, int64_t pixel, int image, int column, const float (&v)[8]) {
     for (int i = 0; i < 8; i++) {
         int at = column + i;
         if (at >= f.columns) continue;
@@ -55,7 +55,7 @@ DEVICE void finish_elements(const Finish &f, int64_t pixel, int image, int colum
 }
 
 // Sums v of columns column..column+7 at a pixel of the result.
-DEVICE void finish_chunk(const Finish &f, int64_t pixel, int image, int column, float (&v)[8]) {
+DEVICE void finish_chunk(const ConvFinish &f, int64_t pixel, int image, int column, float (&v)[8]) {
     if (!f.wide) {
         finish_elements(f, pixel, image, column, v);
         return;
@@ -71,9 +71,8 @@ DEVICE void finish_chunk(const Finish &f, int64_t pixel, int image, int column, 
 }
 
 // ---- the product
-struct Source { const bf16 *data; int channels, ld; };
-struct Product {
-    Source x, x2;                    // (images, height, width, channels); x2.channels 0: one source
+struct ConvProduct {
+    ConvSource x, x2;                    // (images, height, width, channels); x2.channels 0: one source
     int images, height, width;
     int result_h, result_w;
     int stride, pad_h, pad_w, r, s;
@@ -104,7 +103,7 @@ template <class T> struct Walk {
 template <class T> DEVICE int walk_row(int i) { return (int)threadIdx.x / 4 + i * (T::THREADS / 4); }
 
 template <class T>
-DEVICE void walk_begin(Walk<T> &walk, const Product &g, const Axis &v, const Axis &h, int m0, int rows, int step) {
+DEVICE void walk_begin(Walk<T> &walk, const ConvProduct &g, const Axis &v, const Axis &h, int m0, int rows, int step) {
     for (int i = 0; i < Walk<T>::ROWS; i++) {
         int m = m0 + walk_row<T>(i), image = m / (v.count * h.count), pixel = m % (v.count * h.count);
         int row = pixel / h.count * v.scale + v.base, column = pixel % h.count * h.scale + h.base;
@@ -120,7 +119,7 @@ DEVICE void walk_begin(Walk<T> &walk, const Product &g, const Axis &v, const Axi
 }
 
 template <class T, bool ALIGNED>
-DEVICE void copy_image(unsigned char *to, const Walk<T> &walk, const Product &g, const Axis &v, const Axis &h) {
+DEVICE void copy_image(unsigned char *to, const Walk<T> &walk, const ConvProduct &g, const Axis &v, const Axis &h) {
     const bf16 *data = walk.second ? g.x2.data : g.x.data;
     int channels = walk.second ? g.x2.channels : g.x.channels, ld = walk.second ? g.x2.ld : g.x.ld;
     int chunk = (int)threadIdx.x % 4, term = walk.channel + chunk * 8;
@@ -134,7 +133,7 @@ DEVICE void copy_image(unsigned char *to, const Walk<T> &walk, const Product &g,
 }
 
 template <class T, bool BACKWARD, bool ALIGNED>
-DEVICE void copy_filter(unsigned char *to, const Walk<T> &walk, const Product &g, const Axis &v, const Axis &h, int n0) {
+DEVICE void copy_filter(unsigned char *to, const Walk<T> &walk, const ConvProduct &g, const Axis &v, const Axis &h, int n0) {
     constexpr int CHUNKS = BACKWARD ? T::N / 8 : 4, ROWS = BACKWARD ? STEP : T::N;       // of the filter tile
     int tap = (v.first + v.step * walk.tap_h) * g.s + h.first + h.step * walk.tap_w;
     int filter_row = g.r * g.s * g.c, chunk = (int)threadIdx.x % CHUNKS;
@@ -154,7 +153,7 @@ DEVICE void copy_filter(unsigned char *to, const Walk<T> &walk, const Product &g
     }
 }
 
-template <class T> DEVICE void walk_on(Walk<T> &walk, const Product &g, int taps_w) {
+template <class T> DEVICE void walk_on(Walk<T> &walk, const ConvProduct &g, int taps_w) {
     walk.channel += STEP;
     if (walk.channel < (walk.second ? g.x2.channels : g.x.channels)) return;
     walk.channel = 0;
@@ -168,7 +167,7 @@ template <class T> DEVICE void walk_on(Walk<T> &walk, const Product &g, int taps
 
 // Block x: tiles, columns first, so that blocks of one time share their pixels; z: splits or phases.
 template <class T, bool BACKWARD, bool ALIGNED>
-__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) product_kernel(Product g, Finish f) {
+__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_product_kernel(ConvProduct g, ConvFinish f) {
     DYNAMIC_SHARED(unsigned char, shared);
     // Phases last to first: with the usual padding of 1 the last has the most taps, and what is longest starts first.
     int phases = BACKWARD ? g.stride * g.stride : 1, phase = phases - 1 - (int)blockIdx.z % phases;
@@ -210,7 +209,7 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) product_kernel(Product 
 }
 
 // Adds the splits in order. A thread: eight columns of a row.
-__global__ void __launch_bounds__(256) finish_splits_kernel(Finish f, const float *partial, int partial_ld, int splits,
+__global__ void __launch_bounds__(256) conv_finish_splits_kernel(ConvFinish f, const float *partial, int partial_ld, int splits,
                                                             int rows, int pixels) {
     int64_t item = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     int chunks = partial_ld / 8, row = (int)(item / chunks), column = (int)(item % chunks) * 8;
@@ -225,12 +224,12 @@ __global__ void __launch_bounds__(256) finish_splits_kernel(Finish f, const floa
 // (that two share it hides latencies, and changes no throughput), a step is bound by 1024 multiply-adds or 128 bytes of
 // shared memory a clock, filling the pipeline and storing the tile cost some 1500 clocks, a second kernel some 3000,
 // and partial sums are written and read at 24 bytes a clock and SM.
-struct Extent { int64_t rows; int columns, steps, phases; };
+struct ConvExtent { int64_t rows; int columns, steps, phases; };
 enum TileName { LARGE, NARROW, SMALL, TILE_NAMES };
-struct Plan { int tile, splits; };
+struct ConvPlan { int tile, splits; };
 enum { MOST_SPLITS = 16, FEWEST_STEPS = 6 };         // of a split
 
-static double clocks_of(const Extent *e, int tile, int splits, int sms) {
+static double clocks_of(const ConvExtent *e, int tile, int splits, int sms) {
     static const double m[] = { LargeTile::M, NarrowTile::M, SmallTile::M };
     static const double n[] = { LargeTile::N, NarrowTile::N, SmallTile::N };
     static const double step[] = { 512, 288, 192 };          // Narrow and Small are bound by shared memory
@@ -240,8 +239,8 @@ static double clocks_of(const Extent *e, int tile, int splits, int sms) {
     if (splits > 1) clocks += 3000 + (double)e->rows * e->columns * 8 * splits / (24.0 * sms);
     return clocks;
 }
-static Plan plan_of(const Extent *e) {
-    Plan best = { LARGE, 1 };
+static ConvPlan plan_of(const ConvExtent *e) {
+    ConvPlan best = { LARGE, 1 };
     double fewest = 1e30;
     for (int tile = 0; tile < TILE_NAMES; tile++) {
         for (int splits = 1; splits <= (e->phases == 1 ? MOST_SPLITS : 1); splits++) {
@@ -256,28 +255,28 @@ static Plan plan_of(const Extent *e) {
     }
     return best;
 }
-static Extent forward_extent(const Conv2dShape *z) {
+static ConvExtent forward_extent(const Conv2dShape *z) {
     int64_t per_tap = ceil_div(z->c, STEP) + ceil_div(z->c2, STEP);
     return { (int64_t)z->n * z->p * z->q, z->k, (int)(z->r * z->s * per_tap), 1 };
 }
-static Extent backward_extent(const Conv2dShape *z) {        // of the largest phase
+static ConvExtent backward_extent(const Conv2dShape *z) {        // of the largest phase
     int64_t taps = ceil_div(z->r, z->stride) * ceil_div(z->s, z->stride);
     return { z->n * ceil_div(z->h, z->stride) * ceil_div(z->w, z->stride), z->c + z->c2,
              (int)(taps * ceil_div(z->k, STEP)), z->stride * z->stride };
 }
-static size_t partial_bytes(const Extent *e) {
+static size_t partial_bytes(const ConvExtent *e) {
     int splits = plan_of(e).splits;
     return splits > 1 ? (size_t)(e->rows * ceil_div(e->columns, 8) * 32 * splits) : 0;
 }
 
 template <class T, bool BACKWARD, bool ALIGNED>
-static void launch_product(Stream *stream, const Extent *e, Product g, Finish f) {
+static void launch_product(Stream *stream, const ConvExtent *e, ConvProduct g, ConvFinish f) {
     g.tiles_n = (int)ceil_div(e->columns, T::N);
     dim3 grid((unsigned)(ceil_div(e->rows, T::M) * g.tiles_n), 1, (unsigned)(e->phases * g.splits));
-    LAUNCH(stream, (product_kernel<T, BACKWARD, ALIGNED>), grid, dim3(T::THREADS), T::SHARED_BYTES, g, f);
+    LAUNCH(stream, (conv_product_kernel<T, BACKWARD, ALIGNED>), grid, dim3(T::THREADS), T::SHARED_BYTES, g, f);
 }
-template <bool BACKWARD> static void run_product(Stream *stream, const Extent *e, Product g, Finish f, Work work) {
-    Plan plan = plan_of(e);
+template <bool BACKWARD> static void run_product(Stream *stream, const ConvExtent *e, ConvProduct g, ConvFinish f, Work work) {
+    ConvPlan plan = plan_of(e);
     g.splits = plan.splits;
     g.partial_ld = (int)ceil_div(e->columns, 8) * 8;
     g.partial = plan.splits > 1 ? static_cast<float *>(work.scratch) : NULL;
@@ -288,11 +287,11 @@ template <bool BACKWARD> static void run_product(Stream *stream, const Extent *e
     else launch_product<SmallTile, BACKWARD, true>(stream, e, g, f);
     if (plan.splits == 1) return;
     int64_t items = e->rows * (g.partial_ld / 8);
-    LAUNCH(stream, (finish_splits_kernel), dim3((unsigned)ceil_div(items, 256)), dim3(256), 0, f, g.partial, g.partial_ld,
+    LAUNCH(stream, (conv_finish_splits_kernel), dim3((unsigned)ceil_div(items, 256)), dim3(256), 0, f, g.partial, g.partial_ld,
            plan.splits, (int)e->rows, g.result_h * g.result_w);
 }
 
-static bool is_wide(const Finish *f) {
+static bool is_wide(const ConvFinish *f) {
     return f->columns % 8 == 0 && f->second % 8 == 0 && f->ldy % 8 == 0 && f->ldy2 % 8 == 0 && f->ldr % 8 == 0 &&
            aligned16(f->y) && aligned16(f->y2) && aligned16(f->bias) && aligned16(f->temb) && aligned16(f->residual);
 }
@@ -304,18 +303,18 @@ static bool forward_can(const Conv2dShape *z) {
            whole_chunks(z->c, z->ldx) && whole_chunks(z->c2, z->ldx2) && z->k > 8 && sizes_fit(z);
 }
 static size_t forward_scratch(const Conv2dShape *z) {
-    Extent e = forward_extent(z);
+    ConvExtent e = forward_extent(z);
     return partial_bytes(&e);
 }
 static void forward(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
-    Extent e = forward_extent(z);
-    Product g = {};
+    ConvExtent e = forward_extent(z);
+    ConvProduct g = {};
     g.x = { static_cast<const bf16 *>(a->x), z->c, z->ldx };
     g.x2 = { static_cast<const bf16 *>(a->x2), z->c2, z->ldx2 };
     g.images = z->n, g.height = z->h, g.width = z->w, g.result_h = z->p, g.result_w = z->q;
     g.stride = z->stride, g.pad_h = z->pad_h, g.pad_w = z->pad_w, g.r = z->r, g.s = z->s;
     g.filter = static_cast<const bf16 *>(a->w), g.k = z->k, g.c = z->c + z->c2;
-    Finish f = {};
+    ConvFinish f = {};
     f.y = a->y, f.second = (z->k + 7) / 8 * 8, f.ldy = z->ldy, f.columns = z->k;
     f.bias = a->bias, f.temb = a->temb;
     f.residual = static_cast<const bf16 *>(a->residual), f.ldr = a->residual ? z->ldr : 0;
@@ -331,17 +330,17 @@ static bool backward_input_can(const Conv2dShape *z) {
            z->c2 % 8 == 0 && sizes_fit(z);
 }
 static size_t backward_input_scratch(const Conv2dShape *z) {
-    Extent e = backward_extent(z);
+    ConvExtent e = backward_extent(z);
     return partial_bytes(&e);
 }
 static void backward_input(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
-    Extent e = backward_extent(z);
-    Product g = {};
+    ConvExtent e = backward_extent(z);
+    ConvProduct g = {};
     g.x = { static_cast<const bf16 *>(a->dy), z->k, z->ldy };
     g.images = z->n, g.height = z->p, g.width = z->q, g.result_h = z->h, g.result_w = z->w;
     g.stride = z->stride, g.pad_h = z->pad_h, g.pad_w = z->pad_w, g.r = z->r, g.s = z->s;
     g.filter = static_cast<const bf16 *>(a->w), g.k = z->k, g.c = z->c + z->c2;
-    Finish f = {};
+    ConvFinish f = {};
     f.y = a->dx, f.y2 = a->dx2, f.second = z->c, f.ldy = z->ldx, f.ldy2 = z->c2 ? z->ldx2 : 0, f.columns = z->c + z->c2;
     f.residual = static_cast<const bf16 *>(a->add), f.ldr = z->c + z->c2;
     f.wide = is_wide(&f);

@@ -18,6 +18,7 @@
 #include "kernels/conv2d/conv2d.h"
 
 enum { STEP = 32, STAGES = 3 };
+struct ConvSource { const bf16 *data; int channels, ld; };     // of pixels; no channels: absent
 enum Order { TERMS_INNER, TERMS_OUTER };
 
 // BLOCKS: blocks an SM is to hold, which bounds the registers of a thread.
