@@ -1,12 +1,12 @@
 // kernels/gemm/gemm.cu - matrix products and column sums for every shape, on CUDA cores in f32.
 //
 // Products: tiles of 128 x 128, 8 x 8 sums a thread, or where these would leave multiprocessors idle 64 x 64, 4 x 4 sums
-// a thread, and splits of k where even those are few (gemm_tile.cuh). Operands are f32 or bf16, sums f32, and any
+// a thread, and splits of k where even those are few (gemm_plan.cuh). Operands are f32 or bf16, sums f32, and any
 // alignment goes: rows that allow it are read and written four elements at a time.
 //
 // Column sums: each block adds every SUM_ROWS-th row of its range for 4 x 32 columns, first down its own rows, then over
 // its 8 warps through shared memory; with more than one range the second kernel adds the ranges in order. One read of dy.
-#include "kernels/gemm/gemm_tile.cuh"
+#include "kernels/gemm/gemm_plan.cuh"
 
 template <int TILE, int MICRO, typename In>
 static __global__ void __launch_bounds__(Tile<TILE, MICRO>::THREADS, 2) gemm_tiled_kernel(GemmPlan p) {
