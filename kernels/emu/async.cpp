@@ -243,8 +243,7 @@ __attribute__((noinline)) void mbarrier_wait(uint64_t *bar, uint32_t parity, Sit
 }
 
 __attribute__((noinline)) void proxy_fence(Site) {
-    current->fence_epoch = machine->epoch;
-    current->fence_clock = current->clock;
+    proxy_fence(current);
     thread_release(current);
 }
 
