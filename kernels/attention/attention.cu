@@ -1,12 +1,12 @@
 // kernels/attention/attention.cu - softmax attention for any tokens, heads and channels, on CUDA cores in f32.
 //
-// Work goes by strips: STRIP_ROWS queries against all keys, of as many images and heads at once as STRIP_BYTES of scratch
-// hold. For each strip the products of gemm_tile.cuh and, forward, one warp a row:
+// Work goes by strips: STRIP_ROWS queries against all keys, of as many images and heads at once as STRIP_BYTES of
+// scratch hold. For each strip the products of gemm_tile.cuh and, forward, one warp a row:
 //   forward    s = scale q k^T -> p = softmax, lse -> o = p v
 //   backward   p = exp(scale q k^T - lse) -> dv (+=) p^T do -> ds = p (do v^T - D), in place -> dq = scale ds k,
 //              dk (+=) ds^T q,   with D = rowsum(do o) first
-// Up to STRIP_ROWS tokens a strip is the whole matrix of its images; beyond, probabilities are made again in the backward
-// pass, and dk and dv add up over strips in f32 scratch, in the order of the queries. Scratch never grows with t^2.
+// Up to STRIP_ROWS tokens a strip is the whole matrix of its images; beyond, it is made anew for each strip of queries,
+// and dk and dv add up over strips in f32 scratch, in the order of the queries. Scratch never grows with t^2.
 // At 256 tokens of 256 channels: 4 t^2 c flops forward, 10 t^2 c backward, none twice, against 3 and 7 passes over the
 // strip, which lies in L2 in part: the products take three quarters of the time.
 #include "kernels/attention/attention.h"
@@ -235,8 +235,8 @@ static void forward_strips(Stream *stream, const AttentionShape *z, const Attent
             Strip s = { *z, (int)first, (int)min(group, pairs(z) - first), row, min(STRIP_ROWS, z->t - row),
                         strip_pitch(z), scratch };
             score<T>(stream, s, a->q, z->ldq, a->k, z->ldk, SCORES, NULL);
-            LAUNCH(stream, (attention_softmax_kernel<T>), dim3(row_blocks((int64_t)s.count * s.rows)), dim3(ROW_THREADS),
-                   0, s, a->lse);
+            dim3 grid(row_blocks((int64_t)s.count * s.rows));
+            LAUNCH(stream, (attention_softmax_kernel<T>), grid, dim3(ROW_THREADS), 0, s, a->lse);
             mix<T>(stream, s, a->v, z->ldv, a->o, z->ldo, false, 1, NULL);
         }
     }
@@ -257,7 +257,8 @@ static void backward_strips(Stream *stream, const AttentionShape *z, const Atten
     int64_t group = strip_pairs(z, strip_floats(z) + sum_floats(z));
     float *inner = scratch, *p = inner + inner_floats(z), *sums = p + group * strip_floats(z);
     float *sum_v = sum_floats(z) ? sums : NULL, *sum_k = sum_v ? sums + group * z->t * z->c : NULL;
-    bool vector = rows_aligned(a->d_o, z->dtype, 4, z->ldo, 0, z->c) && rows_aligned(a->o, z->dtype, 4, z->ldo, 0, z->c);
+    bool vector = rows_aligned(a->d_o, z->dtype, 4, z->ldo, 0, z->c)
+                  && rows_aligned(a->o, z->dtype, 4, z->ldo, 0, z->c);
     LAUNCH(stream, (attention_inner_kernel<T>), dim3(row_blocks(pairs(z) * z->t)), dim3(ROW_THREADS), 0, *z,
            (const T *)a->d_o, (const T *)a->o, vector, inner);
     for (int64_t first = 0; first < pairs(z); first += group) {

@@ -1,11 +1,11 @@
 // kernels/gemm/gemm.cu - matrix products and column sums for every shape, on CUDA cores in f32.
 //
-// Products: tiles of 128 x 128, 8 x 8 sums a thread, or where these would leave multiprocessors idle 64 x 64, 4 x 4 sums
-// a thread, and splits of k where even those are few (gemm_plan.cuh). Operands are f32 or bf16, sums f32, and any
-// alignment goes: rows that allow it are read and written four elements at a time.
+// Products: tiles of 128 x 128 with 8 x 8 sums a thread, or where these would leave multiprocessors idle 64 x 64 with
+// 4 x 4, and splits of k where even those are few (gemm_plan.cuh). Operands are f32 or bf16, sums f32, and any alignment
+// goes: rows that allow it are read and written four elements at a time.
 //
-// Column sums: each block adds every SUM_ROWS-th row of its range for 4 x 32 columns, first down its own rows, then over
-// its 8 warps through shared memory; with more than one range the second kernel adds the ranges in order. One read of dy.
+// Column sums: the rows go round the warps of all blocks of 4 x 32 columns; a block adds its own rows, then its 8 warps'
+// through shared memory, and with more than one block to a column the second kernel adds these in order. dy is read once.
 #include "kernels/gemm/gemm_plan.cuh"
 
 template <int TILE, int MICRO, typename In>

@@ -51,7 +51,7 @@ static inline GemmPlan gemm_plan(const GemmShape *z, const GemmArgs *a, void *sc
 }
 
 // One block's share of the grid, which counts tiles, then splits, then the batch.
-typedef struct { int64_t matrix; int split, row, column; } GemmBlock;
+typedef struct { int matrix, split, row, column; } GemmBlock;
 DEVICE GemmBlock gemm_block(const GemmPlan &p, int tile) {
     int across = (p.z.n + tile - 1) / tile, tiles = across * ((p.z.m + tile - 1) / tile);
     int at = (int)(blockIdx.x % (unsigned)tiles), rest = (int)(blockIdx.x / (unsigned)tiles);
@@ -62,8 +62,8 @@ DEVICE GemmBlock gemm_block(const GemmPlan &p, int tile) {
     b.column = at % across * tile;
     return b;
 }
-DEVICE int64_t matrix_offset(const GemmPlan &p, int64_t matrix, int64_t batch, int head) {
-    return matrix / p.heads * batch + matrix % p.heads * head;
+DEVICE int64_t matrix_offset(const GemmPlan &p, int matrix, int64_t batch, int head) {
+    return matrix / p.heads * batch + (int64_t)(matrix % p.heads) * head;
 }
 
 template <typename Out>
@@ -87,7 +87,7 @@ DEVICE void gemm_store4(const GemmPlan &p, Out *y, int column, float4 sum) {
     if (whole) store4(y, make_float4(v[0], v[1], v[2], v[3]));
 }
 // Ends columns .. column+3 of a row, of which at least the first is there: column % 4 == 0.
-DEVICE void gemm_finish4(const GemmPlan &p, int64_t matrix, int row, int column, float4 sum) {
+DEVICE void gemm_finish4(const GemmPlan &p, int matrix, int row, int column, float4 sum) {
     int64_t at = matrix_offset(p, matrix, p.z.batch_y, p.head_y) + (int64_t)row * p.z.ldy + column;
     if (p.z.out == DT_F32) gemm_store4(p, (float *)p.a.y + at, column, sum);
     else gemm_store4(p, (bf16 *)p.a.y + at, column, sum);
@@ -99,18 +99,18 @@ DEVICE void gemm_put4(const GemmPlan &p, GemmBlock b, int row, int column, float
         gemm_finish4(p, b.matrix, row, column, sum);
     } else {
         int64_t columns = (p.z.n + 3) / 4 * 4;
-        store4(p.partial + ((b.matrix * p.splits + b.split) * p.z.m + row) * columns + column, sum);
+        store4(p.partial + ((int64_t)(b.matrix * p.splits + b.split) * p.z.m + row) * columns + column, sum);
     }
 }
 // Second pass: a thread adds four columns of a row over all splits, in order.
 enum { SPLIT_THREADS = 256 };
-static __global__ void __launch_bounds__(SPLIT_THREADS) gemm_add_splits_kernel(GemmPlan p) {
+static __global__ void __launch_bounds__(SPLIT_THREADS, 4) gemm_add_splits_kernel(GemmPlan p) {
     int64_t groups = (p.z.n + 3) / 4, items = (int64_t)p.z.batch * p.z.m * groups;
     int64_t i = (int64_t)blockIdx.x * SPLIT_THREADS + threadIdx.x;
     if (i >= items) return;
-    int64_t matrix = i / groups / p.z.m;
+    int matrix = (int)(i / groups / p.z.m);
     int row = (int)(i / groups % p.z.m), column = (int)(i % groups) * 4;
-    const float *from = p.partial + (matrix * p.splits * p.z.m + row) * groups * 4 + column;
+    const float *from = p.partial + ((int64_t)matrix * p.splits * p.z.m + row) * groups * 4 + column;
     float4 sum = load4(from);
     for (int split = 1; split < p.splits; split++) {
         float4 v = load4(from + (int64_t)split * p.z.m * groups * 4);

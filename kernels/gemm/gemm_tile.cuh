@@ -21,9 +21,10 @@ struct Tile {
     static const int SIDE = TILE / MICRO, THREADS = SIDE * SIDE, DEPTH = 16, PITCH = TILE + 4;
     static const int LOADS = DEPTH * TILE / 4 / THREADS;             // groups of four per thread and operand
     static const int SHARED_VECTORS = 2 * 2 * DEPTH * PITCH / 4;     // float4, both buffers of both operands
-    // Row of a thread's sum i, or column of its sum j: fours, so that a warp reads 16 bytes a thread side by side.
-    DEVICE static int place(int thread, int i) { return i / 4 * (TILE / (MICRO / 4)) + thread * 4 + i % 4; }
 };
+// Row of a thread's sum i, or column of its sum j: fours, so that a warp reads 16 bytes a thread side by side.
+template <int TILE, int MICRO>
+DEVICE int sum_place(int thread, int i) { return i / 4 * (TILE / (MICRO / 4)) + thread * 4 + i % 4; }
 
 template <typename T>
 DEVICE float4 load_guarded(const T *p, int count) {                  // the first `count` of four, zeros after
@@ -60,7 +61,7 @@ DEVICE void tile_place(float *to, const float4 (&hold)[LOADS], bool turned, int 
         }
     }
 }
-// sum[i][j] = products of rows row0 + place(i) of a with rows column0 + place(j) of b, over terms begin .. (theirs) - 1.
+// sum[i][j] = products of rows row0 + sum_place(i) of a with rows column0 + sum_place(j) of b, over terms begin .. (theirs) - 1.
 template <int TILE, int MICRO, typename A, typename B>
 DEVICE void tile_product(float (&sum)[MICRO][MICRO], const Operand<A> &a, const Operand<B> &b, int row0, int column0,
                          int begin, float *shared) {
@@ -84,9 +85,9 @@ DEVICE void tile_product(float (&sum)[MICRO][MICRO], const Operand<A> &a, const 
         for (int d = 0; d < G::DEPTH; d++) {
             float x[MICRO], y[MICRO];
             for (int i = 0; i < MICRO; i += 4) {
-                float4 v = load4(buffer + d * G::PITCH + G::place(down, i));
+                float4 v = load4(buffer + d * G::PITCH + sum_place<TILE, MICRO>(down, i));
                 x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
-                float4 w = load4(buffer + size + d * G::PITCH + G::place(across, i));
+                float4 w = load4(buffer + size + d * G::PITCH + sum_place<TILE, MICRO>(across, i));
                 y[i] = w.x, y[i + 1] = w.y, y[i + 2] = w.z, y[i + 3] = w.w;
             }
             for (int i = 0; i < MICRO; i++)
@@ -98,8 +99,8 @@ DEVICE void tile_product(float (&sum)[MICRO][MICRO], const Operand<A> &a, const 
     }
     __syncthreads();
 }
-// put(row, column, four sums) for each group of four columns of the tile, a row by TILE / 4 threads side by side, through
-// the shared memory of tile_product, which holds ROWS rows at a time.
+// put(row, column, four sums) for each group of four columns of the tile, a row by TILE / 4 threads side by side,
+// through the shared memory of tile_product, which holds ROWS rows at a time.
 template <int TILE, int MICRO, typename Put>
 DEVICE void tile_drain(const float (&sum)[MICRO][MICRO], float *shared, const Put &put) {
     typedef Tile<TILE, MICRO> G;
@@ -108,11 +109,11 @@ DEVICE void tile_drain(const float (&sum)[MICRO][MICRO], float *shared, const Pu
     for (int first = 0; first < TILE; first += ROWS) {
 #pragma unroll
         for (int i = 0; i < MICRO; i++) {
-            int row = G::place(down, i) - first;
+            int row = sum_place<TILE, MICRO>(down, i) - first;
             if (row < 0 || row >= ROWS) continue;
 #pragma unroll
             for (int j = 0; j < MICRO; j += 4) {
-                store4(shared + row * G::PITCH + G::place(across, j),
+                store4(shared + row * G::PITCH + sum_place<TILE, MICRO>(across, j),
                        make_float4(sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]));
             }
         }
