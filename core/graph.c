@@ -31,6 +31,7 @@ Graph *graph_new(Device *d, const char *name, Weights w) {
 
 void graph_free(Graph *g) {
     if (!g) return;
+    device_capture_free(g->device, g->captured);
     for (int i = 0; i < g->n_nodes; i++) {
         Node *n = g->nodes[i];
         if (n->impl && n->impl->release && n->work.state) n->impl->release(n->work.state);

@@ -20,6 +20,8 @@ struct Graph {
     int       n_assemblies;
     size_t   *offset;                             // by tensor, set by graph_plan
     Arena    *arena;
+    bool      has_run;
+    void     *captured;                           // the run as one launch, on a GPU; NULL: not yet
 };
 struct Arena {
     Device *device;

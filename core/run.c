@@ -28,7 +28,7 @@ static DeviceWindow window_of(const Tensor *t, bool write) {
 // What node n may touch: its inputs, and to write its outputs and scratch. A node that works in place, having an input
 // among its outputs, names only one of those that it changes (Adam: weights, moments, averages, counts): it may write
 // all of its inputs that are nobody's activations.
-static void declare_windows(const Graph *g, const Node *n) {
+static void declare_scope(const Graph *g, const Node *n, const char *label) {
     DeviceWindow w[NODE_MAX_IN + NODE_MAX_OUT + 1];
     bool in_place = false;
     int count = 0;
@@ -39,23 +39,62 @@ static void declare_windows(const Graph *g, const Node *n) {
     for (int j = 0; j < n->n_out; j++)
         if (n->out[j]) w[count++] = window_of(n->out[j], true);
     if (n->work.scratch) w[count++] = (DeviceWindow){ n->work.scratch, n->scratch_bytes, true };
-    device_windows(g->device, w, count);
+    device_scope(g->device, label, w, count);
 }
 
-static void run_node(const Graph *g, Node *n) {
+static const char *node_str(const Graph *g, const Node *n, char text[320]) {
+    snprintf(text, 320, "graph %s, node %d (%s, %s -> %s)", g->name, n->id, n->op->name, n->impl->name,
+             tensor_str(n->n_out ? n->out[0] : NULL));
+    return text;
+}
+
+// `named`: reports of the emulated GPU bear the node's name, since they may come long after the launch.
+static void launch_node(const Graph *g, Node *n, bool named) {
+    char label[320] = "";
     if (!n->op->launcher) return;
-    if (device_has_windows(g->device)) declare_windows(g, n);
     crumb_set(n->n_out && n->out[0] && n->out[0]->name ? n->out[0]->name : n->op->name);
+    if (device_has_scope(g->device)) declare_scope(g, n, named ? node_str(g, n, label) : label);
     n->op->launcher->run(n->impl, n->stream, n->shape, n->args, n->work);
-    Status s = stream_status(n->stream);
-    CHECK(s.code == 0, "graph %s, node %d (%s, %s): %s", g->name, n->id, n->op->name, n->impl->name, s.what);
 }
 
+static void check_node(const Graph *g, const Node *n, Status s) {
+    char text[320];
+    CHECK(s.code == 0, "%s: %s", node_str(g, n, text), s.what);
+}
+
+// One node after the other, each waited for, so that a failure is known for the node's own.
+static void run_nodes(Graph *g) {
+    for (int i = 0; i < g->n_nodes; i++) {
+        launch_node(g, g->nodes[i], false);
+        if (g->nodes[i]->op->launcher) check_node(g, g->nodes[i], device_check(g->device));
+    }
+}
+
+static void capture(Graph *g) {
+    Status s;
+    device_capture_begin(g->device);
+    for (int i = 0; i < g->n_nodes; i++) {
+        launch_node(g, g->nodes[i], true);
+        if (g->nodes[i]->op->launcher) check_node(g, g->nodes[i], device_check(g->device));
+    }
+    g->captured = device_capture_end(g->device, &s);
+    CHECK(s.code == 0, "graph %s cannot be captured: %s; CBDM_NO_CAPTURE=1 runs it node by node", g->name, s.what);
+}
+
+// A GPU runs a graph node by node the first time, which loads its kernels and finds what a launch can be refused for,
+// and which names the node that fails. From the second time on the whole graph is one launch.
 void graph_run(Graph *g) {
     CHECK(g->planned && g->arena->sealed && !device_is_null(g->device),
           "graph %s cannot run: not sealed, or a null device", g->name);
-    for (int i = 0; i < g->n_nodes; i++) run_node(g, g->nodes[i]);
-    device_windows(g->device, NULL, 0);
+    const char *off = getenv("CBDM_NO_CAPTURE");
+    if (!device_can_capture(g->device) || !g->has_run || (off && strcmp(off, "1") == 0)) {
+        run_nodes(g);
+        g->has_run = true;
+    } else {
+        if (!g->captured) capture(g);
+        device_capture_launch(g->device, g->captured);
+    }
+    device_scope(g->device, "", NULL, 0);
     crumb_set(NULL);
 }
 
@@ -104,14 +143,17 @@ static int by_seconds(const void *a, const void *b) {
 }
 
 void graph_profile(Graph *g, int repeats, FILE *f) {
-    for (int r = 0; r < repeats + 1; r++)              // the first round warms up
+    for (int r = 0; r < repeats + 1; r++) {            // the first round warms up
         for (int i = 0; i < g->n_nodes; i++) {
-            if (r == 1) g->nodes[i]->seconds = 0;
-            double start = now_seconds();
-            run_node(g, g->nodes[i]);
-            g->nodes[i]->seconds += now_seconds() - start;
+            device_mark(g->device, i);
+            launch_node(g, g->nodes[i], true);
         }
-    device_windows(g->device, NULL, 0);
+        device_mark(g->device, g->n_nodes);
+        device_sync(g->device);
+        for (int i = 0; i < g->n_nodes; i++)
+            g->nodes[i]->seconds = (r > 1 ? g->nodes[i]->seconds : 0) + device_elapsed(g->device, i, i + 1);
+    }
+    device_scope(g->device, "", NULL, 0);
     crumb_set(NULL);
     ProfileRow *rows = xcalloc((size_t)g->n_nodes + 1, sizeof *rows);
     int n_rows = 0;
