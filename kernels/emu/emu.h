@@ -12,7 +12,7 @@
 
 #include "kernels/emu/host.h"
 
-#define DEVICE static inline
+#define DEVICE inline __attribute__((always_inline))      // in a class, too; no copy that other files could clash with
 #define __global__
 #define __device__
 #define __host__

@@ -67,7 +67,7 @@ struct Thread {
     uint32_t  clock;                    // own; raised by every release
     uint32_t  clocks_epoch;             // the epoch that `clocks` speaks of; older: nothing known but by epoch
     uint32_t *clocks;                   // [machine->agents]
-    uint32_t  proxy_epoch, proxy_clock; // of the last proxy_fence(): accesses before it are seen by the async proxy
+    uint32_t  fence_epoch, fence_clock; // of the last fence.proxy.async: own accesses before are seen by that proxy
     bool      fenced;                   // has called __threadfence
 };
 
@@ -156,7 +156,6 @@ void warp_thread_ended(Thread *t);                  // its absence may complete 
 uint32_t *thread_clocks(Thread *t);                 // brought into this epoch; clocks[t->agent] == t->clock
 uint32_t *clocks_join(uint32_t *to, const uint32_t *from);      // elementwise maximum over machine->agents
 void      thread_release(Thread *t);                // t's next accesses are not seen by who copied its clocks before
-void      proxy_fence(Thread *t);                   // fence.proxy.async: t's accesses so far are seen by the async proxy
 Agent     agent_new();                              // lives as long as the resident blocks
 
 // ---- memory of the kernel (memory.cpp, shadow.cpp)
@@ -181,7 +180,7 @@ bool access(const Access &a);
 static inline Access thread_access(Thread *t, const void *p, size_t bytes, unsigned kind, const void *pc) {
     return { p, bytes, kind, pc, t, t->agent, t->clock };
 }
-// The end of an access made with ACCESS_PENDING: its records now carry this epoch. written: the bytes are initialised.
+// The end of an access made with ACCESS_PENDING: its records now carry this epoch and clock; what it wrote is initialised.
 void pending_end(const void *p, size_t bytes, unsigned kind, Agent agent, uint32_t clock);
 
 bool     heap_contains(const void *p);

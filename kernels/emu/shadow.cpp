@@ -16,7 +16,7 @@ extern "C" char __executable_start;
 
 namespace emu {
 uint32_t place_of(const void *pc) {
-    return (uint32_t)((uintptr_t)pc - (uintptr_t)&__executable_start) & ((1u << 26) - 1);
+    return (uint32_t)((uintptr_t)pc - (uintptr_t)&__executable_start) & MOST_PLACE;
 }
 const void *place_pc(uint32_t place) { return &__executable_start + place; }
 
@@ -103,12 +103,12 @@ static void report_race(const Access &a, const void *p, const Stamp &s, uint32_t
 static inline Stamp stamp_make(const Access &a, unsigned bytes) {
     Stamp s;
     s.epoch = machine->epoch;
-    s.place = place_of(a.pc) & ((1u << 26) - 1);
+    s.place = place_of(a.pc) & MOST_PLACE;
     s.bytes = bytes & 15;
     s.atomic = a.kind & ACCESS_ATOMIC ? 1 : 0;
     s.many = 0;
-    s.agent = a.agent & 0x3FFF;
-    s.clock = std::min(a.clock, (1u << 18) - 1) & 0x3FFFF;
+    s.agent = a.agent & MOST_AGENT;
+    s.clock = std::min(a.clock, MOST_CLOCK) & MOST_CLOCK;
     return s;
 }
 
@@ -236,8 +236,8 @@ static bool proxy_fenced(const Access &a, const Stamp &s) {
     unsigned threads = (unsigned)a.thread->block->threads, rank = s.agent / threads;
     if (rank >= machine->blocks.size()) return true;            // written by the asynchronous proxy itself
     const Thread &writer = machine->blocks[rank]->thread[s.agent % threads];
-    if (s.epoch < a.thread->proxy_epoch || s.epoch < writer.proxy_epoch) return true;
-    return s.epoch == writer.proxy_epoch && s.clock < writer.proxy_clock;
+    if (s.epoch < a.thread->fence_epoch || s.epoch < writer.fence_epoch) return true;
+    return s.epoch == writer.fence_epoch && s.clock <= writer.fence_clock;
 }
 
 static void shared_remember_read(const Access &a, SharedCell &c, const Stamp &now) {
@@ -317,25 +317,22 @@ void pending_end(const void *p, size_t bytes, unsigned kind, Agent agent, uint32
     size_t at = (size_t)(static_cast<const uint8_t *>(p) - owner->shared), end = at + bytes;
     if (!shared_allocated(owner, at, bytes)) return;
     SharedCell *c = shared_cell(owner->rank * SHARED_WINDOW + at);
-    clock = std::min(clock, (1u << 18) - 1);
+    auto renew = [=](Stamp &s) {
+        if (s.epoch == 0 || s.agent != agent) return;
+        s.epoch = machine->epoch;
+        s.clock = std::min(clock, MOST_CLOCK) & MOST_CLOCK;
+    };
     for (size_t cell = at / 4 * 4; cell < end; cell += 4, c++) {
         shared_cell_open(*c);
         if (kind & ACCESS_WRITE) {
             if (c->pending_writes) c->pending_writes--;
             c->written = (uint8_t)(c->written | bytes_of(cell, at, end));
-            if (c->write.agent == agent && c->write.clock == clock) c->write.epoch = machine->epoch;
+            renew(c->write);
         } else {
             if (c->pending_reads) c->pending_reads--;
-            for (Stamp &r : c->read)
-                if (r.epoch && r.agent == agent && r.clock == clock) r.epoch = machine->epoch;
+            for (Stamp &r : c->read) renew(r);
         }
     }
-}
-
-void proxy_fence(Thread *t) {
-    t->clock++;
-    t->proxy_epoch = machine->epoch;
-    t->proxy_clock = t->clock;
 }
 
 // ---- any memory

@@ -17,6 +17,8 @@ struct Stamp {
 };
 static_assert(sizeof(Stamp) == 12, "three words");
 
+constexpr uint32_t MOST_PLACE = (1u << 26) - 1, MOST_AGENT = (1u << 14) - 1, MOST_CLOCK = (1u << 18) - 1;
+
 uint32_t    place_of(const void *pc);
 const void *place_pc(uint32_t place);
 
