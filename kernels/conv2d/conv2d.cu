@@ -113,8 +113,8 @@ DEVICE void walk_store(float *a, float *b, const float4 (&qa)[TILE_LOADS], const
 // y at one pixel, channels o..o+3 of which `count` exist.
 template <typename E>
 DEVICE void store_output(const Conv2dShape &z, const Conv2dArgs &a, int pixel, int o, int count, float4 v) {
-    if (a.bias) v = quad_add(v, load_quad<E>(a.bias, DT_F32, o, count));
-    if (a.temb) v = quad_add(v, load_quad<E>(a.temb, DT_F32, (int64_t)(pixel / (z.p * z.q)) * z.k + o, count));
+    if (a.bias) v = quad_add(v, load_reals<E>(a.bias, o, count));
+    if (a.temb) v = quad_add(v, load_reals<E>(a.temb, (int64_t)(pixel / (z.p * z.q)) * z.k + o, count));
     if (a.residual) v = quad_add(v, load_quad<E>(a.residual, z.dtype, (int64_t)pixel * z.ldr + o, count));
     store_quad<E>(a.y, z.out, (int64_t)pixel * z.ldy + o, count, v);
 }

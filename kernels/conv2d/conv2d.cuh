@@ -12,6 +12,8 @@
 struct AnyReal {};
 template <typename E> struct IsAny          { static constexpr bool value = false; };
 template <>           struct IsAny<AnyReal> { static constexpr bool value = true; };
+template <typename E> struct RealQuads          { typedef float type; };      // how vectors in f32 are stored beside E
+template <>           struct RealQuads<AnyReal> { typedef AnyReal type; };
 
 // Tensors of a convolution at run time's alignment: may quads of them be accessed whole?
 static inline bool quads_aligned(const void *p, DType dt, int64_t ld) {
@@ -28,7 +30,7 @@ DEVICE void store_any(void *p, DType dt, int64_t at, float v) {
 DEVICE float quad_part(float4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 DEVICE float4 quad_add(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
-// Elements at..at+3, zero from the count-th on. Where E is not AnyReal, count is at least 4 or at most 0.
+// Elements at..at+3 of type dt, which E is if it is not AnyReal, zero from the count-th on. Where E is not AnyReal, count is at least 4 or at most 0.
 template <typename E> DEVICE float4 load_quad(const void *p, DType dt, int64_t at, int count) {
     float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if constexpr (!IsAny<E>::value) {
@@ -40,6 +42,9 @@ template <typename E> DEVICE float4 load_quad(const void *p, DType dt, int64_t a
         if (count > 3) v.w = load_any(p, dt, at + 3);
     }
     return v;
+}
+template <typename E> DEVICE float4 load_reals(const float *p, int64_t at, int count) {
+    return load_quad<typename RealQuads<E>::type>(p, DT_F32, at, count);
 }
 // The same to memory, in the type dt whatever E is, which only says that a quad may be stored whole.
 template <typename E> DEVICE void store_quad(void *p, DType dt, int64_t at, int count, float4 v) {
@@ -127,8 +132,8 @@ conv_dw_sum_kernel(const float *partial, int splits, int64_t stride, int64_t num
     if (at >= numel) return;
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     int count = numel - at < 4 ? (int)(numel - at) : 4;
-    for (int i = 0; i < splits; i++) sum = quad_add(sum, load_quad<E>(partial, DT_F32, i * stride + at, count));
-    if (accumulate) sum = quad_add(load_quad<E>(dw, DT_F32, at, count), sum);
+    for (int i = 0; i < splits; i++) sum = quad_add(sum, load_reals<E>(partial, i * stride + at, count));
+    if (accumulate) sum = quad_add(load_reals<E>(dw, at, count), sum);
     store_quad<E>(dw, DT_F32, at, count, sum);
 }
 static inline void conv_dw_sum(Stream *s, const float *partial, int splits, int64_t stride, int64_t numel, float *dw,

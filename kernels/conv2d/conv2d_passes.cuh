@@ -71,7 +71,7 @@ conv_activate_kernel(Conv2dShape z, Conv2dArgs a, void *to, int64_t quads) {
     int64_t row = pixel / (z.h * z.w) * c + first;
     float4 v = load_concat<E>(z, a, pixel, first, count);
     if (a.scale) {
-        float4 scale = load_quad<E>(a.scale, DT_F32, row, count), shift = load_quad<E>(a.shift, DT_F32, row, count);
+        float4 scale = load_reals<E>(a.scale, row, count), shift = load_reals<E>(a.shift, row, count);
         v = make_float4(silu(fmaf(v.x, scale.x, shift.x)), silu(fmaf(v.y, scale.y, shift.y)),
                         silu(fmaf(v.z, scale.z, shift.z)), silu(fmaf(v.w, scale.w, shift.w)));
     }
@@ -124,7 +124,7 @@ conv_finish_kernel(Conv2dShape z, Conv2dArgs a, const float *gradient) {
     for (int p = line; count > 0 && p < pixels; p += REDUCE_LINES) {
         int pixel = image * pixels + p;
         int64_t at = (int64_t)pixel * channels + c;
-        float4 da = load_quad<E>(gradient, DT_F32, at, count), x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float4 da = load_reals<E>(gradient, at, count), x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (a.scale || a.sums) x = load_concat<E>(z, a, pixel, c, count);
         float d[4];
 #pragma unroll
