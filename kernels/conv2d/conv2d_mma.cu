@@ -12,77 +12,10 @@
 // the tap leaves the image; the taps of a tile meet in L2. Products with few tiles (8x8 and 4x4 images) are split over
 // their terms into f32 sums in scratch, which a second kernel adds in order and finishes.
 #include "kernels/common/device.cuh"
-#include "kernels/conv2d/conv2d_mma.cuh"
+#include "kernels/conv2d/conv2d_mma_product.cuh"
+#include "kernels/conv2d/conv2d_mma_rows.cuh"
 
-// ---- the end of a sum: bias, time embedding, what is added, rounding
-struct ConvFinish {
-    void *y, *y2;                    // columns from `second` on are y2's
-    int second, ldy, ldy2, columns;
-    const float *bias, *temb;        // (columns), (images, columns), or NULL
-    const bf16 *residual;            // (pixels, ldr), or NULL
-    int ldr;
-    bool f32, wide;                  // y is float; all of it may be read and written 16 bytes at a time
-};
-
-template <typename R> DEVICE void add_chunk(float (&v)[8], const R *p) {
-    float4 low = load4(p), high = load4(p + 4);
-    v[0] += low.x, v[1] += low.y, v[2] += low.z, v[3] += low.w;
-    v[4] += high.x, v[5] += high.y, v[6] += high.z, v[7] += high.w;
-}
-DEVICE void store_chunk(float *p, const float (&v)[8]) {
-    store4(p, make_float4(v[0], v[1], v[2], v[3]));
-    store4(p + 4, make_float4(v[4], v[5], v[6], v[7]));
-}
-DEVICE void store_chunk(bf16 *p, const float (&v)[8]) {
-    *reinterpret_cast<uint4 *>(p) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
-                                               pack_bf16(v[6], v[7]));
-}
-
-// Element by element: channel counts that are no multiple of 8, views at odd places.
-DEVICE void finish_elements(const ConvFinish &f, int64_t pixel, int image, int column, const float (&v)[8]) {
-    for (int i = 0; i < 8; i++) {
-        int at = column + i;
-        if (at >= f.columns) continue;
-        float sum = v[i];
-        if (f.bias) sum += f.bias[at];
-        if (f.temb) sum += f.temb[(int64_t)image * f.columns + at];
-        if (f.residual) sum += bf16_float(f.residual[pixel * f.ldr + at]);
-        void *y = at < f.second ? f.y : f.y2;
-        int64_t to = at < f.second ? pixel * f.ldy + at : pixel * f.ldy2 + at - f.second;
-        if (y && f.f32) static_cast<float *>(y)[to] = sum;
-        if (y && !f.f32) store_real(static_cast<bf16 *>(y) + to, sum);
-    }
-}
-
-// Sums v of columns column..column+7 at a pixel of the result.
-DEVICE void finish_chunk(const ConvFinish &f, int64_t pixel, int image, int column, float (&v)[8]) {
-    if (!f.wide) {
-        finish_elements(f, pixel, image, column, v);
-        return;
-    }
-    if (f.bias) add_chunk(v, f.bias + column);
-    if (f.temb) add_chunk(v, f.temb + (int64_t)image * f.columns + column);
-    if (f.residual) add_chunk(v, f.residual + pixel * f.ldr + column);
-    void *y = column < f.second ? f.y : f.y2;
-    int64_t to = column < f.second ? pixel * f.ldy + column : pixel * f.ldy2 + column - f.second;
-    if (!y) return;
-    if (f.f32) store_chunk(static_cast<float *>(y) + to, v);
-    else store_chunk(static_cast<bf16 *>(y) + to, v);
-}
-
-// ---- the product
-struct ConvProduct {
-    ConvSource x, x2;                    // (images, height, width, channels); x2.channels 0: one source
-    int images, height, width;
-    int result_h, result_w;
-    int stride, pad_h, pad_w, r, s;
-    const bf16 *filter;              // (k,r,s,c)
-    int k, c;
-    int tiles_n, splits;
-    float *partial;                  // (splits, rows, partial_ld), or NULL: finish at once
-    int partial_ld;
-};
-
+// ---- gathered pixels
 // One dimension of a phase: tap first + step * t meets source pixel  i * scale + base + direction * t  for its pixel i.
 struct Axis { int first, step, taps, count, scale, base, direction; };
 template <bool BACKWARD> DEVICE Axis axis_of(int phase, int stride, int pad, int filter, int size) {
@@ -132,27 +65,6 @@ DEVICE void copy_image(unsigned char *to, const Walk<T> &walk, const ConvProduct
     }
 }
 
-template <class T, bool BACKWARD, bool ALIGNED>
-DEVICE void copy_filter(unsigned char *to, const Walk<T> &walk, const ConvProduct &g, const Axis &v, const Axis &h, int n0) {
-    constexpr int CHUNKS = BACKWARD ? T::N / 8 : 4, ROWS = BACKWARD ? STEP : T::N;       // of the filter tile
-    int tap = (v.first + v.step * walk.tap_h) * g.s + h.first + h.step * walk.tap_w;
-    int filter_row = g.r * g.s * g.c, chunk = (int)threadIdx.x % CHUNKS;
-    for (int i = 0; i < ROWS * CHUNKS / T::THREADS; i++) {
-        int row = (int)threadIdx.x / CHUNKS + i * (T::THREADS / CHUNKS);
-        if (BACKWARD) {
-            int term = walk.channel + row, column = n0 + chunk * 8;
-            bool inside = term < g.k && column < g.c;
-            int from = term * filter_row + tap * g.c + column;
-            copy_chunk<ALIGNED>(to + outer_chunk<T::N>(row, chunk), g.filter + (inside ? from : 0), inside);
-        } else {
-            int column = n0 + row, term = walk.channel + chunk * 8;
-            bool inside = column < g.k && term < (walk.second ? g.x2.channels : g.x.channels);
-            int from = column * filter_row + tap * g.c + (walk.second ? g.x.channels : 0) + term;
-            copy_chunk<ALIGNED>(to + inner_chunk(row, chunk), g.filter + (inside ? from : 0), inside);
-        }
-    }
-}
-
 template <class T> DEVICE void walk_on(Walk<T> &walk, const ConvProduct &g, int taps_w) {
     walk.channel += STEP;
     if (walk.channel < (walk.second ? g.x2.channels : g.x.channels)) return;
@@ -167,7 +79,7 @@ template <class T> DEVICE void walk_on(Walk<T> &walk, const ConvProduct &g, int 
 
 // Block x: tiles, columns first, so that blocks of one time share their pixels; z: splits or phases.
 template <class T, bool BACKWARD, bool ALIGNED>
-__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_product_kernel(ConvProduct g, ConvFinish f) {
+__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(ConvProduct g, ConvFinish f) {
     DYNAMIC_SHARED(unsigned char, shared);
     // Phases last to first: with the usual padding of 1 the last has the most taps, and what is longest starts first.
     int phases = BACKWARD ? g.stride * g.stride : 1, phase = phases - 1 - (int)blockIdx.z % phases;
@@ -186,25 +98,17 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_product_kernel(Con
     Sums<T> sums;
     multiply<T, TERMS_INNER, BACKWARD ? TERMS_OUTER : TERMS_INNER>(sums, shared, end - begin, [&](unsigned char *stage) {
         copy_image<T, ALIGNED>(stage, walk, g, v, h);
-        copy_filter<T, BACKWARD, ALIGNED>(stage + T::A_BYTES, walk, g, v, h, n0);
+        int tap = (v.first + v.step * walk.tap_h) * g.s + h.first + h.step * walk.tap_w;
+        copy_filter<T, BACKWARD, ALIGNED>(stage + T::A_BYTES, g, n0, tap, walk.second, walk.channel);
         walk_on(walk, g, h.taps);
     });
 
-    store_sums<T>(sums, shared, [&](int row, int column, float (&value)[8]) {
-        int m = m0 + row;
-        if (m >= rows || n0 + column >= f.columns) return;
-        if (g.partial) {
-            store_chunk(g.partial + ((int64_t)split * rows + m) * g.partial_ld + n0 + column, value);
-            return;
-        }
-        int image = f.temb || phases > 1 ? m / (v.count * h.count) : 0;
-        int64_t pixel = m;
-        if (phases > 1) {
-            int rest = m - image * (v.count * h.count);
-            int result_row = phase_h + g.stride * (rest / h.count), result_column = phase_w + g.stride * (rest % h.count);
-            pixel = ((int64_t)image * g.result_h + result_row) * g.result_w + result_column;
-        }
-        finish_chunk(f, pixel, image, n0 + column, value);
+    finish_tile<T>(sums, shared, g, f, m0, n0, rows, split, [&](int row, int *image) {
+        if (f.temb || phases > 1) *image = row / (v.count * h.count);
+        if (phases == 1) return (int64_t)row;
+        int rest = row - *image * (v.count * h.count);
+        int result_row = phase_h + g.stride * (rest / h.count), result_column = phase_w + g.stride * (rest % h.count);
+        return ((int64_t)*image * g.result_h + result_row) * g.result_w + result_column;
     });
 }
 
@@ -219,135 +123,166 @@ __global__ void __launch_bounds__(256) conv_finish_splits_kernel(ConvFinish f, c
     finish_chunk(f, row, row / pixels, column, v);
 }
 
-// ---- which tile, how many splits: by the shape alone
-// A model in clocks of an SM, for the 108 SMs of an A100 and the 132 of an H100: blocks come to an SM one after another
-// (that two share it hides latencies, and changes no throughput), a step is bound by 1024 multiply-adds or 128 bytes of
-// shared memory a clock, filling the pipeline and storing the tile cost some 1500 clocks, a second kernel some 3000,
-// and partial sums are written and read at 24 bytes a clock and SM.
-struct ConvExtent { int64_t rows; int columns, steps, phases; };
-enum TileName { LARGE, NARROW, SMALL, TILE_NAMES };
-struct ConvPlan { int tile, splits; };
-enum { MOST_SPLITS = 16, FEWEST_STEPS = 6 };         // of a split
+// ---- which kernel and tile, how many splits: by the shape alone
+// A model in clocks of an SM, for the 108 SMs of an A100 and the 132 of an H100. Blocks come to an SM one after another:
+// that several share it hides latencies and adds no throughput. A step is bound by 1024 multiply-adds, 128 bytes of
+// shared memory or 25 bytes from L2 a clock; filling the pipeline and storing the tile cost some 1500 clocks, a second
+// kernel some 3000, and partial sums are written and read at 25 bytes a clock, too.
+enum PlanName { ROWS_LARGE, ROWS_NARROW, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
+struct ConvExtent { int64_t rows; int columns, taps, chunks, phases; bool rows_can; };   // of the product
+struct ConvPlan { int name, splits; };
+enum { MOST_SPLITS = 16, FEWEST_STEPS = 6, SM_BYTES = 25 };                              // FEWEST_STEPS: of a split
+static const struct { int m, n; double step_clocks; } plan_tiles[PLANS] = {
+    { 128, 128, 512 },                           // multiply-adds
+    { 128, 64, 256 },                            // multiply-adds
+    { 128, 128, 128 * 128.0 / SM_BYTES },        // L2, as all that gather each tap
+    { 128, 64, 96 * 128.0 / SM_BYTES },
+    { 64, 64, 64 * 128.0 / SM_BYTES },
+};
 
-static double clocks_of(const ConvExtent *e, int tile, int splits, int sms) {
-    static const double m[] = { LargeTile::M, NarrowTile::M, SmallTile::M };
-    static const double n[] = { LargeTile::N, NarrowTile::N, SmallTile::N };
-    static const double step[] = { 512, 288, 192 };          // Narrow and Small are bound by shared memory
-    int64_t tiles = ceil_div(e->rows, (int64_t)m[tile]) * ceil_div(e->columns, (int64_t)n[tile]);
-    int64_t turns = ceil_div(tiles * e->phases * splits, sms);
-    double clocks = (double)turns * ((double)ceil_div(e->steps, splits) * step[tile] + 1500);
-    if (splits > 1) clocks += 3000 + (double)e->rows * e->columns * 8 * splits / (24.0 * sms);
+static double clocks_of(const ConvExtent *e, int name, int splits, int sms) {
+    int64_t tiles = ceil_div(e->rows, plan_tiles[name].m) * ceil_div(e->columns, plan_tiles[name].n);
+    int64_t turns = ceil_div(tiles * e->phases * splits, sms), steps = (int64_t)e->taps * e->chunks;
+    steps = name <= ROWS_NARROW ? ceil_div(e->chunks, splits) * e->taps : ceil_div(steps, splits);
+    double clocks = (double)turns * ((double)steps * plan_tiles[name].step_clocks + 1500);
+    if (splits > 1) clocks += 3000 + (double)e->rows * e->columns * 8 * splits / (SM_BYTES * sms);
     return clocks;
 }
-static ConvPlan plan_of(const ConvExtent *e) {
-    ConvPlan best = { LARGE, 1 };
+static ConvPlan plan_of(const ConvExtent *e, int wanted) {
+    ConvPlan best = { wanted, 1 };
     double fewest = 1e30;
-    for (int tile = 0; tile < TILE_NAMES; tile++) {
-        for (int splits = 1; splits <= (e->phases == 1 ? MOST_SPLITS : 1); splits++) {
-            if (splits > 1 && e->steps / splits < FEWEST_STEPS) break;
-            double clocks = clocks_of(e, tile, splits, 108) + clocks_of(e, tile, splits, 132);
-            if (clocks < fewest) {
-                fewest = clocks;
-                best.tile = tile;
-                best.splits = splits;
-            }
+    for (int name = 0; name < PLANS; name++) {
+        if (wanted != ANY ? name != wanted : name <= ROWS_NARROW && !e->rows_can) continue;
+        int parts = name <= ROWS_NARROW ? e->chunks : e->taps * e->chunks / FEWEST_STEPS;
+        int most = e->phases > 1 || parts < 1 ? 1 : parts < MOST_SPLITS ? parts : MOST_SPLITS;
+        for (int splits = 1; splits <= most; splits++) {
+            double clocks = clocks_of(e, name, splits, 108) + clocks_of(e, name, splits, 132);
+            if (clocks >= fewest) continue;
+            fewest = clocks;
+            best.name = name;
+            best.splits = splits;
         }
     }
     return best;
 }
 static ConvExtent forward_extent(const Conv2dShape *z) {
-    int64_t per_tap = ceil_div(z->c, STEP) + ceil_div(z->c2, STEP);
-    return { (int64_t)z->n * z->p * z->q, z->k, (int)(z->r * z->s * per_tap), 1 };
+    return { (int64_t)z->n * z->p * z->q, z->k, z->r * z->s, (int)(ceil_div(z->c, STEP) + ceil_div(z->c2, STEP)), 1,
+             rows_can(z) };
 }
-static ConvExtent backward_extent(const Conv2dShape *z) {        // of the largest phase
-    int64_t taps = ceil_div(z->r, z->stride) * ceil_div(z->s, z->stride);
+static ConvExtent backward_extent(const Conv2dShape *z) {    // of the largest phase
     return { z->n * ceil_div(z->h, z->stride) * ceil_div(z->w, z->stride), z->c + z->c2,
-             (int)(taps * ceil_div(z->k, STEP)), z->stride * z->stride };
+             (int)(ceil_div(z->r, z->stride) * ceil_div(z->s, z->stride)), (int)ceil_div(z->k, STEP),
+             z->stride * z->stride, rows_can(z) };
 }
-static size_t partial_bytes(const ConvExtent *e) {
-    int splits = plan_of(e).splits;
+static size_t partial_bytes(const ConvExtent *e, int wanted) {
+    int splits = plan_of(e, wanted).splits;
     return splits > 1 ? (size_t)(e->rows * ceil_div(e->columns, 8) * 32 * splits) : 0;
 }
 
-template <class T, bool BACKWARD, bool ALIGNED>
-static void launch_product(Stream *stream, const ConvExtent *e, ConvProduct g, ConvFinish f) {
-    g.tiles_n = (int)ceil_div(e->columns, T::N);
-    dim3 grid((unsigned)(ceil_div(e->rows, T::M) * g.tiles_n), 1, (unsigned)(e->phases * g.splits));
-    LAUNCH(stream, (conv_product_kernel<T, BACKWARD, ALIGNED>), grid, dim3(T::THREADS), T::SHARED_BYTES, g, f);
+template <class T> static dim3 grid_for(const ConvExtent *e, ConvProduct *g) {
+    g->tiles_n = (int)ceil_div(e->columns, T::N);
+    return dim3((unsigned)(ceil_div(e->rows, T::M) * g->tiles_n), 1, (unsigned)(e->phases * g->splits));
 }
-template <bool BACKWARD> static void run_product(Stream *stream, const ConvExtent *e, ConvProduct g, ConvFinish f, Work work) {
-    ConvPlan plan = plan_of(e);
+template <class T, bool BACKWARD, bool ALIGNED>
+static void launch_gather(Stream *stream, const ConvExtent *e, ConvProduct g, ConvFinish f) {
+    dim3 grid = grid_for<T>(e, &g);
+    LAUNCH(stream, (conv_gather_kernel<T, BACKWARD, ALIGNED>), grid, dim3(T::THREADS), T::SHARED_BYTES, g, f);
+}
+template <class T, bool BACKWARD>
+static void launch_rows(Stream *stream, const ConvExtent *e, ConvProduct g, ConvFinish f, int tile_rows) {
+    dim3 grid = grid_for<T>(e, &g);
+    LAUNCH(stream, (conv_rows_kernel<T, BACKWARD>), grid, dim3(T::THREADS), RowsLayout<T>::BYTES, g, f, tile_rows);
+}
+template <bool BACKWARD> static void run_product(Stream *stream, const Conv2dShape *z, const ConvExtent *e, int wanted,
+                                                 ConvProduct g, ConvFinish f, Work work) {
+    ConvPlan plan = plan_of(e, wanted);
+    g.r = z->r, g.s = z->s, g.stride = z->stride, g.pad_h = z->pad_h, g.pad_w = z->pad_w, g.images = z->n;
+    g.k = z->k, g.c = z->c + z->c2;
     g.splits = plan.splits;
     g.partial_ld = (int)ceil_div(e->columns, 8) * 8;
     g.partial = plan.splits > 1 ? static_cast<float *>(work.scratch) : NULL;
+    f.wide = f.columns % 8 == 0 && f.second % 8 == 0 && f.ldy % 8 == 0 && f.ldy2 % 8 == 0 && f.ldr % 8 == 0 &&
+             aligned16(f.y) && aligned16(f.y2) && aligned16(f.bias) && aligned16(f.temb) && aligned16(f.residual);
     bool aligned = aligned16(g.x.data) && aligned16(g.x2.data) && aligned16(g.filter);
-    if (!aligned) launch_product<SmallTile, BACKWARD, false>(stream, e, g, f);
-    else if (plan.tile == LARGE) launch_product<LargeTile, BACKWARD, true>(stream, e, g, f);
-    else if (plan.tile == NARROW) launch_product<NarrowTile, BACKWARD, true>(stream, e, g, f);
-    else launch_product<SmallTile, BACKWARD, true>(stream, e, g, f);
+    if (!aligned) launch_gather<SmallTile, BACKWARD, false>(stream, e, g, f);
+    else if (plan.name == ROWS_LARGE) launch_rows<LargeTile, BACKWARD>(stream, e, g, f, rows_of_tile(z));
+    else if (plan.name == ROWS_NARROW) launch_rows<NarrowTile, BACKWARD>(stream, e, g, f, rows_of_tile(z));
+    else if (plan.name == LARGE) launch_gather<LargeTile, BACKWARD, true>(stream, e, g, f);
+    else if (plan.name == NARROW) launch_gather<NarrowTile, BACKWARD, true>(stream, e, g, f);
+    else launch_gather<SmallTile, BACKWARD, true>(stream, e, g, f);
     if (plan.splits == 1) return;
     int64_t items = e->rows * (g.partial_ld / 8);
-    LAUNCH(stream, (conv_finish_splits_kernel), dim3((unsigned)ceil_div(items, 256)), dim3(256), 0, f, g.partial, g.partial_ld,
-           plan.splits, (int)e->rows, g.result_h * g.result_w);
+    LAUNCH(stream, (conv_finish_splits_kernel), dim3((unsigned)ceil_div(items, 256)), dim3(256), 0, f, g.partial,
+           g.partial_ld, plan.splits, (int)e->rows, g.result_h * g.result_w);
 }
 
-static bool is_wide(const ConvFinish *f) {
-    return f->columns % 8 == 0 && f->second % 8 == 0 && f->ldy % 8 == 0 && f->ldy2 % 8 == 0 && f->ldr % 8 == 0 &&
-           aligned16(f->y) && aligned16(f->y2) && aligned16(f->bias) && aligned16(f->temb) && aligned16(f->residual);
+// The optional parts that all three directions leave to other implementations.
+static bool is_plain(const Conv2dShape *z) {
+    return z->dtype == DT_BF16 && z->lx == LAYOUT_NHWC && z->ly == LAYOUT_NHWC && sizes_fit(z) && !z->cs && !z->cs2 &&
+           !(z->use & ~(CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL));
 }
 
-// ---- forward
-static bool forward_can(const Conv2dShape *z) {
-    return z->dtype == DT_BF16 && (z->out == DT_BF16 || z->out == DT_F32) && z->lx == LAYOUT_NHWC &&
-           z->ly == LAYOUT_NHWC && !(z->use & ~(CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL)) && !z->cs && !z->cs2 &&
-           whole_chunks(z->c, z->ldx) && whole_chunks(z->c2, z->ldx2) && z->k > 8 && sizes_fit(z);
+// ---- forward. Each function for a plan: ANY, or one by name.
+template <int PLAN> static bool forward_can(const Conv2dShape *z) {
+    return is_plain(z) && (z->out == DT_BF16 || z->out == DT_F32) && whole_chunks(z->c, z->ldx) &&
+           whole_chunks(z->c2, z->ldx2) && z->k > 8 && (PLAN > ROWS_NARROW || rows_can(z));
 }
-static size_t forward_scratch(const Conv2dShape *z) {
+template <int PLAN> static size_t forward_scratch(const Conv2dShape *z) {
     ConvExtent e = forward_extent(z);
-    return partial_bytes(&e);
+    return partial_bytes(&e, PLAN);
 }
-static void forward(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
+template <int PLAN> static void forward(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     ConvExtent e = forward_extent(z);
     ConvProduct g = {};
     g.x = { static_cast<const bf16 *>(a->x), z->c, z->ldx };
     g.x2 = { static_cast<const bf16 *>(a->x2), z->c2, z->ldx2 };
-    g.images = z->n, g.height = z->h, g.width = z->w, g.result_h = z->p, g.result_w = z->q;
-    g.stride = z->stride, g.pad_h = z->pad_h, g.pad_w = z->pad_w, g.r = z->r, g.s = z->s;
-    g.filter = static_cast<const bf16 *>(a->w), g.k = z->k, g.c = z->c + z->c2;
+    g.height = z->h, g.width = z->w, g.result_h = z->p, g.result_w = z->q;
+    g.filter = static_cast<const bf16 *>(a->w);
     ConvFinish f = {};
-    f.y = a->y, f.second = (z->k + 7) / 8 * 8, f.ldy = z->ldy, f.columns = z->k;
+    f.y = a->y, f.ldy = z->ldy, f.columns = z->k, f.second = (z->k + 7) / 8 * 8, f.f32 = z->out == DT_F32;
     f.bias = a->bias, f.temb = a->temb;
     f.residual = static_cast<const bf16 *>(a->residual), f.ldr = a->residual ? z->ldr : 0;
-    f.f32 = z->out == DT_F32;
-    f.wide = is_wide(&f);
-    run_product<false>(stream, &e, g, f, work);
+    run_product<false>(stream, z, &e, PLAN, g, f, work);
 }
 
 // ---- backward to the input
-static bool backward_input_can(const Conv2dShape *z) {
-    return z->dtype == DT_BF16 && z->out == DT_BF16 && z->lx == LAYOUT_NHWC && z->ly == LAYOUT_NHWC &&
-           !(z->use & ~(CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL)) && whole_chunks(z->k, z->ldy) && z->c % 8 == 0 &&
-           z->c2 % 8 == 0 && sizes_fit(z);
+template <int PLAN> static bool backward_input_can(const Conv2dShape *z) {
+    return is_plain(z) && z->out == DT_BF16 && whole_chunks(z->k, z->ldy) && z->c % 8 == 0 && z->c2 % 8 == 0 &&
+           (PLAN > ROWS_NARROW || rows_can(z));
 }
-static size_t backward_input_scratch(const Conv2dShape *z) {
+template <int PLAN> static size_t backward_input_scratch(const Conv2dShape *z) {
     ConvExtent e = backward_extent(z);
-    return partial_bytes(&e);
+    return partial_bytes(&e, PLAN);
 }
-static void backward_input(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
+template <int PLAN> static void backward_input(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     ConvExtent e = backward_extent(z);
     ConvProduct g = {};
     g.x = { static_cast<const bf16 *>(a->dy), z->k, z->ldy };
-    g.images = z->n, g.height = z->p, g.width = z->q, g.result_h = z->h, g.result_w = z->w;
-    g.stride = z->stride, g.pad_h = z->pad_h, g.pad_w = z->pad_w, g.r = z->r, g.s = z->s;
-    g.filter = static_cast<const bf16 *>(a->w), g.k = z->k, g.c = z->c + z->c2;
+    g.height = z->p, g.width = z->q, g.result_h = z->h, g.result_w = z->w;
+    g.filter = static_cast<const bf16 *>(a->w);
     ConvFinish f = {};
-    f.y = a->dx, f.y2 = a->dx2, f.second = z->c, f.ldy = z->ldx, f.ldy2 = z->c2 ? z->ldx2 : 0, f.columns = z->c + z->c2;
+    f.y = a->dx, f.ldy = z->ldx, f.columns = z->c + z->c2, f.second = z->c;
+    f.y2 = a->dx2, f.ldy2 = z->c2 ? z->ldx2 : 0;
     f.residual = static_cast<const bf16 *>(a->add), f.ldr = z->c + z->c2;
-    f.wide = is_wide(&f);
-    run_product<true>(stream, &e, g, f, work);
+    run_product<true>(stream, z, &e, PLAN, g, f, work);
 }
 
+// By default the model chooses; each choice has a name of its own, for tests and for the bench.
+#define FORWARD(name, order, plan)                                                                                  \
+    IMPL_FULL(conv2d_forward, name, order, 80, 0, forward_can<plan>, forward_scratch<plan>, NULL, forward<plan>, NULL)
+#define BACKWARD_INPUT(name, order, plan)                                                                           \
+    IMPL_FULL(conv2d_backward_input, name, order, 80, 0, backward_input_can<plan>, backward_input_scratch<plan>, NULL, \
+              backward_input<plan>, NULL)
 IMPLS(conv2d_mma,
-    IMPL_FULL(conv2d_forward, "mma", 50, 80, 0, forward_can, forward_scratch, NULL, forward, NULL),
-    IMPL_FULL(conv2d_backward_input, "mma", 50, 80, 0, backward_input_can, backward_input_scratch, NULL,
-              backward_input, NULL))
+    FORWARD("mma", 50, ANY),
+    FORWARD("mma_rows_128x128", -1, ROWS_LARGE),
+    FORWARD("mma_rows_128x64", -1, ROWS_NARROW),
+    FORWARD("mma_128x128", -1, LARGE),
+    FORWARD("mma_128x64", -1, NARROW),
+    FORWARD("mma_64x64", -1, SMALL),
+    BACKWARD_INPUT("mma", 50, ANY),
+    BACKWARD_INPUT("mma_rows_128x128", -1, ROWS_LARGE),
+    BACKWARD_INPUT("mma_rows_128x64", -1, ROWS_NARROW),
+    BACKWARD_INPUT("mma_128x128", -1, LARGE),
+    BACKWARD_INPUT("mma_128x64", -1, NARROW),
+    BACKWARD_INPUT("mma_64x64", -1, SMALL))

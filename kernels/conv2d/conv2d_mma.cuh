@@ -1,4 +1,4 @@
-// kernels/conv2d/conv2d_mma.cuh - what the bf16 convolutions on mma.sync share: tiles, shared memory, one step, the sums.
+// kernels/conv2d/conv2d_mma.cuh - what bf16 convolutions on mma.sync share: tiles, shared memory, the loop, the sums.
 //
 // A block computes a tile of M x N sums in STEPs of 32 terms, its warps WARP_M x WARP_N each in registers. The operands
 // of a step are copied by cp.async into one of STAGES buffers, two steps ahead of their use: 48 KiB for 128 x 128, so
@@ -55,41 +55,51 @@ template <bool ALIGNED> DEVICE void copy_chunk(unsigned char *to, const bf16 *fr
 }
 
 // ---- one step: the warp's sums += A (M x 32) B (32 x N)
-// Fragments of rows row0..row0+15, terms 16 * half .. +15 of A.
-template <class T, Order ORDER> DEVICE void load_a(uint32_t (&r)[4], const unsigned char *a, int row0, int half, int lane) {
+// Fragments of rows row..row+15, terms 16 * half .. +15 of A.
+template <class T, Order ORDER> DEVICE void load_a(uint32_t (&r)[4], const unsigned char *a, int row, int half) {
+    int lane = (int)threadIdx.x % 32;
     if (ORDER == TERMS_INNER) {
-        LDMATRIX_X4(r, a + inner_chunk(row0 + lane % 16, half * 2 + lane / 16));
+        LDMATRIX_X4(r, a + inner_chunk(row + lane % 16, half * 2 + lane / 16));
     } else {
-        LDMATRIX_X4_TRANS(r, a + outer_chunk<T::M>(half * 16 + lane / 16 * 8 + lane % 8, row0 / 8 + lane / 8 % 2));
+        LDMATRIX_X4_TRANS(r, a + outer_chunk<T::M>(half * 16 + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
     }
 }
 // Fragments of two times eight columns: r[0], r[1] of the first, r[2], r[3] of the second.
-template <class T, Order ORDER> DEVICE void load_b(uint32_t (&r)[4], const unsigned char *b, int col0, int half, int lane) {
+template <class T, Order ORDER> DEVICE void load_b(uint32_t (&r)[4], const unsigned char *b, int column, int half) {
+    int lane = (int)threadIdx.x % 32;
     if (ORDER == TERMS_INNER) {
-        LDMATRIX_X4(r, b + inner_chunk(col0 + lane / 16 * 8 + lane % 8, half * 2 + lane / 8 % 2));
+        LDMATRIX_X4(r, b + inner_chunk(column + lane / 16 * 8 + lane % 8, half * 2 + lane / 8 % 2));
     } else {
-        LDMATRIX_X4_TRANS(r, b + outer_chunk<T::N>(half * 16 + lane % 16, col0 / 8 + lane / 16));
+        LDMATRIX_X4_TRANS(r, b + outer_chunk<T::N>(half * 16 + lane % 16, column / 8 + lane / 16));
     }
 }
 
-template <class T, Order A, Order B> DEVICE void multiply_step(Sums<T> &sums, const unsigned char *stage) {
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    int row0 = warp % (T::M / T::WARP_M) * T::WARP_M, col0 = warp / (T::M / T::WARP_M) * T::WARP_N;
+// First row and column of the warp's sums in the tile.
+template <class T> DEVICE int warp_row() { return (int)threadIdx.x / 32 % (T::M / T::WARP_M) * T::WARP_M; }
+template <class T> DEVICE int warp_column() { return (int)threadIdx.x / 32 / (T::M / T::WARP_M) * T::WARP_N; }
+
+// fragments(r, i, half): load_a of the warp's i-th 16 rows.
+template <class T, Order B, class Fragments>
+DEVICE void multiply_step(Sums<T> &sums, const Fragments &fragments, const unsigned char *b_tile) {
     for (int half = 0; half < STEP / 16; half++) {
         uint32_t a[T::ROWS][4], b[T::COLUMNS / 2][4];
-        for (int i = 0; i < T::ROWS; i++) load_a<T, A>(a[i], stage, row0 + i * 16, half, lane);
-        for (int j = 0; j < T::COLUMNS / 2; j++) load_b<T, B>(b[j], stage + T::A_BYTES, col0 + j * 16, half, lane);
+        for (int i = 0; i < T::ROWS; i++) fragments(a[i], i, half);
+        for (int j = 0; j < T::COLUMNS / 2; j++) load_b<T, B>(b[j], b_tile, warp_column<T>() + j * 16, half);
         for (int i = 0; i < T::ROWS; i++)
             for (int j = 0; j < T::COLUMNS; j++) MMA_BF16(sums.at[i][j], a[i], b[j / 2] + j % 2 * 2);
     }
 }
 
-// The loop over `steps`: load(stage) copies the operands of the next step.
-template <class T, Order A, Order B, class Load> DEVICE void multiply(Sums<T> &sums, unsigned char *shared, int steps,
-                                                                      const Load &load) {
+template <class T> DEVICE void clear_sums(Sums<T> &sums) {
     for (int i = 0; i < T::ROWS; i++)
         for (int j = 0; j < T::COLUMNS; j++)
             for (int e = 0; e < 4; e++) sums.at[i][j][e] = 0;
+}
+
+// The loop over `steps`: load(stage) copies the operands of the next step, A before B.
+template <class T, Order A, Order B, class Load>
+DEVICE void multiply(Sums<T> &sums, unsigned char *shared, int steps, const Load &load) {
+    clear_sums(sums);
     for (int s = 0; s < STAGES - 1; s++) {
         if (s < steps) load(shared + s * T::STAGE_BYTES);
         CP_ASYNC_COMMIT();
@@ -100,7 +110,10 @@ template <class T, Order A, Order B, class Load> DEVICE void multiply(Sums<T> &s
         __syncthreads();               // this step's copies are there, and the stage of the step before is read
         if (step + STAGES - 1 < steps) load(shared + free_stage * T::STAGE_BYTES);
         CP_ASYNC_COMMIT();
-        multiply_step<T, A, B>(sums, shared + stage * T::STAGE_BYTES);
+        const unsigned char *a = shared + stage * T::STAGE_BYTES;
+        multiply_step<T, B>(sums, [&](uint32_t (&r)[4], int i, int half) {
+            load_a<T, A>(r, a, warp_row<T>() + i * 16, half);
+        }, a + T::A_BYTES);
         stage = stage == STAGES - 1 ? 0 : stage + 1;
         free_stage = free_stage == STAGES - 1 ? 0 : free_stage + 1;
     }
@@ -111,9 +124,8 @@ template <class T, Order A, Order B, class Load> DEVICE void multiply(Sums<T> &s
 // Hands the sums on as store(row, column, v): v[8] are the sums at that row and column of the tile and the next seven.
 // Through shared memory, 16 rows of a warp at a time, so that a warp stores whole lines of 128 bytes.
 template <class T, class Store> DEVICE void store_sums(const Sums<T> &sums, unsigned char *shared, const Store &store) {
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    int row0 = warp % (T::M / T::WARP_M) * T::WARP_M, col0 = warp / (T::M / T::WARP_M) * T::WARP_N;
-    float *slab = reinterpret_cast<float *>(shared) + warp * 16 * T::SUMS_LD;
+    int lane = (int)threadIdx.x % 32;
+    float *slab = reinterpret_cast<float *>(shared) + (int)threadIdx.x / 32 * 16 * T::SUMS_LD;
 #pragma unroll                         // the sums stay in registers
     for (int i = 0; i < T::ROWS; i++) {
         for (int j = 0; j < T::COLUMNS; j++) {
@@ -128,7 +140,7 @@ template <class T, class Store> DEVICE void store_sums(const Sums<T> &sums, unsi
             const float *from = slab + row * T::SUMS_LD + column;
             float4 low = load4(from), high = load4(from + 4);
             float v[8] = { low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w };
-            store(row0 + i * 16 + row, col0 + column, v);
+            store(warp_row<T>() + i * 16 + row, warp_column<T>() + column, v);
         }
         __syncwarp();
     }
@@ -143,6 +155,7 @@ static inline bool sizes_fit(const Conv2dShape *z) {
     int64_t in = (int64_t)z->n * z->h * z->w, out = (int64_t)z->n * z->p * z->q;
     int64_t filter = (int64_t)z->k * z->r * z->s * (z->c + z->c2);
     return in < 1 << 30 && out < 1 << 30 && filter < 1 << 30 && z->h <= 8192 && z->w <= 8192 && z->p <= 8192 &&
-           z->q <= 8192 && z->p * z->stride <= 16384 && z->q * z->stride <= 16384 && z->r <= 64 && z->s <= 64 && z->stride <= 16 && z->pad_h <= 64 && z->pad_w <= 64;
+           z->q <= 8192 && z->p * z->stride <= 16384 && z->q * z->stride <= 16384 && z->r <= 64 && z->s <= 64 &&
+           z->stride <= 16 && z->pad_h <= 64 && z->pad_w <= 64;
 }
 #endif
