@@ -149,6 +149,8 @@ bool ckpt_load(ParamSet *ps, const SafeTensors *st, const char *where, CkptPart 
             if (!load_tensor(st, where, p, prefix, &w, err)) return false;
         }
     }
+    param_refresh(ps, WEIGHTS_TRAIN);
+    param_refresh(ps, WEIGHTS_EMA);
     if (part != CKPT_ALL) return true;
     const StTensor *count = st_find(st, "adam_count"), *state = st_find(st, "state");
     if (!count || count->type != ST_I64 || count->bytes != (size_t)(8 * ps->n) || !state || state->type != ST_U8 ||

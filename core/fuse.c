@@ -51,6 +51,7 @@ static void fuse_node(Graph *g, Node *c) {
         for (int side = 0; side < 2; side++) {
             Node *p = sole_producer(g, c->in[side], &op_def_conv2d);
             if (!p || p->in[CONV2D_IN_RESIDUAL] || c->in[0] == c->in[1]) continue;
+            if (p->in[0]->dtype != c->in[1 - side]->dtype) continue;      // a residual is stored as the sources are
             p->in[CONV2D_IN_RESIDUAL] = c->in[1 - side];
             absorb(g, p, c);
             return;

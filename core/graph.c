@@ -26,6 +26,7 @@ Graph *graph_new(Device *d, const char *name, Weights w) {
     g->device = d;
     g->name = xstrdup(name);
     g->weights = w;
+    g->dtype = DT_F32;
     return g;
 }
 
@@ -51,10 +52,28 @@ void graph_free(Graph *g) {
 const char *graph_name(const Graph *g) { return g->name; }
 Device     *graph_device(const Graph *g) { return g->device; }
 Weights     graph_weights(const Graph *g) { return g->weights; }
+DType       graph_dtype(const Graph *g) { return g->dtype; }
 void        graph_accumulate(Graph *g) { g->accumulate = true; }
 bool        graph_accumulates(const Graph *g) { return g->accumulate; }
 int         graph_node_count(const Graph *g) { return g->n_nodes; }
 const Node *graph_node(const Graph *g, int i) { return g->nodes[i]; }
+
+void graph_set_dtype(Graph *g, DType dt) {
+    CHECK((dt == DT_F32 || dt == DT_BF16) && !g->n_nodes, "graph %s: activations in %s", g->name, dtype_name(dt));
+    g->dtype = dt;
+}
+
+const char *const dtype_choices[] = { "auto", "f32", "bf16", NULL };
+enum { CHOICE_AUTO, CHOICE_F32, CHOICE_BF16 };
+
+bool graph_choose_dtype(const Device *d, int choice, DType *out, Error *err) {
+    DeviceKind kind = device_kind(d);
+    bool bf16 = choice == CHOICE_BF16 || (choice == CHOICE_AUTO && kind == DEV_CUDA);
+    *out = bf16 ? DT_BF16 : DT_F32;
+    if (!bf16 || (kind != DEV_CPU && kind != DEV_REF64)) return true;
+    return error_set(err, ERR_USAGE, "--dtype bf16: device %s computes in floats only; give --dtype f32, or --device "
+                     "cuda, emu, ref or ref32", device_name(d));
+}
 
 static Tensor *tensor_in(Graph *g, DType dt, int ndim, const int64_t *shape) {
     CHECK(ndim >= 1 && ndim <= TENSOR_MAX_DIMS, "tensor of %d dimensions", ndim);

@@ -47,6 +47,13 @@ void    graph_free(Graph *g);
 const char *graph_name(const Graph *g);
 Device *graph_device(const Graph *g);
 Weights graph_weights(const Graph *g);
+// How activations are stored: DT_F32, or DT_BF16, set before the first op. Parameters' gradients, the time embedding,
+// predictions, losses and a sampler's state are f32 in both.
+void    graph_set_dtype(Graph *g, DType dt);
+DType   graph_dtype(const Graph *g);
+extern const char *const dtype_choices[];         // of a --dtype flag: "auto", "f32", "bf16", NULL
+// dtype_choices[choice] on this device; auto: bf16 on cuda, f32 elsewhere. False: the device stores no bf16.
+bool    graph_choose_dtype(const Device *d, int choice, DType *out, Error *err);
 void    graph_accumulate(Graph *g);                           // gradients of parameters are added to, not written
 bool    graph_accumulates(const Graph *g);
 Tensor *graph_input(Graph *g, const char *name, DType dt, int ndim, const int64_t *shape);

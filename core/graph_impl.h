@@ -10,6 +10,7 @@ struct Graph {
     Device   *device;
     char     *name;
     Weights   weights;
+    DType     dtype;                              // of activations
     bool      accumulate, planned;
     Block    *blocks;
     Node    **nodes;

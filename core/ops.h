@@ -7,6 +7,8 @@ EXTERN_C_BEGIN
 // ---- layers
 // (N,H,W,C), (K,R,S,C), (K) or NULL -> (N,P,Q,K)
 Tensor *op_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad);
+// The same with y stored as `out`: f32 at the end of a bf16 network. w and x are of one dtype, b is f32.
+Tensor *op_conv2d_to(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad, DType out);
 // (M,C), (K,C), (K) or NULL -> (M,K)
 Tensor *op_linear(Graph *g, Tensor *x, Tensor *w, Tensor *b);
 // (N,H,W,C), (C), (C) -> (N,H,W,C); act is applied to the result in the same pass
@@ -27,6 +29,7 @@ Tensor *op_mean(Graph *g, Tensor *x);                                    // -> (
 Tensor *op_stop_grad(Graph *g, Tensor *x);                               // x, as a view that passes no gradient
 void    op_copy_to(Graph *g, Tensor *x, Tensor *y);                      // y = x; y a tensor or view nobody else writes
 void    op_fill_to(Graph *g, Tensor *y, float value);                    // y = value
+Tensor *op_cast(Graph *g, Tensor *x, DType to);                          // x itself if it is stored so already
 // ---- shape; views cost nothing
 Tensor *op_view_batch(Graph *g, Tensor *x, int64_t begin, int64_t end);  // images begin..end-1
 Tensor *op_view_channel(Graph *g, Tensor *x, int64_t begin, int64_t end);
@@ -39,13 +42,14 @@ uint32_t op_purpose(const char *param_name);                             // >= P
 Tensor *op_dropout(Graph *g, Tensor *x, double p, uint32_t purpose, Tensor *sample, Tensor *state);
 Tensor *op_randn(Graph *g, const int64_t shape[4], uint32_t purpose, Tensor *sample, Tensor *state);
 // ---- diffusion; images here are NHWC on every device
-Tensor *op_add_noise(Graph *g, Tensor *x0, Tensor *eps, Tensor *t, Tensor *root);   // root (T,2): see kernels/diffuse
-// one reverse step of x (N,H,W,C), in place. eps_hat (N,H,W,C), or with guidance (2N,H,W,C) = [conditional; not];
+// root (T,2): see kernels/diffuse -> x_t, an activation: of the graph's dtype
+Tensor *op_add_noise(Graph *g, Tensor *x0, Tensor *eps, Tensor *t, Tensor *root);
+// one reverse step of x (N,H,W,C) f32, in place. eps_hat (N,H,W,C), or with guidance (2N,H,W,C) = [conditional; not];
 // coef: SamplerCoef rows as u8, on the device
 void    op_sampler_step(Graph *g, Tensor *x, Tensor *eps_hat, bool guided, Tensor *coef, Tensor *sample, Tensor *state);
 typedef struct { int T; double tau, gamma, share; } CbdmLossConfig;
 typedef struct { Tensor *loss, *per_image; } CbdmLoss;                   // (3): total, denoising, balancing; (N)
-// eps_hat (N,H,W,C): plain; (2N,H,W,C) = [h; h under y']: with the balancing term. Value and gradient in one pass.
+// All f32. eps_hat (N,H,W,C): plain; (2N,H,W,C) = [h; h under y']: with the balancing term. Value and gradient in one pass.
 CbdmLoss op_cbdm_loss(Graph *g, Tensor *eps_hat, Tensor *eps, Tensor *t, const CbdmLossConfig *c);
 void    op_step_advance(Graph *g, Tensor *state);                        // last node of a step
 EXTERN_C_END

@@ -23,6 +23,11 @@ void param_set_free(ParamSet *ps) {
     for (int i = 0; i < ps->n; i++) free((char *)ps->param[i]->value.name);
     for (int i = 0; i < ps->n; i++) free(ps->param[i]);
     for (int i = 0; i < BUFFER_COUNT; i++) tensor_free(ps->buffer[i]);
+    for (int i = 0; i < 2; i++) {
+        graph_free(ps->copy[i].cast);
+        arena_free(ps->copy[i].arena);
+        tensor_free(ps->copy[i].buffer);
+    }
     tensor_free(ps->span);
     tensor_free(ps->has_grad[0]);
     tensor_free(ps->has_grad[1]);
@@ -36,6 +41,7 @@ Param *param_add(ParamSet *ps, const char *name, int ndim, const int64_t *shape,
     CHECK(!ps->sealed && !param_find(ps, name), "parameter %s: set is sealed, or the name is taken", name);
     Param *p = xcalloc(1, sizeof *p);
     Tensor *v = &p->value;
+    p->set = ps;
     v->name = xstrdup(name);
     v->dtype = device_real(ps->device);
     v->ndim = ndim;
@@ -43,6 +49,9 @@ Param *param_add(ParamSet *ps, const char *name, int ndim, const int64_t *shape,
     v->ld = shape[ndim - 1];
     v->device = ps->device;
     v->flags = TENSOR_PERSISTENT | TENSOR_NEEDS_GRAD;
+    p->copy[WEIGHTS_TRAIN] = p->copy[WEIGHTS_EMA] = *v;
+    p->copy[WEIGHTS_TRAIN].dtype = p->copy[WEIGHTS_EMA].dtype = DT_BF16;
+    p->copy[WEIGHTS_EMA].flags = TENSOR_PERSISTENT;
     p->init = init;
     p->gain = gain;
     p->begin = ps->elements;
@@ -76,6 +85,26 @@ static Tensor *buffer_new(ParamSet *ps, const char *name) {
     return tensor_new(ps->device, name, DT_F32, 1, &ps->elements);
 }
 
+// Places copy w and fills it.
+static void make_copy(ParamSet *ps, Weights w) {
+    Copy *c = &ps->copy[w];
+    Tensor *from = ps->buffer[w == WEIGHTS_EMA ? BUFFER_EMA : BUFFER_VALUE];
+    CHECK(from, "bf16 copies of weights that this set does not hold");
+    c->buffer = tensor_new(ps->device, w == WEIGHTS_EMA ? "bf16 ema" : "bf16 weights", DT_BF16, 1, &ps->elements);
+    for (int i = 0; i < ps->n && c->buffer->data; i++)
+        ps->param[i]->copy[w].data = (uint16_t *)c->buffer->data + ps->param[i]->begin;
+    c->cast = graph_new(ps->device, "bf16 weights", w);
+    c->arena = arena_new(ps->device);
+    op_copy_to(c->cast, from, c->buffer);
+    graph_plan(c->cast, c->arena);
+    arena_seal(c->arena);
+    param_refresh(ps, w);
+}
+
+void param_refresh(ParamSet *ps, Weights w) {
+    if (ps->copy[w].cast && !device_is_null(ps->device)) graph_run(ps->copy[w].cast);
+}
+
 void param_seal(ParamSet *ps, ParamUse use, uint64_t seed) {
     CHECK(!ps->sealed && ps->n > 0, "a parameter set is sealed once, after its parameters are known");
     static const char *const names[BUFFER_COUNT] = { "weights", "gradients", "adam_m", "adam_v", "ema" };
@@ -98,7 +127,7 @@ void param_seal(ParamSet *ps, ParamUse use, uint64_t seed) {
             view[b]->data = data ? data + (size_t)p->begin * real_bytes : NULL;
         }
         p->gradient.flags = p->average.flags = TENSOR_PERSISTENT;
-        p->value.grad = &p->gradient;
+        p->value.grad = p->copy[WEIGHTS_TRAIN].grad = &p->gradient;
         span[i] = (ParamSpan){ p->begin, p->begin + tensor_numel(&p->value) };
         has[1][i] = 1;
         has[0][i] = !p->label;
@@ -120,6 +149,8 @@ void param_seal(ParamSet *ps, ParamUse use, uint64_t seed) {
     free(span);
     StepState s = { .seed = { (uint32_t)seed, (uint32_t)(seed >> 32) } };
     param_state_write(ps, &s);
+    for (int w = 0; w < 2; w++)
+        if (ps->copy[w].wanted) make_copy(ps, (Weights)w);
 }
 
 Device     *param_device(const ParamSet *ps) { return ps->device; }
@@ -147,6 +178,21 @@ Param *param_find(const ParamSet *ps, const char *name) {
 }
 
 Tensor *param_tensor(Param *p, const Graph *g) { return graph_weights(g) == WEIGHTS_EMA ? &p->average : &p->value; }
+
+Tensor *param_operand(Param *p, const Graph *g) {
+    Weights w = graph_weights(g);
+    Copy *c = &p->set->copy[w];
+    if (graph_dtype(g) != DT_BF16) return param_tensor(p, g);
+    if (p->set->sealed && !c->wanted) make_copy(p->set, w);
+    c->wanted = true;
+    return &p->copy[w];
+}
+
+size_t param_copy_bytes(const ParamSet *ps) {
+    size_t bytes = 0;
+    for (int w = 0; w < 2; w++) bytes += ps->copy[w].buffer ? tensor_bytes(ps->copy[w].buffer) : 0;
+    return bytes;
+}
 
 StepState param_state_read(const ParamSet *ps) {
     StepState s = { 0 };
@@ -180,7 +226,7 @@ static void adam_bind(const Node *n, void *shape, void *args) {
                                     .has_grad = tensor_data(n->in[2]), .state = tensor_data(n->in[3]),
                                     .count = tensor_data(n->in[4]), .w = tensor_data(n->in[5]),
                                     .m = tensor_data(n->in[6]), .v = tensor_data(n->in[7]),
-                                    .ema = tensor_data(n->in[8]) };
+                                    .ema = tensor_data(n->in[8]), .shadow = tensor_data(n->in[9]) };
 }
 static OpCost adam_cost(const Node *n) {
     return (OpCost){ 16.0 * (double)tensor_numel(n->in[0]), 9.0 * (double)tensor_bytes(n->in[0]) };
@@ -193,8 +239,8 @@ void param_append_adam(ParamSet *ps, Graph *g, const AdamConfig *c, bool has_lab
     Tensor *has = ps->has_grad[has_label_grad], **b = ps->buffer;
     graph_append(g, &grad_norm_op, &a, sizeof a, 4, (Tensor *[]){ b[BUFFER_GRAD], ps->span, has, ps->state });
     Tensor *in[] = { b[BUFFER_GRAD], ps->span, has, ps->state, ps->count, b[BUFFER_VALUE], b[BUFFER_M], b[BUFFER_V],
-                     b[BUFFER_EMA] };
-    graph_append(g, &adam_op, &a, sizeof a, 9, in);
+                     b[BUFFER_EMA], ps->copy[WEIGHTS_TRAIN].buffer };
+    graph_append(g, &adam_op, &a, sizeof a, 10, in);
 }
 
 void param_append_zero_grad(ParamSet *ps, Graph *g) { op_fill_to(g, ps->buffer[BUFFER_GRAD], 0.0f); }

@@ -26,6 +26,12 @@ Tensor     *param_value(Param *p);                       // (K,R,S,C) etc., the 
 Tensor     *param_ema(Param *p);
 // The tensor a graph reads: of the weights it was created with. No buffer is ever swapped.
 Tensor     *param_tensor(Param *p, const Graph *g);
+// The same for products with activations: where the graph stores bf16, a bf16 copy of it, whose gradient is the
+// parameter's. The optimiser writes the copy of the training weights; param_refresh makes either anew, after weights
+// were written otherwise and before averages are sampled from.
+Tensor     *param_operand(Param *p, const Graph *g);
+void        param_refresh(ParamSet *ps, Weights w);      // without copies: nothing
+size_t      param_copy_bytes(const ParamSet *ps);        // of all copies together
 Tensor     *param_state(ParamSet *ps);                   // the StepState as a u8 tensor, for the ops that draw
 StepState   param_state_read(const ParamSet *ps);
 void        param_state_write(ParamSet *ps, const StepState *s);

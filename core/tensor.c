@@ -73,6 +73,21 @@ static size_t span_of(const Tensor *t) {
     return (size_t)layout_index(t->layout, hw, t->ld, n - 1, hw - 1, c - 1) + 1;
 }
 
+// Copies what t covers between the device and `host`, which has t's gaps; what lies in these is left alone.
+static void copy_runs(const Tensor *t, char *host, bool write) {
+    int64_t hw = tensor_pixels(t), c = t->shape[t->ndim - 1], n = t->ndim > 1 ? t->shape[0] : 1, ld = t->ld;
+    bool blocked = t->layout == LAYOUT_C16;
+    int64_t rows = blocked ? n : n * hw, run = blocked ? c * hw : c, step = blocked ? ld * hw : ld;
+    if (run == step) run *= rows, rows = 1;
+    size_t size = dtype_size(t->dtype), bytes = (size_t)run * size;
+    char *data = tensor_data(t);
+    for (int64_t r = 0; r < rows; r++) {
+        size_t at = (size_t)(r * step) * size;
+        if (write) device_write(t->device, data + at, host + at, bytes);
+        else device_read(t->device, host + at, data + at, bytes);
+    }
+}
+
 // Calls for each element the stored index and the logical one.
 #define EACH_ELEMENT(t, stored, logical)                                                                          \
     for (int64_t i_ = 0, n_ = (t)->ndim > 1 ? (t)->shape[0] : 1, hw_ = tensor_pixels(t),                          \
@@ -91,22 +106,23 @@ void tensor_write_f32(Tensor *t, const float *host) {
         tensor_write(t, host);
         return;
     }
-    size_t span = span_of(t), bytes = span * dtype_size(t->dtype);
-    void *copy = xmalloc(bytes);
-    if (!tensor_is_dense(t)) device_read(t->device, copy, tensor_data(t), bytes);
+    void *copy = xmalloc(span_of(t) * dtype_size(t->dtype));
     EACH_ELEMENT(t, s, i) {
         if (t->dtype == DT_F64) ((double *)copy)[s] = (double)host[i];
         else if (t->dtype == DT_BF16) ((uint16_t *)copy)[s] = bf16_from_float(host[i]);
         else ((float *)copy)[s] = host[i];
     }
-    device_write(t->device, tensor_data(t), copy, bytes);
+    copy_runs(t, copy, true);
     free(copy);
 }
 
 void tensor_read_f64(const Tensor *t, double *host) {
-    size_t bytes = span_of(t) * dtype_size(t->dtype);
-    void *copy = xcalloc(1, bytes);
-    device_read(t->device, copy, tensor_data(t), bytes);
+    if (device_is_null(t->device)) {
+        memset(host, 0, (size_t)tensor_numel(t) * sizeof *host);
+        return;
+    }
+    void *copy = xmalloc(span_of(t) * dtype_size(t->dtype));
+    copy_runs(t, copy, false);
     EACH_ELEMENT(t, s, i) {
         if (t->dtype == DT_F64) host[i] = ((double *)copy)[s];
         else if (t->dtype == DT_BF16) host[i] = (double)bf16_to_float(((uint16_t *)copy)[s]);

@@ -167,7 +167,7 @@ static Tensor *apply_norm(Pass *f, const Layer *l, Tensor *x, Act act) {
                         act);
 }
 static Tensor *apply_conv(Pass *f, const Layer *l, Tensor *x, int stride, int pad) {
-    return op_conv2d(f->g, x, param_tensor(l->weight, f->g), param_tensor(l->bias, f->g), stride, pad);
+    return op_conv2d(f->g, x, param_operand(l->weight, f->g), param_tensor(l->bias, f->g), stride, pad);
 }
 static Tensor *apply_linear(Pass *f, const Layer *l, Tensor *x) {
     return op_linear(f->g, x, param_tensor(l->weight, f->g), param_tensor(l->bias, f->g));
@@ -215,6 +215,7 @@ Tensor *unet_forward(UNet *m, Graph *g, Tensor *x, Tensor *t, Tensor *y, Tensor 
     CHECK(!y || m->label, "an unconditional network takes no labels");
     Pass f = { .m = m, .g = g, .temb = embed(m, g, t, y, augment), .sample = sample };
     int copies = (int)(f.temb->shape[0] / x->shape[0]), n_skip = 0;
+    x = op_cast(g, x, graph_dtype(g));
     Tensor *skip[MAX_BLOCKS], *h = apply_conv(&f, &m->head, x, 1, 1);              // (N,H,W,ch)
     skip[n_skip++] = h;
     for (int i = 0; i < m->n_down; i++) {
@@ -233,7 +234,8 @@ Tensor *unet_forward(UNet *m, Graph *g, Tensor *x, Tensor *t, Tensor *y, Tensor 
         s = op_repeat_batch(g, s, (int)(h->shape[0] / s->shape[0]));               // the stem's, if it ran on N
         h = res_block(&f, b, op_concat_channel(g, h, s));
     }
-    h = apply_conv(&f, &m->tail_conv, apply_norm(&f, &m->tail_norm, h, ACT_SILU), 1, 1);
+    h = apply_norm(&f, &m->tail_norm, h, ACT_SILU);
+    h = op_conv2d_to(g, h, param_operand(m->tail_conv.weight, g), param_tensor(m->tail_conv.bias, g), 1, 1, DT_F32);
     CHECK(h->shape[0] == copies * x->shape[0], "eps_hat %s", tensor_str(h));
     return op_relayout(g, h, LAYOUT_NHWC);
 }

@@ -21,6 +21,7 @@ UNet     *unet_new(const UNetConfig *cfg, Device *d);
 void      unet_free(UNet *m);
 ParamSet *unet_params(UNet *m);
 const UNetConfig *unet_config(const UNet *m);
+// Activations are stored as the graph's dtype; the time embedding and eps_hat are f32.
 // x (N,H,W,C) NHWC, t (N) i32, y (kN) i32, -1: no label, or NULL: none has; augment (N,9) or NULL
 // -> eps_hat (kN,H,W,C) NHWC. What both halves share runs on N; the batch repeats where y first enters. k = 2 for the
 // two CBDM forwards or for guidance. sample (kN) keys dropout; NULL: none (evaluation).

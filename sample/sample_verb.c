@@ -17,7 +17,7 @@
 
 typedef struct {
     const char *checkpoint, *omega, *labels, *seeds, *out, *name, *device;
-    int         sampler, steps, variance, batch, weights;
+    int         sampler, steps, variance, batch, weights, dtype;
     double      eta, x0_clip;
     int64_t     seed;
     bool        floats;
@@ -32,6 +32,8 @@ static const Flag flags[] = {
     { "out", "", "folder of the images; one begun with the same settings goes on", FLAG_STR, FIELD(out), NULL, 0, 0 },
     { "weights", "ema", "averaged weights or those of the last step", FLAG_ENUM, FIELD(weights), weight_names, 0, 0 },
     { "device", "auto", "auto, cpu, ref, ref32", FLAG_STR, FIELD(device), NULL, 0, 0 },
+    { "dtype", "auto", "how activations are stored; auto: bf16 on cuda, f32 elsewhere", FLAG_ENUM, FIELD(dtype),
+      dtype_choices, 0, 0 },
     { "batch", "64", "images drawn together; part of what fixes the last bits", FLAG_INT, FIELD(batch), NULL, 1,
       65536 },
     { NULL, NULL, "what is drawn", FLAG_STR, 0, NULL, 0, 0 },
@@ -75,6 +77,7 @@ typedef struct {
     SampleFlags  c;
     Model       *model;
     int          steps;
+    DType        dtype;
     double       omega[MAX_OMEGAS];
     int          n_omega;
     int64_t     *number;                 // (n)
@@ -228,6 +231,7 @@ static cJSON *settings_of(const SampleRun *r) {
     cJSON_AddStringToObject(s, "checkpoint", r->model->hash);
     cJSON_AddStringToObject(s, "weights", weight_names[c->weights]);
     cJSON_AddStringToObject(s, "device", device_name(r->model->device));
+    cJSON_AddStringToObject(s, "dtype", dtype_name(r->dtype));
     cJSON_AddNumberToObject(s, "batch", c->batch);
     cJSON_AddStringToObject(s, "seeds", c->seeds);
     cJSON_AddNumberToObject(s, "seed", (double)c->seed);
@@ -346,7 +350,8 @@ static Samplers record(const SampleRun *r) {
     Model *m = r->model;
     SamplerConfig c = { .kind = (SamplerKind)r->c.sampler, .steps = r->steps, .batch = r->c.batch, .eta = r->c.eta,
                         .variance = (VarType)r->c.variance, .x0_clip = r->c.x0_clip, .seed = (uint64_t)r->c.seed,
-                        .weights = WEIGHTS_EMA };              // the one set of weights that a Model holds
+                        .weights = WEIGHTS_EMA,                // the one set of weights that a Model holds
+                        .dtype = r->dtype };
     Samplers s = { .arena = arena_new(m->device) };
     for (int k = 0; k < r->n_omega; k++) {
         Sampler **kind = r->omega[k] != 0 ? &s.guided : &s.plain;
@@ -428,6 +433,7 @@ int sample_main(int argc, char **argv) {
     ok = device != NULL;
     if (ok && device_is_null(device))
         ok = error_set(&err, ERR_USAGE, "--device %s plans and computes nothing: images need another", r.c.device);
+    ok = ok && graph_choose_dtype(device, r.c.dtype, &r.dtype, &err);
     catch_signals();
     ok = ok && (r.model = model_open(device, r.c.checkpoint, r.c.weights ? CKPT_WEIGHTS : CKPT_EMA, &err)) &&
          sample_all(&r, &err);

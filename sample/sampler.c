@@ -17,6 +17,7 @@ enum { FIRST_NOISE_STEP = -1 };          // as u32 the largest step: no step of 
 
 struct Sampler {
     SamplerConfig   c;
+    ParamSet       *params;
     const Schedule *schedule;
     Graph          *graph;
     int64_t         per_image;           // H W C
@@ -66,7 +67,9 @@ Sampler *sampler_new(Device *d, UNet *m, const Schedule *s, const SamplerConfig 
     p->state = tensor_new(d, "sampler state", DT_U8, 1, (int64_t[]){ sizeof(StepState) });
     if (u->classes) p->y = tensor_new(d, "y", DT_I32, 1, (int64_t[]){ p->guided ? 2 * n : n });
     write_coefficients(p);
+    p->params = unet_params(m);
     p->graph = graph_new(d, "sampling step", c->weights);
+    graph_set_dtype(p->graph, c->dtype);
     Tensor *eps_hat = unet_forward(m, p->graph, p->x, p->t, p->y, NULL, NULL);     // (N,H,W,C), or guided (2N,H,W,C)
     op_sampler_step(p->graph, p->x, eps_hat, p->guided, p->coef, p->sample, p->state);
     op_step_advance(p->graph, p->state);
@@ -128,6 +131,7 @@ static void start(Sampler *p, int n, const int32_t *labels, const uint32_t *samp
 bool sampler_run(Sampler *p, int n, const int32_t *labels, const uint32_t *sample, float *out,
                  bool (*progress)(void *arg, int done, int steps), void *arg) {
     CHECK(n >= 1 && n <= p->c.batch, "%d images in batches of %d", n, p->c.batch);
+    param_refresh(p->params, p->c.weights);
     start(p, n, labels, sample);
     for (int j = 0; j < p->c.steps; j++) {
         for (int i = 0; i < p->c.batch; i++) p->ints[i] = p->times[j];

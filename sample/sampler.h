@@ -12,6 +12,7 @@ typedef struct {
     double      eta, omega, x0_clip;             // omega: guidance, eps = (1 + omega) cond - omega uncond; 0: none
     uint64_t    seed;                            // Philox key; an image is drawn from (seed, its own number)
     Weights     weights;
+    DType       dtype;                           // of activations; x itself is f32
 } SamplerConfig;
 // One recorded batch, run as often as wanted. Image i depends on seed, sample[i] and labels[i] alone, not on how many
 // are drawn together or in which order: every run uses the recorded batch size, the last one padded. It keeps a step

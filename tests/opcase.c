@@ -10,7 +10,11 @@
 #include <string.h>
 
 #include "core/graph_impl.h"
+#include "kernels/common/bf16.h"
 #include "kernels/common/rng.h"
+#ifdef CBDM_EMU
+#include "kernels/emu/host.h"
+#endif
 #include "opcase_impl.h"
 
 // ---- values
@@ -59,7 +63,9 @@ static Input *add_input(OpRun *r, const char *name, Tensor *t) {
 }
 
 Tensor *case_input(OpRun *r, const char *name, int ndim, const int64_t *shape, unsigned use) {
-    Input *in = add_input(r, name, graph_input(r->g, name, DT_F32, ndim, shape));
+    DType dt = use & IN_F32 ? DT_F32 : graph_dtype(r->g);
+    Input *in = add_input(r, name, graph_input(r->g, name, dt, ndim, shape));
+    in->narrow = !(use & IN_F32);
     in->differentiate = !(use & IN_CONSTANT);
     if (in->differentiate) in->t->flags |= TENSOR_NEEDS_GRAD;
     return in->t;
@@ -92,11 +98,20 @@ Tensor *case_given(OpRun *r, const char *name, int ndim, const int64_t *shape, c
     return in->t;
 }
 
-Tensor *case_param(OpRun *r, const char *name, int ndim, const int64_t *shape) {
+static Param *add_param(OpRun *r, const char *name, int ndim, const int64_t *shape, bool narrow) {
     Param *p = param_add(r->ps, name, ndim, shape, INIT_ZERO, 0);
     Input *in = add_input(r, name, param_tensor(p, r->g));
     in->differentiate = true;
-    return in->t;
+    in->narrow = narrow;
+    return p;
+}
+
+Tensor *case_param(OpRun *r, const char *name, int ndim, const int64_t *shape) {
+    return param_tensor(add_param(r, name, ndim, shape, false), r->g);
+}
+
+Tensor *case_operand(OpRun *r, const char *name, int ndim, const int64_t *shape) {
+    return param_operand(add_param(r, name, ndim, shape, true), r->g);
 }
 
 void case_seal(OpRun *r) {
@@ -117,6 +132,7 @@ void case_model(OpRun *r, ParamSet *ps, void *model, void (*release)(void *)) {
         in->differentiate = true;
         in->spread = t->ndim == 1 ? 0.1f : 1 / sqrtf((float)tensor_numel(t) / (float)t->shape[0]);
         if (t->ndim == 1 && strstr(t->name, ".weight")) in->center = 1;
+        in->narrow = t->ndim == 4;                               // filters, not the time embedding's matrices
     }
 }
 
@@ -134,6 +150,7 @@ void case_output(OpRun *r, const char *name, Tensor *t, unsigned use) {
     CHECK(r->n_out < MAX_OUTPUTS, "case %s has too many outputs", r->c->name);
     Output *out = &r->out[r->n_out++];
     *out = (Output){ .t = t, .use = use };
+    CHECK(graph_dtype(r->g) != DT_BF16 || (t->dtype == DT_BF16) == !(use & OUT_F32), "output %s", tensor_str(t));
     snprintf(out->name, sizeof out->name, "%s", name);
     graph_output(r->g, t);
 }
@@ -156,8 +173,8 @@ static void record_backward(OpRun *r) {
         CHECK(n + 2 <= NODE_MAX_IN, "case %s has too many outputs with a gradient", r->c->name);
         char name[64];
         snprintf(name, sizeof name, "cotangent.%s", o->name);
-        o->cotangent = graph_input(r->g, name, DT_F32, o->t->ndim, o->t->shape);
-        add_input(r, name, o->cotangent);
+        o->cotangent = graph_input(r->g, name, o->t->dtype, o->t->ndim, o->t->shape);
+        add_input(r, name, o->cotangent)->narrow = !(o->use & OUT_F32);
         in[n++] = o->t;
         in[n++] = op_relayout(r->g, o->cotangent, o->t->layout);
     }
@@ -172,12 +189,14 @@ static void record_backward(OpRun *r) {
     if (!(r->c->use & CASE_PLAIN) && !r->recorded) graph_rewrite_backward(r->g);
 }
 
-OpRun *case_record(const OpSuite *s, const OpCase *c, Device *d, bool gradients) {
+OpRun *case_record(const OpSuite *s, const OpCase *c, Device *d, const RunSpec *spec, bool gradients) {
     OpRun *r = xcalloc(1, sizeof *r);
     r->c = c;
     r->gradients = gradients;
+    r->rounded = spec->rounded;
     r->ps = param_set_new(d);
     r->g = graph_new(d, c->name, WEIGHTS_TRAIN);
+    graph_set_dtype(r->g, spec->dtype);
     if (c->use & CASE_ACCUMULATE) graph_accumulate(r->g);
     s->build(r, c);
     if (param_count(r->ps) && !r->sealed) case_seal(r);
@@ -213,6 +232,7 @@ static void fill_input(OpRun *r, const Input *in, Fill fill, int draw) {
     float *v = xmalloc((size_t)n * sizeof *v);
     for (int64_t i = 0; i < n; i++)
         v[i] = in->given ? in->given[i] : in->center + in->spread * case_value(r->c, hash, i, fill);
+    for (int64_t i = 0; i < n && in->narrow && r->rounded; i++) v[i] = bf16_to_float(bf16_from_float(v[i]));
     tensor_write_f32(in->t, v);
     if (in->t->flags & TENSOR_PERSISTENT && in->t->grad) {           // a parameter: what its gradient starts from
         hash = case_hash(in->name, "before");
@@ -225,6 +245,7 @@ static void fill_input(OpRun *r, const Input *in, Fill fill, int draw) {
 void case_fill(OpRun *r, Fill fill, int draw) {
     device_poison(graph_device(r->g), r->arena->memory, r->arena->bytes);
     for (int i = 0; i < r->n_in; i++) fill_input(r, &r->in[i], fill, draw);
+    param_refresh(r->ps, WEIGHTS_TRAIN);
     StepState state = { .seed = { case_hash(r->c->name, "seed"), 7 }, .step = 11, .sampler_index = 1 };
     param_state_write(r->ps, &state);
 }
@@ -256,12 +277,19 @@ static Result *new_result(Results *all, const char *prefix, const char *name, in
 static void add_result(Results *all, const char *prefix, const char *name, Tensor *t, unsigned use,
                        Tensor *const *amplified) {
     Result *to = new_result(all, prefix, name, tensor_numel(t), use);
+    to->dtype = t->dtype;
     tensor_read_f64(t, to->value);
     for (int i = 0; amplified[i]; i++) to->amplified |= amplified[i] == tensor_base(t);
 }
 
 Results *case_results(const OpSuite *s, const OpRun *r) {
     Results *all = xcalloc(1, sizeof *all);
+    all->nodes = graph_node_count(r->g);
+    for (int i = 0; i < all->nodes; i++) {
+        const Node *n = graph_node(r->g, i);
+        for (int j = 0; j < n->n_in; j++) all->bf16 |= n->in[j] && n->in[j]->dtype == DT_BF16;
+        for (int j = 0; j < n->n_out; j++) all->bf16 |= n->out[j] && n->out[j]->dtype == DT_BF16;
+    }
     Tensor **amplified = computed_by(r->g, s->amplified);
     for (int i = 0; i < r->n_out; i++) add_result(all, "", r->out[i].name, r->out[i].t, r->out[i].use, amplified);
     for (int i = 0; i < r->n_in && r->has_gradients; i++)
@@ -277,18 +305,35 @@ Results *case_results(const OpSuite *s, const OpRun *r) {
     return all;
 }
 
+// 0: as the environment's CBDM_EMU says, natural if it says nothing.
+static void choose_schedule(int schedule) {
+#ifdef CBDM_EMU
+    static EmuOptions given;
+    static bool known;
+    if (!known) given = *emu_options();
+    known = true;
+    EmuOptions o = given;
+    if (schedule) o.schedule = schedule == 1 ? EMU_REVERSE : EMU_RANDOM;
+    if (schedule > 1) o.seed = (uint64_t)schedule;
+    *emu_options() = o;
+#else
+    (void)schedule;
+#endif
+}
+
 Device *case_device(const RunSpec *spec) {
     Error err = { 0 };
     Device *d = device_open(spec->device, &err);
     CHECK(d, "%s", err.msg);
     if (device_kind(d) == DEV_CPU) device_set_layout(d, spec->layout);
     if (spec->launcher) device_prefer(d, spec->launcher, spec->impl);
+    choose_schedule(spec->schedule);
     return d;
 }
 
 Results *case_run(const OpSuite *s, const OpCase *c, const RunSpec *spec) {
     Device *d = case_device(spec);
-    OpRun *r = case_record(s, c, d, true);
+    OpRun *r = case_record(s, c, d, spec, true);
     case_fill(r, spec->fill, spec->draw);
     graph_run(r->g);
     Results *all = case_results(s, r);

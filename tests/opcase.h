@@ -1,13 +1,24 @@
 // tests/opcase.h - one table of cases per operation; the check, the gradient check and the bench walk the same tables.
 //
 // Each tests/ops/<op>.c defines op_suite and links against tests/opcase*.c, which hold main():
-//   op_<name> [--list | --bench] [CASE ...]
-// Without --bench every case runs on ref32, on cpu in both layouts, and with each registered implementation of the
-// launchers it uses, and each output and gradient is compared with ref. Per tensor, with an error E of the yardstick:
+//   op_<name> [--list | --bench] [--device LIST] [--dtype f32|bf16] [--schedules N] [--grad] [CASE ...]
+// Every case runs on ref32, on cpu in both layouts, on emu and cuda where there are such, and with each registered
+// implementation of the launchers it uses, and each output and gradient is compared with ref; --grad: ref's gradients
+// with differences. Without --device and --grad, all of it. Per tensor, with an error E of the yardstick:
 //   max|y - ref| <= 2 E + 2 ulp(max|ref|),  E = amplification * max(max|ref32 - ref|, u sqrt(K) max sqrt(sum a^2 b^2))
 //   |y - ref|_F  <= 2 amplification |ref32 - ref|_F + u sqrt(K) |ref|_F
 // K: terms a b of the longest sum; u = 2^-24. No other tolerance exists. The term with squares stands where it can be
 // computed, in sums of products: by running the same graph on the squares of all inputs, and K by running it on ones.
+//
+// Then once more with activations and weights stored in bf16 (not on cpu, which has none). ref stays in floats, on
+// inputs that bf16 can hold, so that what rounds is what the contracts name: intermediate values and results, on ref32
+// at the same points. There E and the Frobenius bound have a floor of one rounding of the result, v = 2^-8 where it is
+// stored in bf16 and 0 where in f32, since few elements may be rounded by little on ref32 and by much on the other:
+//   E = amplification * max(max|ref32 - ref|, v max|ref|, u sqrt(K) max sqrt(sum a^2 b^2))
+//   |y - ref|_F <= max(2 amplification |ref32 - ref|_F, v |ref|_F) + u sqrt(K) |ref|_F
+// What must be equal bit for bit is then compared with ref storing bf16: sums of integers are exact in any order, and
+// round alike. That ref32 rounds where it should and nowhere else: its error is at most (number of nodes) v max|ref|
+// plus its bound in floats, with v for u in terms that a suite derives for values that cancel.
 #ifndef TESTS_OPCASE_H
 #define TESTS_OPCASE_H
 #include "core/ops.h"
@@ -18,6 +29,8 @@ enum {
     CASE_EXACT = 8,          // integers -2..2 in and out: every bit equal to ref's, but for amplified implementations
     CASE_ACCUMULATE = 16,    // gradients of parameters are added to what is there
     CASE_PLAIN = 32,         // without graph_rewrite_forward and _backward
+    CASE_F32 = 64,           // not in bf16: says why
+    CASE_LARGE = 128,        // not on emu, where it would take seconds
 };
 typedef struct {
     const char *name;        // "3x3 s2 odd size"; also the seed of the inputs
@@ -28,11 +41,15 @@ typedef struct {
 
 // One recording of a case on one device. build() declares what is filled, recorded and compared.
 typedef struct OpRun OpRun;
-enum { IN_CONSTANT = 1 };                        // case_input: no gradient is wanted
+enum {
+    IN_CONSTANT = 1,         // case_input: no gradient is wanted
+    IN_F32 = 2,              // f32 also where activations are bf16
+};
 enum {
     OUT_NO_GRAD = 1,         // no cotangent
     OUT_BITS = 2,            // equal bit for bit on all but ref64
     OUT_ZEROS = 4,           // zeros where ref has them, and nowhere else
+    OUT_F32 = 8,             // f32 also where activations are bf16
 };
 Graph    *case_graph(OpRun *r);
 ParamSet *case_params(OpRun *r);                 // its StepState: seed and step of the case, the same on every device
@@ -43,6 +60,8 @@ Tensor   *case_image(OpRun *r, const char *name, int64_t n, int64_t h, int64_t w
 Tensor   *case_index(OpRun *r, const char *name, int64_t n, int32_t begin, int32_t end);   // (n) i32, begin..end-1
 Tensor   *case_given(OpRun *r, const char *name, int ndim, const int64_t *shape, const float *values);   // copied
 Tensor   *case_param(OpRun *r, const char *name, int ndim, const int64_t *shape);
+// The same for a matrix or filter that activations are multiplied by: bf16 where they are.
+Tensor   *case_operand(OpRun *r, const char *name, int ndim, const int64_t *shape);
 void      case_output(OpRun *r, const char *name, Tensor *t, unsigned use);
 void      case_loss(OpRun *r, Tensor *loss);     // an is_loss op to start the sweep from, in place of fixed cotangents
 void      case_state(OpRun *r);                  // the StepState's counters, rate and norm are results, too
@@ -59,10 +78,19 @@ void      case_no_gradient(OpRun *r, const char *name);   // none flows to this 
 
 // ---- one run, and its results as doubles
 typedef enum { FILL_VALUES, FILL_SQUARES, FILL_ONES } Fill;
-typedef struct { const char *device; Layout layout; const char *launcher, *impl; Fill fill; int draw; } RunSpec;
-typedef struct { char name[64]; double *value; int64_t n; unsigned use; bool amplified; } Result;
+typedef struct {
+    const char *device;
+    Layout      layout;
+    const char *launcher, *impl;                 // NULL: the default choice
+    DType       dtype;                           // of activations
+    bool        rounded;                         // inputs that a bf16 graph stores in bf16 hold values of bf16
+    Fill        fill;
+    int         draw;
+    int         schedule;                        // emu. 0: natural; 1: reverse; more: random, by seed
+} RunSpec;
+typedef struct { char name[64]; double *value; int64_t n; unsigned use; bool amplified; DType dtype; } Result;
 enum { MAX_RESULTS = 256 };
-typedef struct { Result result[MAX_RESULTS]; int n; } Results;
+typedef struct { Result result[MAX_RESULTS]; int n, nodes; bool bf16; } Results;   // bf16: something was stored so
 
 typedef struct { const char *name; bool (*run)(Error *err); } OpExtra;   // a check that fits no table
 typedef struct {
@@ -90,18 +118,22 @@ const Result *results_find(const Results *r, const char *name);                /
 // Analytic against numeric gradients on ref64, steps of 1e-6: |difference| <= 1e-5 + 1e-3 max|gradient|, per element;
 // with more than 1,000 of them along random directions, with the gradient's norm for its maximum.
 bool     case_check_grad(const OpSuite *s, const OpCase *c, Error *err);
-// What the rule above needs: ref, ref32, and by result the errors of ref32, the term with squares, and K.
+// What the rules above need: ref, ref32, ref storing as ref32 does (ref itself, in f32), and by result the errors of
+// ref32, the term with squares, and K.
 typedef struct {
-    Results *ref, *ref32;
+    Results *ref, *ref32, *stored;
+    DType    dtype;
     double   error[MAX_RESULTS], frobenius[MAX_RESULTS], rounding[MAX_RESULTS], terms[MAX_RESULTS];
 } Yardstick;
-Yardstick *yardstick_new(const OpSuite *s, const OpCase *c);                   // caller frees with yardstick_free
+// caller frees with yardstick_free. NULL: nothing in the case is ever stored in bf16.
+Yardstick *yardstick_new(const OpSuite *s, const OpCase *c, DType dtype);
 void     yardstick_free(Yardstick *y);
 // Holds `got`, run on `who`, to the rule; ref32 itself to a worst-case bound, where there is a term with squares.
 bool     case_compare(const OpSuite *s, const OpCase *c, const char *who, const Results *got, const Yardstick *yard,
                       Error *err);
 
-OpRun   *case_record(const OpSuite *s, const OpCase *c, Device *d, bool gradients);   // recorded, planned, sealed
+// recorded, planned, sealed
+OpRun   *case_record(const OpSuite *s, const OpCase *c, Device *d, const RunSpec *spec, bool gradients);
 void     case_free(OpRun *r);
 // Writes inputs, parameters, gradient buffers and state; draw 0: the case's own values.
 void     case_fill(OpRun *r, Fill fill, int draw);

@@ -8,6 +8,8 @@
 // ---- against ref
 static const double unit = 0x1p-24;              // u: relative error of one rounding to f32
 
+static const double unit_bf16 = 0x1p-8;          // v: of one rounding to bf16
+
 static double ulp_f32(double x) {
     int e;
     frexp(x, &e);
@@ -34,6 +36,9 @@ static double norm_of(const Result *r, const Result *minus) {
 
 static bool same(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
 
+// v of a result; 0 for one stored in f32.
+static double storage_unit(const Result *r) { return r->dtype == DT_BF16 ? unit_bf16 : 0; }
+
 // What the reference makes infinite or NaN must be so; where bits or zeros are promised, each element is held to it.
 static bool compare_elements(const char *who, const OpCase *c, const Result *y, const Result *ref, Error *err) {
     bool exact = ref->use & OUT_BITS || (c->use & CASE_EXACT && !y->amplified);
@@ -47,13 +52,23 @@ static bool compare_elements(const char *who, const OpCase *c, const Result *y, 
     return true;
 }
 
-Yardstick *yardstick_new(const OpSuite *s, const OpCase *c) {
+Yardstick *yardstick_new(const OpSuite *s, const OpCase *c, DType dtype) {
     Yardstick *y = xcalloc(1, sizeof *y);
-    y->ref = case_run(s, c, &(RunSpec){ .device = "ref" });
+    bool bf16 = dtype == DT_BF16;
+    y->dtype = dtype;
+    y->ref = case_run(s, c, &(RunSpec){ .device = "ref", .rounded = bf16 });
+    y->stored = bf16 ? case_run(s, c, &(RunSpec){ .device = "ref", .dtype = dtype, .rounded = true }) : y->ref;
     CHECK(y->ref->n > 0, "case %s has no results", c->name);
+    if (bf16 && !y->stored->bf16) {
+        yardstick_free(y);
+        return NULL;
+    }
     for (int draw = 0; draw < (s->draws ? s->draws : 1); draw++) {
-        Results *ref = draw ? case_run(s, c, &(RunSpec){ .device = "ref", .draw = draw }) : y->ref;
-        Results *ref32 = case_run(s, c, &(RunSpec){ .device = "ref32", .draw = draw });
+        RunSpec spec = { .device = "ref", .rounded = bf16, .draw = draw };
+        Results *ref = draw ? case_run(s, c, &spec) : y->ref;
+        spec.device = "ref32";
+        spec.dtype = dtype;
+        Results *ref32 = case_run(s, c, &spec);
         for (int i = 0; i < ref->n; i++) {
             y->error[i] = fmax(y->error[i], largest(&ref32->result[i], &ref->result[i]));
             y->frobenius[i] = fmax(y->frobenius[i], norm_of(&ref32->result[i], &ref->result[i]));
@@ -64,7 +79,7 @@ Yardstick *yardstick_new(const OpSuite *s, const OpCase *c) {
     }
     Results *squares = NULL, *ones = NULL;
     if (s->products) {
-        squares = case_run(s, c, &(RunSpec){ .device = "ref64", .fill = FILL_SQUARES });
+        squares = case_run(s, c, &(RunSpec){ .device = "ref64", .fill = FILL_SQUARES, .rounded = bf16 });
         ones = case_run(s, c, &(RunSpec){ .device = "ref64", .fill = FILL_ONES });
     }
     for (int i = 0; i < y->ref->n; i++) {
@@ -79,6 +94,7 @@ Yardstick *yardstick_new(const OpSuite *s, const OpCase *c) {
 
 void yardstick_free(Yardstick *y) {
     if (!y) return;
+    if (y->stored != y->ref) results_free(y->stored);
     results_free(y->ref);
     results_free(y->ref32);
     free(y);
@@ -88,12 +104,16 @@ static bool compare_result(const OpSuite *s, const OpCase *c, const char *who, c
                            int i, Error *err) {
     const Result *ref = &yard->ref->result[i];
     CHECK(y->n == ref->n && strcmp(y->name, ref->name) == 0, "results %s and %s", y->name, ref->name);
-    if (!compare_elements(who, c, y, ref, err)) return false;
-    bool is_ref32 = strcmp(who, "ref32") == 0;
-    if (is_ref32 && !s->products) return true;
+    const Result *stored = &yard->stored->result[i];
+    if (!compare_elements(who, c, y, stored, err)) return false;
+    bool is_ref32 = strcmp(who, "ref32") == 0, bf16 = yard->dtype == DT_BF16;
+    if (is_ref32 && !s->products && !bf16) return true;
     double amplification = y->amplified ? s->amplification : 1, rounding = yard->rounding[i];
-    double bound = 2 * amplification * fmax(yard->error[i], rounding);
+    double once = storage_unit(stored) * largest(ref, NULL);
+    double bound = 2 * amplification * fmax(fmax(yard->error[i], once), rounding);
     if (is_ref32) bound = yard->terms[i] * rounding;     // Higham's bound, u K sum|a b|, with Cauchy and Schwarz
+    if (is_ref32 && bf16) bound += yard->stored->nodes * unit_bf16 * largest(ref, NULL);
+    if (is_ref32 && bf16 && s->rounding) bound += rounding * (unit_bf16 / unit);   // what cancels is rounded to bf16
     bound += 2 * ulp_f32(largest(ref, NULL));
     double top = largest(y, ref), frobenius = norm_of(y, ref);
     if (!(top <= bound)) {
@@ -106,7 +126,7 @@ static bool compare_result(const OpSuite *s, const OpCase *c, const char *who, c
     if (is_ref32) return true;
     bound = unit * sqrt(yard->terms[i]) * norm_of(ref, NULL);
     if (s->rounding) bound = fmax(bound, sqrt((double)ref->n) * rounding);
-    bound += 2 * amplification * yard->frobenius[i];
+    bound += fmax(2 * amplification * yard->frobenius[i], storage_unit(stored) * norm_of(ref, NULL));
     if (frobenius <= bound) return true;
     return error_set(err, ERR_DIVERGED, "%s: %s: |y - ref| = %.3g in the Frobenius norm, over the bound of %.3g (ref32 "
                      "%.3g, |ref| %.3g, K %g)", who, y->name, frobenius, bound, yard->frobenius[i], norm_of(ref, NULL),
@@ -189,7 +209,7 @@ static bool check_input(OpRun *r, int k, const Result *gradient, bool full, Erro
 bool case_check_grad(const OpSuite *s, const OpCase *c, Error *err) {
     RunSpec spec = { .device = "ref64" };
     Device *d = case_device(&spec);
-    OpRun *r = case_record(s, c, d, true), *forward = case_record(s, c, d, false);
+    OpRun *r = case_record(s, c, d, &spec, true), *forward = case_record(s, c, d, &spec, false);
     CHECK(r->has_gradients && !(c->use & (CASE_EXACT | CASE_ACCUMULATE)), "case %s has no gradient to check", c->name);
     case_fill(r, FILL_VALUES, 0);
     graph_run(r->g);

@@ -11,6 +11,7 @@ typedef struct {
     uint32_t hash;
     float    center, spread;     // of drawn values
     bool     differentiate;
+    bool     narrow;             // stored in bf16 where activations are
 } Input;
 typedef struct { char name[40]; Tensor *t, *cotangent; unsigned use; } Output;
 struct OpRun {
@@ -25,7 +26,7 @@ struct OpRun {
     int           n_out;
     bool          has_gradients; // differentiated
     bool          gradients;     // to be differentiated
-    bool          sealed, recorded, state;
+    bool          sealed, recorded, state, rounded;
     void         *model;         // owner of ps, or NULL
     void        (*release)(void *model);
 };

@@ -1,199 +1,55 @@
-// tests/test_parity.c - what the published code computed is computed again, and judged by the parity cases' own rules.
-//
-// The rules: ||got - want|| / ||want|| at most 5e-5 for predictions, losses, gradients and reverse steps; for weights
-// and averages after the updates ||got - want|| / ||want - initial|| at most 1e-3, so that an optimiser that does
-// nothing fails. Two correct float32 implementations differ by a fifth and a tenth of that; Winograd convolutions are
-// allowed four times as much. Left out: the frozen time table, and the bias of the attention's keys, whose gradient is
-// zero but for rounding.
+// tests/test_parity.c - what the published code computed is computed again, and judged by the rules of tests/parity.h; and
+// in bf16, held to what bf16 costs the reference.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
-#include <math.h>
+#include "tests/parity.h"
 #include "tests/program.h"
 
 #define CASE TESTS_DIR "/golden/tiny.safetensors"
 
-// ---- results as doubles
-typedef struct { char *name; double *x; size_t n; } Result;
-typedef struct { Result *r; int n; } Results;
+// ---- the program against the case
+static Results example, of_ref, yard;              // yard: ref32 in bf16
 
-static double element(const StTensor *t, size_t i) {
-    const char *at = (const char *)t->data + i * st_type_size(t->type);
-    if (t->type == ST_F64) { double v; memcpy(&v, at, 8); return v; }
-    if (t->type == ST_F32) { float v; memcpy(&v, at, 4); return (double)v; }
-    if (t->type == ST_I64) { int64_t v; memcpy(&v, at, 8); return (double)v; }
-    if (t->type == ST_I32) { int32_t v; memcpy(&v, at, 4); return (double)v; }
-    fail_msg("%s has a type that no case has", t->name);
-    return (double)NAN;
-}
-
-static Results results_read(const char *path) {
+static Results read_results(const char *path) {
+    Results all;
     Error err;
-    SafeTensors *st = st_open(path, &err);
-    if (!st) fail_msg("%s", err.msg);
-    Results all = { xcalloc((size_t)st_count(st), sizeof(Result)), st_count(st) };
-    for (int i = 0; i < all.n; i++) {
-        const StTensor *t = st_get(st, i);
-        size_t n = t->bytes / st_type_size(t->type);
-        all.r[i] = (Result){ xstrdup(t->name), xmalloc(n * sizeof(double)), n };
-        for (size_t j = 0; j < n; j++) all.r[i].x[j] = element(t, j);
-    }
-    st_close(st);
+    if (!results_read(path, &all, &err)) fail_msg("%s", err.msg);
     return all;
 }
 
-static void results_free(Results *all) {
-    for (int i = 0; i < all->n; i++) {
-        free(all->r[i].name);
-        free(all->r[i].x);
-    }
-    free(all->r);
-}
-
-static Result *find(const Results *all, const char *name) {
-    for (int i = 0; i < all->n; i++)
-        if (strcmp(all->r[i].name, name) == 0) return &all->r[i];
-    return NULL;
-}
-
-// ---- the judge
-typedef struct { char name[64]; double worst; char where[256]; double limit; } Group;
-typedef struct { Group group[64]; int n, missing; char first_missing[256]; } Verdict;
-
-static double norm_of(const double *x, size_t n) {
-    double s = 0;
-    for (size_t i = 0; i < n; i++) s += x[i] * x[i];
-    return sqrt(s);
-}
-
-static bool starts(const char *s, const char *with) { return strncmp(s, with, strlen(with)) == 0; }
-static bool ends(const char *s, const char *with) {
-    size_t n = strlen(s), m = strlen(with);
-    return n >= m && strcmp(s + n - m, with) == 0;
-}
-
-static bool judged(const char *name) {
-    bool final = starts(name, "final.");
-    if (!final && !strstr(name, ".out.")) return false;
-    return !strstr(name, "proj_k.bias") && !(final && (ends(name, "#l2") || strstr(name, "timembedding.0.weight")));
-}
-
-// The program's result for one of the case's: by the same name, or the head or norm of what it holds whole. *own: to be
-// freed by the caller; *got NULL: missing, or of another size.
-static const double *lookup(const Results *out, const Result *want, const char *base, double *norm) {
-    const Result *r = find(out, want->name);
-    if (r) return r->n == want->n ? r->x : NULL;
-    r = find(out, base);
-    if (!r) return NULL;
-    if (ends(want->name, "#head")) return r->n >= want->n ? r->x : NULL;
-    *norm = norm_of(r->x, r->n);
-    return want->n == 1 ? norm : NULL;
-}
-
-// ||got - want|| over the norm of what the result is measured against.
-static double error_of(const Results *example, const Result *want, const double *got, const char *base, bool final) {
-    double difference = 0, against = 0;
-    const Result *initial = NULL;
-    if (final) {
-        char name[300];
-        snprintf(name, sizeof name, "param.%s", strchr(base + strlen("final."), '.') + 1);
-        initial = find(example, name);
-        assert_true(initial && initial->n >= want->n);
-    }
-    for (size_t i = 0; i < want->n; i++) {
-        double d = got[i] - want->x[i], a = want->x[i] - (initial ? initial->x[i] : 0);
-        difference += d * d;
-        against += a * a;
-    }
-    difference = sqrt(difference);
-    against = sqrt(against);
-    if (against <= 0 && difference <= 0) return 0;       // NaN in got goes on, and fails
-    return difference / fmax(against, 1e-12);
-}
-
-// "final.param", "step0.eps", "sample.mean": the digits at the end of the third part are a step's number.
-static void group_name(const char *base, char *out, size_t size) {
-    char copy[300], *part[3] = { "", "", "" }, *save = NULL;
-    snprintf(copy, sizeof copy, "%s", base);
-    part[0] = strtok_r(copy, ".", &save);
-    for (int i = 1; i < 3; i++) part[i] = strtok_r(NULL, ".", &save);
-    if (strcmp(part[0], "final") == 0) {
-        snprintf(out, size, "final.%s", part[1]);
-        return;
-    }
-    for (size_t n = strlen(part[2]); n && part[2][n - 1] >= '0' && part[2][n - 1] <= '9'; n--) part[2][n - 1] = 0;
-    snprintf(out, size, "%s.%s", part[0], part[2]);
-}
-
-static void judge_one(const Results *example, const Results *out, const Result *want, double scale, Verdict *v) {
-    char base[300], name[64];
-    snprintf(base, sizeof base, "%.*s", (int)strcspn(want->name, "#"), want->name);
-    bool final = starts(base, "final.");
-    double norm;
-    const double *got = lookup(out, want, base, &norm);
-    if (!got) {
-        if (!v->missing++) snprintf(v->first_missing, sizeof v->first_missing, "%s", want->name);
-        return;
-    }
-    double e = error_of(example, want, got, base, final);
-    group_name(base, name, sizeof name);
-    int k = 0;
-    while (k < v->n && strcmp(v->group[k].name, name) != 0) k++;
-    assert_true(k < 64);
-    Group *g = &v->group[k];
-    if (k == v->n) {
-        v->n++;
-        *g = (Group){ .worst = -1, .limit = (final ? 1e-3 : 5e-5) * scale };
-        snprintf(g->name, sizeof g->name, "%s", name);
-    }
-    if (e <= g->worst) return;
-    g->worst = e;
-    snprintf(g->where, sizeof g->where, "%s", want->name);
-}
-
-static Verdict judge(const Results *example, const Results *out, double scale) {
-    Verdict v = { .n = 0 };
-    for (int i = 0; i < example->n; i++)
-        if (judged(example->r[i].name)) judge_one(example, out, &example->r[i], scale, &v);
-    return v;
-}
-
-static int failures(const Verdict *v) {
-    int bad = v->missing > 0;
-    for (int i = 0; i < v->n; i++) bad += !(v->group[i].worst <= v->group[i].limit);
-    return bad;
-}
-
-// ---- the program against the case
-static Results example, of_ref;
-
 static int setup(void **state) {
     if (tempdir_make(state) != 0) return -1;
-    example = results_read(CASE);
+    example = read_results(CASE);
     return 0;
 }
 
 static int teardown(void **state) {
     results_free(&example);
     results_free(&of_ref);
+    results_free(&yard);
     return tempdir_remove(state);
 }
 
-static Results replayed(const char *device) {
-    program_expect(0, "replay %s --output %s.safetensors --device %s", CASE, device, device);
+static Results replayed(const char *device, const char *dtype) {
+    program_expect(0, "replay %s --output %s-%s.safetensors --device %s --dtype %s", CASE, device, dtype, device, dtype);
     char path[PATH_MAX];
-    snprintf(path, sizeof path, "%.2000s/%.100s.safetensors", tempdir, device);
-    return results_read(path);
+    snprintf(path, sizeof path, "%.2000s/%.100s-%.10s.safetensors", tempdir, device, dtype);
+    return read_results(path);
+}
+
+static void print_verdict(const Verdict *v, const char *device) {
+    for (int i = 0; i < v->n; i++)
+        printf("%-8s %-22s %.2e  (limit %.1e)  %s\n", device, v->group[i].name, v->group[i].worst, v->group[i].limit,
+               v->group[i].where);
+    if (failures(v))
+        fail_msg("%s: %d groups fail or are incomplete; missing: %s", device, failures(v), v->first_missing);
 }
 
 static void expect_parity(const Results *out, const char *device, double scale) {
     Verdict v = judge(&example, out, scale);
-    for (int i = 0; i < v.n; i++)
-        printf("%-5s %-22s %.2e  (limit %.0e)  %s\n", device, v.group[i].name, v.group[i].worst, v.group[i].limit,
-               v.group[i].where);
-    if (failures(&v))
-        fail_msg("%s: %d groups fail or are incomplete; missing: %s", device, failures(&v), v.first_missing);
+    print_verdict(&v, device);
     static const char *const needed[] = { "step0.eps", "step0.eps_balanced", "step0.loss_ddpm", "step0.loss_reg",
                                           "step0.grad", "step0.grad_norm", "final.param", "final.ema", "sample.mean",
                                           "sample.x" };
@@ -206,15 +62,51 @@ static void expect_parity(const Results *out, const char *device, double scale) 
 
 static void reference_computes_what_was_published(void **state) {
     (void)state;
-    of_ref = replayed("ref");
+    of_ref = replayed("ref", "f32");
     expect_parity(&of_ref, "ref", 1);
 }
 
 static void cpu_computes_what_was_published(void **state) {
     (void)state;
-    Results out = replayed("cpu");
+    Results out = replayed("cpu", "f32");
     expect_parity(&out, "cpu", 4);                       // Winograd convolutions
     results_free(&out);
+}
+
+// ---- in bf16
+
+// ref adds in double where ref32 adds in floats: another fair draw of the roundings to bf16.
+static void bf16_costs_what_it_must(void **state) {
+    (void)state;
+    yard = replayed("ref32", "bf16");
+    Results out = replayed("ref", "bf16");
+    Verdict v = judge_bf16(&example, &of_ref, &yard, &out);
+    print_verdict(&v, "ref:bf16");
+    assert_true(v.n > 10);
+    Verdict floats = judge(&example, &yard, 1);              // a run that rounds nothing would pass as well
+    assert_true(failures(&floats) > 10);
+    results_free(&out);
+}
+
+// Results 64 times as far from the floats as the yardstick's, whichever kind they are of.
+static void judge_sees_far_results_in_bf16(void **state) {
+    (void)state;
+    static const char *const kinds[] = { "step1.out.eps", "step2.out.loss_reg", "step0.out.grad.", "step3.out.grad_norm",
+                                         "final.param.", "final.ema.", "sample.out.x" };
+    Results far = replayed("ref32", "bf16");
+    for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
+        for (int pass = 0; pass < 2; pass++) {               // there, and back
+            for (int i = 0; i < of_ref.n; i++) {
+                const Result *r = &of_ref.r[i];
+                if (!starts(r->name, kinds[k])) continue;
+                double *x = find(&far, r->name)->x;
+                for (size_t j = 0; j < r->n; j++) x[j] = r->x[j] + (x[j] - r->x[j]) * (pass ? 1 / 64.0 : 64.0);
+            }
+            Verdict v = judge_bf16(&example, &of_ref, &yard, &far);
+            if (pass == 0 && failures(&v) < 1) fail_msg("%s may be far off", kinds[k]);
+        }
+    }
+    results_free(&far);
 }
 
 // ---- the judge itself
@@ -291,6 +183,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reference_computes_what_was_published),
         cmocka_unit_test(cpu_computes_what_was_published),
+        cmocka_unit_test(bf16_costs_what_it_must),
+        cmocka_unit_test(judge_sees_far_results_in_bf16),
         cmocka_unit_test(judge_sees_a_thousandth),
         cmocka_unit_test(judge_sees_what_is_missing),
         cmocka_unit_test(judge_sees_an_idle_optimiser),

@@ -23,6 +23,7 @@ typedef struct {
     bool        warmup_cap, ema_ramp;
     int64_t     seed;
     int         compat;                                  // Compat
+    int         dtype;                                   // one of dtype_choices
     const char *preset, *device, *out, *resume, *init_from, *kernel;
     int64_t     log_every, save_every, keep, milestone_every, preview_every, probe_every;
     int         preview_steps, probe_images;

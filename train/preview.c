@@ -14,7 +14,7 @@ static int rows_of(const Trainer *t) {
 void preview_record(Trainer *t) {
     SamplerConfig s = { .kind = SAMPLER_DDIM, .steps = t->c->preview_steps, .batch = COLUMNS,
                         .seed = (uint64_t)t->c->seed, .omega = t->c->model.classes ? t->c->preview_omega : 0,
-                        .x0_clip = 1, .weights = WEIGHTS_EMA };
+                        .x0_clip = 1, .weights = WEIGHTS_EMA, .dtype = t->dtype };
     t->preview = sampler_new(t->device, t->net, t->schedule, &s, t->arena);
 }
 

@@ -13,6 +13,7 @@ void probe_record(Trainer *t) {
     Probe *p = &t->probe;
     p->batch = t->c->probe_images < MAX_BATCH ? t->c->probe_images : MAX_BATCH;
     p->graph = graph_new(t->device, "probe", WEIGHTS_EMA);
+    graph_set_dtype(p->graph, t->dtype);
     DiffusionStepConfig c = { .batch = p->batch, .labelled = true, .share = 1, .noise_input = true };
     p->io = diffusion_record_step(p->graph, t->net, t->schedule, &c);
     graph_plan(p->graph, t->arena);
@@ -36,6 +37,7 @@ static void measure(Trainer *t, const DatasetInfo *d, Tally *tally) {
     int32_t time[MAX_BATCH], y[MAX_BATCH], sample[MAX_BATCH] = { 0 };
     uint32_t key[2] = { (uint32_t)t->c->seed, (uint32_t)((uint64_t)t->c->seed >> 32) };
     double each[MAX_BATCH];
+    param_refresh(unet_params(t->net), WEIGHTS_EMA);
     for (int begin = 0; begin < t->c->probe_images; begin += p->batch) {
         for (int i = 0; i < p->batch; i++) {
             int j = begin + i, tenth = (j / d->classes + 7 * j) % TENTHS;

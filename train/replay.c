@@ -10,11 +10,11 @@
 #include "models/diffusion.h"
 
 typedef struct { const char *output, *device; int dtype; } ReplayConfig;
-static const char *const dtypes[] = { "f32", NULL };
 static const Flag flags[] = {
     { "output", "", "safetensors file to write the results to", FLAG_STR, offsetof(ReplayConfig, output), NULL, 0, 0 },
     { "device", "auto", "auto, cpu, ref, ref32 or ref64", FLAG_STR, offsetof(ReplayConfig, device), NULL, 0, 0 },
-    { "dtype", "f32", "storage of activations", FLAG_ENUM, offsetof(ReplayConfig, dtype), dtypes, 0, 0 },
+    { "dtype", "f32", "how activations are stored; auto: bf16 on cuda, f32 elsewhere", FLAG_ENUM,
+      offsetof(ReplayConfig, dtype), dtype_choices, 0, 0 },
 };
 enum { N_FLAGS = sizeof flags / sizeof flags[0], MAX_RESULTS = 4096 };
 
@@ -22,6 +22,7 @@ typedef struct {
     const char  *path;
     SafeTensors *st;
     Device      *device;
+    DType        dtype;
     UNet        *net;
     Schedule    *schedule;
     Arena       *arena;
@@ -217,6 +218,7 @@ static ReverseGraph record_reverse(Replay *r, bool guided) {
     const UNetConfig *u = unet_config(r->net);
     int64_t n = r->batch, image[] = { n, u->image_size, u->image_size, u->in_channels };
     Graph *g = graph_new(r->device, "reverse step", WEIGHTS_EMA);
+    graph_set_dtype(g, r->dtype);
     ReverseGraph v = { .graph = g, .x = tensor_new(r->device, "x", DT_F32, 4, image),
                        .coef = tensor_new(r->device, "coef", DT_U8, 1, (int64_t[]){ sizeof(SamplerCoef) }) };
     v.t = graph_input(g, "t", DT_I32, 1, (int64_t[]){ n });
@@ -241,6 +243,7 @@ static bool run_reverse(Replay *r, const ReverseGraph *v, double omega, VarType 
               feed_images(r, "sample.in.x", v->x, err) &&
               (!v->y || need_ints(r, "sample.in.label", n, classes, y, err));
     for (int i = 0; i < n; i++) y[n + i] = -1;
+    param_refresh(unet_params(r->net), WEIGHTS_EMA);
     for (int j = 0; ok && j < steps; j++) {
         SamplerCoef c = schedule_ddpm_step(r->schedule, t[j], var, omega, 0);
         float sigma = c.sigma;
@@ -318,6 +321,7 @@ static bool replay(Replay *r, const char *output, Error *err) {
     DiffusionStep step[2];
     for (int dropped = 0; dropped < 2; dropped++) {
         graph[dropped] = graph_new(r->device, dropped ? "plain step" : "step", WEIGHTS_TRAIN);
+        graph_set_dtype(graph[dropped], r->dtype);
         DiffusionStepConfig c = { .batch = r->batch, .labelled = !dropped, .balance = r->balance, .tau = tau,
                                   .gamma = gamma, .share = 1, .noise_input = true, .gradients = true };
         step[dropped] = diffusion_record_step(graph[dropped], r->net, r->schedule, &c);
@@ -355,7 +359,7 @@ int replay_main(int argc, char **argv) {
                        c.device);
     Replay *r = xcalloc(1, sizeof *r);
     if (ok) ok = (r->path = words[0], r->st = st_open(r->path, &err)) && (r->device = device_open(c.device, &err)) &&
-                 replay(r, c.output, &err);
+                 graph_choose_dtype(r->device, c.dtype, &r->dtype, &err) && replay(r, c.output, &err);
     unet_free(r->net);
     schedule_free(r->schedule);
     arena_free(r->arena);

@@ -58,6 +58,7 @@ static void record_form(Trainer *t, bool dropped) {
     AdamConfig adam = run_config_adam(c);
     f->copies = labelled && d.balance ? 2 : 1;
     f->pass = graph_new(t->device, labelled ? "step" : "step without labels", WEIGHTS_TRAIN);
+    graph_set_dtype(f->pass, t->dtype);
     if (micro) graph_accumulate(f->pass);
     f->io = diffusion_record_step(f->pass, t->net, t->schedule, &d);
     Tensor *inputs[] = { f->io.x0, f->io.t, f->io.y, f->io.sample, f->io.augment };
@@ -101,6 +102,14 @@ static bool prefer_kernels(Trainer *t, Error *err) {
     return ok;
 }
 
+// What auto stands for becomes part of the run, so that it is resumed with the same.
+static bool choose_dtype(Trainer *t, Error *err) {
+    if (!graph_choose_dtype(t->device, t->c->dtype, &t->dtype, err)) return false;
+    const char *name = dtype_name(t->dtype);
+    for (t->c->dtype = 0; strcmp(dtype_choices[t->c->dtype], name) != 0;) t->c->dtype++;
+    return true;
+}
+
 static bool load_start(Trainer *t, Error *err) {
     const char *spec = *t->c->resume ? t->c->resume : t->c->init_from;
     if (!*spec || device_is_null(t->device)) return true;
@@ -130,7 +139,7 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     t->c = c;
     if (c->no_fuse) setenv("CBDM_NO_FUSE", "1", 1);
     if (!open_data(t, err) || !model_unet_config(&c->model, &u, err) || !(t->device = device_open(c->device, err)) ||
-        !prefer_kernels(t, err)) {
+        !prefer_kernels(t, err) || !choose_dtype(t, err)) {
         trainer_free(t);
         return NULL;
     }
@@ -220,11 +229,11 @@ void trainer_report(const Trainer *t, FILE *f) {
     const DatasetInfo *d = dataset_info(t->data);
     const ParamSet *ps = unet_params(t->net);
     double buffer = (double)param_buffer_bytes(ps) / 1e6, arena = (double)arena_bytes(t->arena) / 1e6;
-    double data = data_mb(t);
+    double copies = (double)param_copy_bytes(ps) / 1e6, data = data_mb(t);
     const StepForm *form = &t->form[c->model.classes ? 0 : 1];
     double flops = graph_cost(form->pass).flops * c->batch / t->micro;
-    fprintf(f, "device %s, %lld images of %dx%dx%d in %d classes\n", device_name(t->device), (long long)d->count,
-            d->height, d->width, d->channels, c->model.classes);
+    fprintf(f, "device %s, activations in %s, %lld images of %dx%dx%d in %d classes\n", device_name(t->device),
+            dtype_name(t->dtype), (long long)d->count, d->height, d->width, d->channels, c->model.classes);
     fprintf(f, "parameters: %lld\n", (long long)param_numel(ps));
     fprintf(f, "FLOPs: %.3f GFLOP a step, %.3f GFLOP an image pass\n", flops / 1e9,
             flops / 1e9 / c->batch / form->copies);
@@ -233,10 +242,11 @@ void trainer_report(const Trainer *t, FILE *f) {
     line(f, "gradients", buffer);
     line(f, "Adam moments", 2 * buffer);
     line(f, "moving average", buffer);
+    if (copies > 0) line(f, "bf16 copies of weights", copies);
     line(f, "activations and scratch", arena);
     line(f, "data set", data);
     line(f, "program and libraries", t->program_mb);
-    line(f, "all", 5 * buffer + arena + data + t->program_mb);
+    line(f, "all", 5 * buffer + copies + arena + data + t->program_mb);
 }
 
 void trainer_dump(const Trainer *t, FILE *f) {

@@ -17,6 +17,7 @@ struct Trainer {
     RunConfig *c;
     Dataset   *data, *held_out;                   // held_out: NULL if the source has no test images
     Device    *device;
+    DType      dtype;                             // of activations
     UNet      *net;
     Schedule  *schedule;
     Arena     *arena;

@@ -38,7 +38,8 @@ static const OpDef attention_grad = { .name = "attention_grad", .launcher = &att
 static void infer(Graph *g, Node *n) {
     const Tensor *q = n->in[0];
     int heads = NODE_ATTR(n, Attr)->heads;
-    CHECK(q->ndim == 4 && q->shape[3] % heads == 0 && tensor_same_shape(q, n->in[1]) && tensor_same_shape(q, n->in[2]),
+    CHECK(q->ndim == 4 && q->shape[3] % heads == 0 && tensor_same_shape(q, n->in[1]) &&
+          tensor_same_shape(q, n->in[2]) && n->in[1]->dtype == q->dtype && n->in[2]->dtype == q->dtype,
           "attention: %s, %s, %s in %d heads", tensor_str(q), tensor_str(n->in[1]), tensor_str(n->in[2]), heads);
     n->out[0] = graph_tensor(g, q->dtype, 4, q->shape);
     n->out[0]->layout = q->layout;

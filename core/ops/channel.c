@@ -27,8 +27,8 @@ static const OpDef add_channel_grad = { .name = "add_channel_grad", .launcher = 
 // ---- forward: in = x (N,H,W,C), v (kN,C); out = y (kN,H,W,C)
 static void infer(Graph *g, Node *n) {
     const Tensor *x = n->in[0], *v = n->in[1];
-    CHECK(x->ndim == 4 && v->ndim == 2 && x->shape[3] == v->shape[1] && v->shape[0] % x->shape[0] == 0 && !x->base,
-          "add_channel: %s + %s", tensor_str(x), tensor_str(v));
+    CHECK(x->ndim == 4 && v->ndim == 2 && x->shape[3] == v->shape[1] && v->shape[0] % x->shape[0] == 0 && !x->base &&
+          v->dtype != DT_BF16, "add_channel: %s + %s", tensor_str(x), tensor_str(v));
     n->out[0] = graph_tensor(g, x->dtype, 4, (int64_t[]){ v->shape[0], x->shape[1], x->shape[2], x->shape[3] });
     n->out[0]->layout = x->layout;
     n->n_out = 1;

@@ -59,11 +59,11 @@ static const OpDef conv2d_weight_grad = { .name = "conv2d_weight_grad", .launche
 static void infer(Graph *g, Node *n) {
     const Conv2dAttr *a = NODE_ATTR(n, Conv2dAttr);
     const Tensor *x = n->in[X], *w = n->in[W];
-    CHECK(x->ndim == 4 && w->ndim == 4 && x->shape[3] == w->shape[3], "conv2d: %s with %s", tensor_str(x),
-          tensor_str(w));
+    CHECK(x->ndim == 4 && w->ndim == 4 && x->shape[3] == w->shape[3] && x->dtype == w->dtype, "conv2d: %s with %s",
+          tensor_str(x), tensor_str(w));
     int64_t p = (x->shape[1] + 2 * a->pad - w->shape[1]) / a->stride + 1;
     int64_t q = (x->shape[2] + 2 * a->pad - w->shape[2]) / a->stride + 1;
-    n->out[0] = graph_image(g, x->dtype, (int64_t[]){ x->shape[0], p, q, w->shape[0] });
+    n->out[0] = graph_image(g, a->out, (int64_t[]){ x->shape[0], p, q, w->shape[0] });
     n->n_out = 1;
 }
 static void bind(const Node *n, void *shape, void *args) {
@@ -98,6 +98,9 @@ const OpDef op_def_conv2d = { .name = "conv2d", .launcher = &conv2d_forward, .in
                               .backward = backward, .cost = cost };
 
 Tensor *op_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad) {
-    Conv2dAttr a = { .stride = stride, .pad = pad };
+    return op_conv2d_to(g, x, w, b, stride, pad, x->dtype);
+}
+Tensor *op_conv2d_to(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad, DType out) {
+    Conv2dAttr a = { .stride = stride, .pad = pad, .out = out };
     return graph_append(g, &op_def_conv2d, &a, sizeof a, N_IN, (Tensor *[]){ x, w, b, NULL, NULL })->out[0];
 }

@@ -11,7 +11,7 @@ static int64_t per_image(const Tensor *x) { return tensor_numel(x) / x->shape[0]
 static void add_noise_infer(Graph *g, Node *n) {
     CHECK(tensor_same_shape(n->in[0], n->in[1]) && n->in[0]->layout == LAYOUT_NHWC, "add_noise: %s and %s",
           tensor_str(n->in[0]), tensor_str(n->in[1]));
-    n->out[0] = graph_tensor(g, DT_F32, 4, n->in[0]->shape);
+    n->out[0] = graph_tensor(g, graph_dtype(g), 4, n->in[0]->shape);
     n->n_out = 1;
 }
 static void add_noise_bind(const Node *n, void *shape, void *args) {
@@ -34,8 +34,8 @@ static void step_infer(Graph *g, Node *n) { (void)g; n->out[0] = n->in[4]; n->n_
 static void step_bind(const Node *n, void *shape, void *args) {
     const Tensor *x = n->in[4], *hat = n->in[0];
     bool guided = NODE_ATTR(n, StepAttr)->guided;
-    CHECK(hat->layout == LAYOUT_NHWC && tensor_is_dense(hat) && hat->shape[0] == x->shape[0] * (guided ? 2 : 1),
-          "sampler_step: %s for %s", tensor_str(hat), tensor_str(x));
+    CHECK(hat->layout == LAYOUT_NHWC && tensor_is_dense(hat) && hat->shape[0] == x->shape[0] * (guided ? 2 : 1) &&
+          hat->dtype != DT_BF16 && x->dtype != DT_BF16, "sampler_step: %s for %s", tensor_str(hat), tensor_str(x));
     *(SamplerStepShape *)shape = (SamplerStepShape){ .n = (int)x->shape[0], .e = per_image(x),
                                                      .purpose = PURPOSE_SAMPLER };
     char *cond = tensor_data(hat);
@@ -55,7 +55,8 @@ void op_sampler_step(Graph *g, Tensor *x, Tensor *eps_hat, bool guided, Tensor *
 static void loss_infer(Graph *g, Node *n) {
     const Tensor *h = n->in[0], *eps = n->in[1];
     bool balanced = h->shape[0] == 2 * eps->shape[0];
-    CHECK(h->layout == LAYOUT_NHWC && tensor_is_dense(h) && (h->shape[0] == eps->shape[0] || balanced),
+    CHECK(h->layout == LAYOUT_NHWC && tensor_is_dense(h) && (h->shape[0] == eps->shape[0] || balanced) &&
+          h->dtype != DT_BF16 && eps->dtype != DT_BF16,
           "cbdm_loss: %s for %s", tensor_str(h), tensor_str(eps));
     n->out[0] = graph_tensor(g, DT_F32, 1, (int64_t[]){ 3 });
     n->out[1] = graph_grad_out(g, n->in[0]);

@@ -53,8 +53,8 @@ static const OpDef linear_bias_grad = { .name = "linear_bias_grad", .launcher = 
 // ---- forward: in = x (M,C), w (K,C), bias; out = y (M,K)
 static void infer(Graph *g, Node *n) {
     const Tensor *x = n->in[0], *w = n->in[1];
-    CHECK(x->ndim == 2 && w->ndim == 2 && x->shape[1] == w->shape[1], "linear: %s with %s", tensor_str(x),
-          tensor_str(w));
+    CHECK(x->ndim == 2 && w->ndim == 2 && x->shape[1] == w->shape[1] && x->dtype == w->dtype, "linear: %s with %s",
+          tensor_str(x), tensor_str(w));
     n->out[0] = graph_tensor(g, x->dtype, 2, (int64_t[]){ x->shape[0], w->shape[0] });
     n->n_out = 1;
 }

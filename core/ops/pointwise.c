@@ -39,7 +39,7 @@ static Tensor *like(Graph *g, const Tensor *x) {
 }
 static void infer(Graph *g, Node *n) {
     const Tensor *b = n->n_in > 1 ? n->in[1] : NULL;
-    CHECK(!b || tensor_same_shape(n->in[0], b), "%s: %s and %s", n->op->name, tensor_str(n->in[0]), tensor_str(b));
+    CHECK(!b || (tensor_same_shape(n->in[0], b) && n->in[0]->dtype == b->dtype), "%s: %s and %s", n->op->name, tensor_str(n->in[0]), tensor_str(b));
     n->out[0] = like(g, n->in[0]);
     n->n_out = 1;
 }
@@ -92,6 +92,23 @@ static void silu_op_backward(Graph *g, const Node *n) {
 static const OpDef silu_op = { .name = "silu", .launcher = &silu_forward, .infer = infer, .bind = bind,
                                .backward = silu_op_backward, .cost = cost };
 Tensor *op_silu(Graph *g, Tensor *x) { return graph_append(g, &silu_op, NULL, 0, 1, &x)->out[0]; }
+
+// ---- y = x in another storage type
+typedef struct { Attr scale; DType to; } CastAttr;         // Attr first: bind() reads it
+static void cast_infer(Graph *g, Node *n) {
+    n->out[0] = graph_tensor(g, NODE_ATTR(n, CastAttr)->to, n->in[0]->ndim, n->in[0]->shape);
+    n->out[0]->layout = n->in[0]->layout;
+    n->n_out = 1;
+}
+static void cast_backward(Graph *g, const Node *n) {
+    graph_add_grad(g, n->in[0], op_cast(g, n->out[0]->grad, n->in[0]->dtype));
+}
+static const OpDef cast_op = { .name = "cast", .launcher = &axpby, .infer = cast_infer, .bind = bind,
+                               .backward = cast_backward, .cost = cost };
+Tensor *op_cast(Graph *g, Tensor *x, DType to) {
+    CastAttr a = { { 1, 0 }, to == DT_F32 ? device_real(graph_device(g)) : to };
+    return x->dtype == a.to ? x : graph_append(g, &cast_op, &a, sizeof a, 1, &x)->out[0];
+}
 
 // ---- into a given tensor or view
 static void copy_infer(Graph *g, Node *n) { (void)g; n->out[0] = n->in[2]; n->in[2] = NULL; n->n_in = 2; n->n_out = 1; }

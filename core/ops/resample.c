@@ -49,7 +49,8 @@ static void concat_infer(Graph *g, Node *n) {
     int64_t channels = a->shape[3] + b->shape[3];
     n->out[0] = graph_tensor(g, a->dtype, 4, (int64_t[]){ a->shape[0], a->shape[1], a->shape[2], channels });
     n->out[0]->layout = a->layout;
-    CHECK(a->layout == b->layout, "concat: layouts of %s and %s", tensor_str(a), tensor_str(b));
+    CHECK(a->layout == b->layout && a->dtype == b->dtype, "concat: layouts or types of %s and %s", tensor_str(a),
+          tensor_str(b));
     n->n_out = 1;
 }
 static void concat_bind(const Node *n, void *shape, void *args) {

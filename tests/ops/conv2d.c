@@ -14,11 +14,11 @@ static void build(OpRun *r, const OpCase *c) {
     Tensor *x = form & FORM_BATCH_VIEW ? op_view_batch(g, case_image(r, "x", n + 2, h, w, ch), 1, n + 1)
               : form & FORM_CHANNEL_VIEW ? op_view_channel(g, case_image(r, "x", n, h, w, d[9]), d[10], d[10] + ch)
               : case_image(r, "x", n, h, w, ch);
-    Tensor *weight = case_param(r, "w", 4, (int64_t[]){ k, size, size, ch });
+    Tensor *weight = case_operand(r, "w", 4, (int64_t[]){ k, size, size, ch });
     Tensor *bias = form & FORM_BIAS ? case_param(r, "bias", 1, &k) : NULL;
     Tensor *y = op_conv2d(g, x, weight, bias, (int)d[6], (int)d[7]);
     int64_t p = y->shape[1], q = y->shape[2];
-    if (form & FORM_TEMB) y = op_add_channel(g, y, case_input(r, "temb", 2, (int64_t[]){ n, k }, 0));
+    if (form & FORM_TEMB) y = op_add_channel(g, y, case_input(r, "temb", 2, (int64_t[]){ n, k }, IN_F32));
     if (form & FORM_RESIDUAL) y = op_add(g, y, case_image(r, "residual", n, p, q, k));
     if (form & FORM_SELF) y = op_add(g, y, x);
     case_output(r, "y", y, 0);

@@ -7,8 +7,9 @@ enum { ADD_NOISE, STEP, STEPS = 50 };
 static void record_step(OpRun *r, const OpCase *c) {
     Graph *g = case_graph(r);
     const int64_t *d = c->dim;
-    Tensor *x = case_input(r, "x", 4, d + 1, IN_CONSTANT);
-    Tensor *hat = case_input(r, "eps_hat", 4, (int64_t[]){ d[1] * (d[5] ? 2 : 1), d[2], d[3], d[4] }, IN_CONSTANT);
+    Tensor *x = case_input(r, "x", 4, d + 1, IN_CONSTANT | IN_F32);
+    Tensor *hat = case_input(r, "eps_hat", 4, (int64_t[]){ d[1] * (d[5] ? 2 : 1), d[2], d[3], d[4] },
+                             IN_CONSTANT | IN_F32);
     // x, eps, prev, sigma, guidance, x0_x, x0_eps, x0_clip of three steps; the case's state stands at row 1
     float sigma = (float)d[7] / 1000, clip = (float)d[6] / 1000;
     float rows[3][8] = { { 9, 9, 9, 9, 9, 9, 9, 9 },
@@ -17,7 +18,7 @@ static void record_step(OpRun *r, const OpCase *c) {
     Tensor *coef = case_given(r, "coef", 2, (int64_t[]){ 3, 8 }, rows[0]);
     Tensor *sample = case_index(r, "sample", d[1], 0, 1 << 30);
     op_sampler_step(g, x, hat, d[5] != 0, coef, sample, param_state(case_params(r)));
-    case_output(r, "x", x, 0);
+    case_output(r, "x", x, OUT_F32);
 }
 
 static void build(OpRun *r, const OpCase *c) {
@@ -28,7 +29,8 @@ static void build(OpRun *r, const OpCase *c) {
     }
     float root[STEPS][2];
     for (int t = 0; t < STEPS; t++) root[t][0] = 1 - (float)t / STEPS, root[t][1] = (float)t / 64;
-    Tensor *x0 = case_input(r, "x0", 4, d + 1, IN_CONSTANT), *eps = case_input(r, "eps", 4, d + 1, IN_CONSTANT);
+    Tensor *x0 = case_input(r, "x0", 4, d + 1, IN_CONSTANT | IN_F32);
+    Tensor *eps = case_input(r, "eps", 4, d + 1, IN_CONSTANT | IN_F32);
     Tensor *t = case_index(r, "t", d[1], 0, STEPS), *table = case_given(r, "root", 2, (int64_t[]){ STEPS, 2 }, root[0]);
     case_output(r, "xt", op_add_noise(case_graph(r), x0, eps, t, table), 0);
 }

@@ -5,7 +5,7 @@
 static void build(OpRun *r, const OpCase *c) {
     Tensor *table = case_param(r, "table", 2, (int64_t[]){ c->dim[1], c->dim[2] });
     Tensor *index = case_index(r, "index", c->dim[0], (int32_t)c->dim[3], (int32_t)c->dim[1]);
-    case_output(r, "y", op_embedding(case_graph(r), table, index), OUT_BITS);
+    case_output(r, "y", op_embedding(case_graph(r), table, index), OUT_BITS | OUT_F32);
 }
 
 enum { TEST = CASE_TEST, GRAD = CASE_TEST | CASE_GRAD, EXACT = CASE_TEST | CASE_EXACT, BENCH = CASE_BENCH };

@@ -5,7 +5,7 @@
 static void build(OpRun *r, const OpCase *c) {
     int64_t m = c->dim[0], ch = c->dim[1], k = c->dim[2];
     Tensor *x = case_input(r, "x", 2, (int64_t[]){ m, ch }, 0);
-    Tensor *w = case_param(r, "w", 2, (int64_t[]){ k, ch });
+    Tensor *w = case_operand(r, "w", 2, (int64_t[]){ k, ch });
     Tensor *bias = c->dim[3] ? case_param(r, "bias", 1, &k) : NULL;
     case_output(r, "y", op_linear(case_graph(r), x, w, bias), 0);
 }

@@ -11,8 +11,9 @@ typedef struct { Tensor *hat, *eps, *t; CbdmLossConfig config; int64_t n, shape[
 static Parts parts(OpRun *r, const OpCase *c) {
     const int64_t *d = c->dim;
     Parts p = { .n = d[0], .shape = { d[0], d[1], d[2], d[3] }, .balanced = d[4] != 0 };
-    p.hat = case_input(r, "eps_hat", 4, (int64_t[]){ d[0] * (p.balanced ? 2 : 1), d[1], d[2], d[3] }, 0);
-    p.eps = case_input(r, "eps", 4, p.shape, IN_CONSTANT);
+    p.hat = case_input(r, "eps_hat", 4, (int64_t[]){ d[0] * (p.balanced ? 2 : 1), d[1], d[2], d[3] },
+                       IN_F32);
+    p.eps = case_input(r, "eps", 4, p.shape, IN_CONSTANT | IN_F32);
     p.config = (CbdmLossConfig){ .T = T, .tau = (double)d[6] / 4, .gamma = (double)d[7] / 4,
                                  .share = (double)d[5] / 4 };
     return p;
@@ -22,8 +23,8 @@ static void build(OpRun *r, const OpCase *c) {
     Parts p = parts(r, c);
     Tensor *t = case_index(r, "t", p.n, 0, T);
     CbdmLoss loss = op_cbdm_loss(case_graph(r), p.hat, p.eps, t, &p.config);
-    case_output(r, "per_image", loss.per_image, OUT_NO_GRAD);
-    case_output(r, "loss", loss.loss, OUT_NO_GRAD);
+    case_output(r, "per_image", loss.per_image, OUT_NO_GRAD | OUT_F32);
+    case_output(r, "loss", loss.loss, OUT_NO_GRAD | OUT_F32);
     case_loss(r, loss.loss);
 }
 
@@ -37,13 +38,13 @@ static void build_composed(OpRun *r, const OpCase *c) {
     if (p.balanced) {
         Tensor *hb = op_view_batch(g, p.hat, p.n, 2 * p.n);
         Tensor *pull = op_axpby(g, 1, h, -1, op_stop_grad(g, hb)), *push = op_axpby(g, 1, op_stop_grad(g, h), -1, hb);
-        Tensor *w = case_input(r, "w", 4, p.shape, IN_CONSTANT);      // overwritten with tau t / T below
+        Tensor *w = case_input(r, "w", 4, p.shape, IN_CONSTANT | IN_F32);      // overwritten with tau t / T below
         Tensor *first = op_mean(g, op_mul(g, w, op_mul(g, pull, pull)));
         Tensor *second = op_mean(g, op_mul(g, w, op_mul(g, push, push)));
         Tensor *balancing = op_axpby(g, 1, first, (float)p.config.gamma, second);
         total = op_axpby(g, 1, total, (float)p.config.share, balancing);
     }
-    case_output(r, "total", total, OUT_NO_GRAD);
+    case_output(r, "total", total, OUT_NO_GRAD | OUT_F32);
     case_loss(r, total);
 }
 
@@ -69,8 +70,9 @@ static const OpCase cases[] = {
 // ---- the composed form, run with w set to tau t / T, on ref64
 static Results *run_composed(const OpCase *c) {
     static const OpSuite composed = { .op = "loss", .build = build_composed };
-    Device *d = case_device(&(RunSpec){ .device = "ref64" });
-    OpRun *r = case_record(&composed, c, d, true);
+    RunSpec spec = { .device = "ref64" };
+    Device *d = case_device(&spec);
+    OpRun *r = case_record(&composed, c, d, &spec, true);
     case_fill(r, FILL_VALUES, 0);
     const int32_t *t = NULL;
     for (int i = 0; i < r->n_in; i++)

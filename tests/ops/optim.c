@@ -25,7 +25,7 @@ static void build(OpRun *r, const OpCase *c) {
         for (int i = 0; i < PARAMS; i++) {
             char name[32];
             snprintf(name, sizeof name, "g%d.%s", step, names[i]);
-            Tensor *gradient = case_input(r, name, dims[i], shapes[i], IN_CONSTANT);
+            Tensor *gradient = case_input(r, name, dims[i], shapes[i], IN_CONSTANT | IN_F32);
             if (step == d[3] && i == 0) {                       // 1e30 squared is no float: the norm overflows
                 Tensor *huge = op_axpby(g, 1e30f, gradient, 0, NULL);
                 gradient = op_axpby(g, 1e30f, huge, 0, NULL);
@@ -38,8 +38,8 @@ static void build(OpRun *r, const OpCase *c) {
     for (int i = 0; i < PARAMS; i++) {
         char name[32];
         snprintf(name, sizeof name, "ema.%s", names[i]);
-        case_output(r, names[i], w[i], OUT_NO_GRAD);
-        case_output(r, name, param_ema(param_find(ps, names[i])), OUT_NO_GRAD);
+        case_output(r, names[i], w[i], OUT_NO_GRAD | OUT_F32);
+        case_output(r, name, param_ema(param_find(ps, names[i])), OUT_NO_GRAD | OUT_F32);
     }
     case_state(r);
 }

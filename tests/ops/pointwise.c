@@ -17,7 +17,7 @@ static Tensor *copies(OpRun *r, const OpCase *c, bool fill) {
     Tensor *x = operand(r, c, "x");
     x->flags &= ~(unsigned)TENSOR_NEEDS_GRAD;
     int64_t both[] = { c->dim[1], c->dim[2], c->dim[3], 2 * c->dim[4] };
-    Tensor *y = c->dim[4] % 16 ? graph_tensor(g, DT_F32, 4, both) : graph_image(g, DT_F32, both);
+    Tensor *y = c->dim[4] % 16 ? graph_tensor(g, graph_dtype(g), 4, both) : graph_image(g, graph_dtype(g), both);
     y->name = "copies";
     Tensor *half[] = { op_view_channel(g, y, 0, c->dim[4]), op_view_channel(g, y, c->dim[4], 2 * c->dim[4]) };
     op_copy_to(g, x, half[0]);
@@ -48,11 +48,11 @@ static Tensor *record(OpRun *r, const OpCase *c) {
         Tensor *b = operand(r, c, "b"), *seven = op_axpby(g, 7, b, 0, NULL);
         return op_add(g, op_mul(g, a, op_stop_grad(g, seven)), b);
     }
-    return op_add_channel(g, a, case_input(r, "v", 2, (int64_t[]){ d[5] * d[1], d[4] }, 0));
+    return op_add_channel(g, a, case_input(r, "v", 2, (int64_t[]){ d[5] * d[1], d[4] }, IN_F32));
 }
 
 // stop_grad makes the analytic gradient differ from the derivative on purpose: checked by equality with its definition.
-static void build(OpRun *r, const OpCase *c) { case_output(r, "y", record(r, c), 0); }
+static void build(OpRun *r, const OpCase *c) { case_output(r, "y", record(r, c), c->dim[0] == MEAN ? OUT_F32 : 0); }
 
 static double terms(const OpCase *c) {
     const int64_t *d = c->dim;

@@ -15,7 +15,7 @@ static void build(OpRun *r, const OpCase *c) {
     Tensor *sample = case_index(r, "sample", d[6] ? d[6] : d[1], -(1 << 30), 1 << 30);   // 32 bits of pattern, no order
     if (d[6]) sample = op_view_batch(g, sample, 0, d[1]);
     if (d[0] == RANDN) {
-        case_output(r, "y", op_randn(g, d + 1, PURPOSE_NOISE, sample, state), OUT_BITS);
+        case_output(r, "y", op_randn(g, d + 1, PURPOSE_NOISE, sample, state), OUT_BITS | OUT_F32);
         return;
     }
     Tensor *x = case_image(r, "x", d[1], d[2], d[3], d[4]);

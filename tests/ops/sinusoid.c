@@ -4,8 +4,8 @@
 
 static void build(OpRun *r, const OpCase *c) {
     int64_t n = c->dim[0];
-    Tensor *t = c->dim[2] ? case_input(r, "t", 1, &n, IN_CONSTANT) : case_index(r, "t", n, 0, 1000);
-    case_output(r, "y", op_sinusoid(case_graph(r), t, (int)c->dim[1]), 0);
+    Tensor *t = c->dim[2] ? case_input(r, "t", 1, &n, IN_CONSTANT | IN_F32) : case_index(r, "t", n, 0, 1000);
+    case_output(r, "y", op_sinusoid(case_graph(r), t, (int)c->dim[1]), OUT_F32);
 }
 
 static const OpCase cases[] = {

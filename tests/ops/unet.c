@@ -45,8 +45,8 @@ static void build(OpRun *r, const OpCase *c) {
     case_adopt(r, "sample", s.sample, 0, 1 << 30);
     if (s.y) case_adopt(r, "y", s.y, -1, config.classes);
     if (s.augment) case_adopt(r, "augment", s.augment, 0, 0);
-    case_output(r, "eps_hat", s.eps_hat, OUT_NO_GRAD);
-    case_output(r, "loss", s.loss, OUT_NO_GRAD);
+    case_output(r, "eps_hat", s.eps_hat, OUT_NO_GRAD | OUT_F32);
+    case_output(r, "loss", s.loss, OUT_NO_GRAD | OUT_F32);
     case_loss(r, s.loss);
     if (!s.y) case_no_gradient(r, "label_embedding.weight");
 }
