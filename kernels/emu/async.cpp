@@ -243,7 +243,8 @@ __attribute__((noinline)) void mbarrier_wait(uint64_t *bar, uint32_t parity, Sit
 }
 
 __attribute__((noinline)) void proxy_fence(Site) {
-    proxy_fence(current);
+    current->fence_epoch = machine->epoch;
+    current->fence_clock = current->clock;
     thread_release(current);
 }
 
