@@ -51,7 +51,7 @@ template <class T> DEVICE void copy_slab(unsigned char *to, const Slab<T> &slab,
 // Block x: tiles, columns first; z: splits, of chunks of STEP channels. tile_rows: rows_of_tile.
 template <class T, bool BACKWARD>
 __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_rows_kernel(ConvProduct g, ConvFinish f, int tile_rows) {
-    typedef RowsLayout<T> Layout;
+    typedef RowsLayout<T> Map;
     DYNAMIC_SHARED(unsigned char, shared);
     int thread = (int)threadIdx.x, lane = thread % 32, pixels = g.height * g.width, rows = g.images * pixels;
     int m0 = (int)blockIdx.x / g.tiles_n * T::M, n0 = (int)blockIdx.x % g.tiles_n * T::N;
@@ -81,12 +81,12 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_rows_kernel(ConvPr
     };
     auto load_filter = [&](int stage, int chunk, int tap) {          // backward: the filter turned by half a turn
         bool second = chunk >= chunks1;
-        copy_filter<T, BACKWARD, true>(shared + Layout::FILTER + stage * Layout::FILTER_BYTES, g, n0,
+        copy_filter<T, BACKWARD, true>(shared + Map::FILTER + stage * Map::FILTER_BYTES, g, n0,
                                        BACKWARD ? TAPS - 1 - tap : tap, second,
                                        (second ? chunk - chunks1 : chunk) * STEP);
     };
     if (thread < ZEROS_BYTES / 16) {
-        *reinterpret_cast<uint4 *>(shared + Layout::ZEROS + thread * 16) = make_uint4(0, 0, 0, 0);
+        *reinterpret_cast<uint4 *>(shared + Map::ZEROS + thread * 16) = make_uint4(0, 0, 0, 0);
     }
     Sums<T> sums;
     clear_sums(sums);
@@ -111,9 +111,9 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_rows_kernel(ConvPr
             uint32_t beside = right < 0 ? edges : right > 0 ? edges >> 1 : 0;        // bit 2i: outside the image
             multiply_step<T, BACKWARD ? TERMS_OUTER : TERMS_INNER>(sums, [&](uint32_t (&r)[4], int i, int half) {
                 int at = inner_chunk(base[i] + shift, half * 2 + lane / 16);
-                const unsigned char *from = beside >> 2 * i & 1 ? shared + Layout::ZEROS : pixel_rows + at;
+                const unsigned char *from = beside >> 2 * i & 1 ? shared + Map::ZEROS : pixel_rows + at;
                 LDMATRIX_X4(r, from);
-            }, shared + Layout::FILTER + stage * Layout::FILTER_BYTES);
+            }, shared + Map::FILTER + stage * Map::FILTER_BYTES);
             stage = stage == STAGES - 1 ? 0 : stage + 1;
             free_stage = free_stage == STAGES - 1 ? 0 : free_stage + 1;
         }
