@@ -156,7 +156,6 @@ void warp_thread_ended(Thread *t);                  // its absence may complete 
 uint32_t *thread_clocks(Thread *t);                 // brought into this epoch; clocks[t->agent] == t->clock
 uint32_t *clocks_join(uint32_t *to, const uint32_t *from);      // elementwise maximum over machine->agents
 void      thread_release(Thread *t);                // t's next accesses are not seen by who copied its clocks before
-void      proxy_fence(Thread *t);                   // fence.proxy.async, by t: see fence_epoch
 Agent     agent_new();                              // lives as long as the resident blocks
 
 // ---- memory of the kernel (memory.cpp, shadow.cpp)

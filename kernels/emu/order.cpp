@@ -25,11 +25,6 @@ void thread_release(Thread *t) {
     machine->fine_epoch = machine->epoch;
 }
 
-void proxy_fence(Thread *t) {
-    t->fence_epoch = machine->epoch;
-    t->fence_clock = t->clock++;        // what t does from now on is behind the fence
-}
-
 bool fine_order() { return machine->fine_epoch == machine->epoch; }
 
 Agent agent_new() {
