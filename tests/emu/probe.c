@@ -418,7 +418,7 @@ int main(int argc, char **argv) {
     Error err = { 0 };
     Device *emu = device_open("emu:90", &err), *cuda = NULL;
     if (!emu) {
-        fprintf(stderr, "probe: %s\n", err.text);
+        fprintf(stderr, "probe: %s\n", err.msg);
         return 1;
     }
 #ifdef PROBE_CUDA
