@@ -1,4 +1,4 @@
-# tests/emu/async.cmake - the conformance program: its kernels for the host, and by nvcc where there is one.
+# tests/emu/async.cmake - the conformance program (its kernels for the host, and by nvcc where there is one) and planted faults.
 function(add_emu_objects target)
   set(sources "")
   foreach(source ${ARGN})
@@ -36,3 +36,13 @@ if(CBDM_CUDA)
 endif()
 add_test(NAME probe COMMAND probe)
 set_tests_properties(probe PROPERTIES LABELS emu TIMEOUT 300)
+
+# Planted faults in asynchronous kernels. The line of a report is that of an instruction: no sanitizers, no vectors.
+add_emu_objects(async_EMU async.cu)
+add_executable(emu_async emu/async.c $<TARGET_OBJECTS:async_EMU>)
+target_compile_definitions(emu_async PRIVATE TESTS_DIR="${CMAKE_CURRENT_SOURCE_DIR}")
+target_link_libraries(emu_async PRIVATE cbdm_core)
+if(NOT CBDM_SANITIZE)
+  add_test(NAME emu_async COMMAND emu_async)
+  set_tests_properties(emu_async PROPERTIES LABELS emu TIMEOUT 300)
+endif()

@@ -39,8 +39,8 @@ static __global__ void __launch_bounds__(128) wgmma_kernel(const uint4 *in, floa
     WGMMA_FENCE();
     for (int k = 0; k < z.v[WG_STEPS]; k++) {
         if (REGISTERS) WGMMA_RS(TB, d, a_words, WGMMA_ADVANCE(b, k * z.v[WG_ADVANCE_B]), 1);
-        else
-            WGMMA_SS(TA, TB, d, WGMMA_ADVANCE(a, k * z.v[WG_ADVANCE_A]), WGMMA_ADVANCE(b, k * z.v[WG_ADVANCE_B]), k > 0);
+        else           WGMMA_SS(TA, TB, d, WGMMA_ADVANCE(a, k * z.v[WG_ADVANCE_A]),
+                                WGMMA_ADVANCE(b, k * z.v[WG_ADVANCE_B]), k > 0);
     }
     WGMMA_COMMIT();
     WGMMA_WAIT(0);
