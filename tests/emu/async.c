@@ -25,7 +25,7 @@ static const Planted planted[] = {
     { RING_NO_EMPTY_WAIT, "ring_no_empty_wait", "mbarrier-overarrive" },
     { RING_NO_FULL_WAIT, "ring_no_full_wait", "in-flight" },
     { RING_WRONG_PARITY, "ring_wrong_parity", "in-flight" },
-    { RING_EARLY_RELEASE, "ring_early_release", "operand-overwrite" },
+    { RING_EARLY_RELEASE, "ring_early_release", "race" },
     { RING_BYTES_SHORT, "ring_bytes_short", "mbarrier-bytes" },
     { RING_BYTES_LONG, "ring_bytes_long", "mbarrier-bytes" },
     { RING_WRONG_SWIZZLE, "ring_wrong_swizzle", NULL },
@@ -141,7 +141,7 @@ static bool reported(const char *kind, int line) {
     return false;
 }
 
-// The line of async.cu that carries "at: ... NAME"; where it says "the line below", the one after it. 0: none.
+// The line of async.cu that carries "at: ... NAME"; where it says "of the next line", the one after it. 0: none.
 static int marked_line(const char *name) {
     char text[400];
     int line = 0, found = 0;
@@ -149,8 +149,10 @@ static int marked_line(const char *name) {
     CHECK(f, "%s", TESTS_DIR "/emu/async.cu");
     while (!found && fgets(text, sizeof text, f)) {
         line++;
-        for (char *p = strstr(text, "at: "), *word = p ? strtok(p + 4, " \n") : NULL; word; word = strtok(NULL, " \n")) {
-            if (!strcmp(word, name)) found = line + (strstr(text, "the line below") != NULL);
+        int next = strstr(text, "of the next line") != NULL;
+        char *names = strstr(text, " at: ");
+        for (char *word = names ? strtok(names + 5, " \n") : NULL; word; word = strtok(NULL, " \n")) {
+            if (!strcmp(word, name)) found = line + next;
         }
     }
     fclose(f);

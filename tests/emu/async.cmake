@@ -1,4 +1,4 @@
-# tests/emu/async.cmake - the conformance program (its kernels for the host, and by nvcc where there is one) and planted faults.
+# tests/emu/async.cmake - the conformance program, its kernels for the host and by nvcc; planted asynchronous faults.
 function(add_emu_objects target)
   set(sources "")
   foreach(source ${ARGN})
@@ -9,7 +9,7 @@ function(add_emu_objects target)
   add_library(${target} OBJECT ${sources})
   target_link_libraries(${target} PRIVATE cbdm_flags)
   target_compile_definitions(${target} PRIVATE KERNEL_KIND=EMU)
-  target_compile_options(${target} PRIVATE -Wno-unused-parameter -Wno-unused-function -fno-tree-vectorize)
+  target_compile_options(${target} PRIVATE -Wno-unused-parameter -Wno-unused-function -fno-tree-vectorize -gdwarf-4)
   if(NOT CBDM_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=thread)
   endif()

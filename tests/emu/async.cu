@@ -16,7 +16,7 @@ template <int FAULT> static __global__ void copy_kernel(const uint4 *in, uint32_
     }
     for (int i = 0; i < ASYNC_STAGES; i++) {
         if (i + 2 < ASYNC_STAGES)
-            CP_ASYNC16(&stage[(i + 2) % 3 * 64 + t], &in[(i + 2) * 64 + t], 16);     // at: copy_no_trailing_barrier
+            CP_ASYNC16(&stage[(i + 2) % 3 * 64 + t], &in[(i + 2) * 64 + t], 16);   // at: copy_no_trailing_barrier
         CP_ASYNC_COMMIT();
         if (FAULT == COPY_WAIT_SHORT)    CP_ASYNC_WAIT(3);
         else if (FAULT != COPY_NO_WAIT)  CP_ASYNC_WAIT(2);
@@ -55,23 +55,25 @@ static __global__ void __launch_bounds__(160) ring_kernel(const __grid_constant_
                 MBARRIER_WAIT(&empty[i], phase ^ 1);         // at: ring_no_init_barrier
             if (FAULT == RING_BYTES_SHORT)     MBARRIER_ARRIVE_EXPECT(&full[i], TILE);
             else if (FAULT == RING_BYTES_LONG) MBARRIER_ARRIVE_EXPECT(&full[i], 2 * TILE + 16);    // at: ring_bytes_long
-            else                               MBARRIER_ARRIVE_EXPECT(&full[i], 2 * TILE);  // at: ring_no_empty_wait
-            TMA_LOAD(tiles + i * 2 * TILE, &a, &full[i], k * 64, 0);     // at: ring_early_release
-            TMA_LOAD(tiles + i * 2 * TILE + TILE, &b, &full[i], k * 64, 0);      // at: ring_bytes_short
+            else                               MBARRIER_ARRIVE_EXPECT(&full[i], 2 * TILE); // at: ring_no_empty_wait
+            TMA_LOAD(tiles + i * 2 * TILE, &a, &full[i], k * 64, 0);            // at: ring_early_release
+            TMA_LOAD(tiles + i * 2 * TILE + TILE, &b, &full[i], k * 64, 0);     // at: ring_bytes_short
         }
         return;
     }
     float d[32];
+    enum { WIDTH = FAULT == RING_WRONG_SWIZZLE ? 64 : 128 };
     for (int k = 0; k < ASYNC_STEPS; k++) {
         int i = k % RING;
         uint32_t phase = (uint32_t)(k / RING) & 1;
         if (FAULT == RING_WRONG_PARITY)       MBARRIER_WAIT(&full[i], phase ^ 1);
         else if (FAULT != RING_NO_FULL_WAIT)  MBARRIER_WAIT(&full[i], phase);
-        uint64_t da = WGMMA_DESCRIPTOR(tiles + i * 2 * TILE, 16, 1024, FAULT == RING_WRONG_SWIZZLE ? 64 : 128);
+        uint64_t da = WGMMA_DESCRIPTOR(tiles + i * 2 * TILE, 16, 1024, WIDTH);
         uint64_t db = WGMMA_DESCRIPTOR(tiles + i * 2 * TILE + TILE, 16, 1024, 128);
         if (FAULT != RING_NO_WGMMA_FENCE) WGMMA_FENCE();
-        for (int j = 0; j < 4; j++)              // the line below, at: ring_no_full_wait ring_wrong_parity
-            WGMMA_SS(0, 0, d, WGMMA_ADVANCE(da, 32 * j), WGMMA_ADVANCE(db, 32 * j), k + j > 0);  // at: ring_no_wgmma_fence
+        for (int j = 0; j < 4; j++) {            // of the next line: at: ring_no_full_wait ring_wrong_parity
+            WGMMA_SS(0, 0, d, da + (uint64_t)(2 * j), db + (uint64_t)(2 * j), k + j > 0);   // at: ring_no_wgmma_fence
+        }
         WGMMA_COMMIT();
         if (FAULT == RING_EARLY_RELEASE && t % 32 == 0) MBARRIER_ARRIVE(&empty[i]);
         WGMMA_WAIT(0);
@@ -91,8 +93,8 @@ template <int FAULT> static __global__ void __launch_bounds__(128) stored_kernel
     __syncthreads();
     float d[32];
     WGMMA_FENCE();
-    WGMMA_SS(0, 0, d, WGMMA_DESCRIPTOR(operands, 128, 256, 0),
-             WGMMA_DESCRIPTOR(operands + 128, 128, 256, 0), 0);          // at: stored_no_proxy_fence stored_unwaited
+    uint64_t a = WGMMA_DESCRIPTOR(operands, 128, 256, 0), b = WGMMA_DESCRIPTOR(operands + 128, 128, 256, 0);
+    WGMMA_SS(0, 0, d, a, b, 0);                              // at: stored_no_proxy_fence stored_unwaited
     WGMMA_COMMIT();
     if (FAULT == STORED_OVERWRITE) operands[t] = in[128 + t];            // at: stored_overwrite
     if (FAULT != STORED_READ_EARLY && FAULT != STORED_UNWAITED) WGMMA_WAIT(0);
