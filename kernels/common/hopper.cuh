@@ -14,6 +14,7 @@
 //   MBARRIER_ARRIVE_PEER(bar, rank)      arrive at the same barrier of block `rank` of the cluster
 //   MBARRIER_WAIT(bar, parity)           spins; acquires what threads of this block and copies released at the barrier
 //   MBARRIER_WAIT_CLUSTER(bar, parity)   also what threads of the cluster's other blocks released
+//   MBARRIER_TEST(bar, parity)           bool: would the wait return at once? Acquires like it if so
 // Proxies ("fence.proxy"): wgmma and TMA read shared memory through the asynchronous proxy.
 //   FENCE_PROXY_ASYNC()                  every thread that wrote shared memory by plain stores, before the barrier
 //                                        after which wgmma or TMA reads it

@@ -65,6 +65,12 @@ DEVICE void mbarrier_wait_cluster(uint64_t *bar, uint32_t parity) {
                      "selp.b32 %0, 1, 0, p;\n}" : "=r"(done) : "r"(shared_address(bar)), "r"(parity) : "memory");
     } while (!done);
 }
+DEVICE bool mbarrier_test(uint64_t *bar, uint32_t parity) {
+    uint32_t done;
+    asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.b32 %0, 1, 0, p;\n}" : "=r"(done) : "r"(shared_address(bar)), "r"(parity) : "memory");
+    return done != 0;
+}
 #define MBARRIER_INIT(bar, count)           mbarrier_init(bar, count)
 #define MBARRIER_INIT_FENCE()               asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory")
 #define MBARRIER_ARRIVE(bar)                mbarrier_arrive(bar)
@@ -72,6 +78,7 @@ DEVICE void mbarrier_wait_cluster(uint64_t *bar, uint32_t parity) {
 #define MBARRIER_ARRIVE_PEER(bar, rank)     mbarrier_arrive_peer(bar, rank)
 #define MBARRIER_WAIT(bar, parity)          mbarrier_wait(bar, parity)
 #define MBARRIER_WAIT_CLUSTER(bar, parity)  mbarrier_wait_cluster(bar, parity)
+#define MBARRIER_TEST(bar, parity)          mbarrier_test(bar, parity)
 #define FENCE_PROXY_ASYNC()                 asm volatile("fence.proxy.async.shared::cta;" ::: "memory")
 
 // ---- TMA: one overload per rank

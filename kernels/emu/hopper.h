@@ -50,6 +50,7 @@ void mbarrier_init(uint64_t *bar, uint32_t count, Site site);
 // expect_bytes -1: none; peer -1: the own block
 void mbarrier_arrive(uint64_t *bar, int64_t expect_bytes, int peer, Site site);
 void mbarrier_wait(uint64_t *bar, uint32_t parity, Site site);
+bool mbarrier_test(uint64_t *bar, uint32_t parity, Site site);
 void mbarrier_init_fence(Site site);
 void proxy_fence(Site site);
 
@@ -98,6 +99,7 @@ template <typename T> __attribute__((always_inline)) static inline T *cluster_po
 #define MBARRIER_ARRIVE_PEER(bar, rank)         emu::mbarrier_arrive(bar, -1, (int)(rank), EMU_SITE)
 #define MBARRIER_WAIT(bar, parity)              emu::mbarrier_wait(bar, parity, EMU_SITE)
 #define MBARRIER_WAIT_CLUSTER(bar, parity)      emu::mbarrier_wait(bar, parity, EMU_SITE)
+#define MBARRIER_TEST(bar, parity)              emu::mbarrier_test(bar, parity, EMU_SITE)
 #define FENCE_PROXY_ASYNC()                     emu::proxy_fence(EMU_SITE)
 #define TMA_LOAD(shared, map, bar, ...)                                                                             \
     emu::tensor_load(shared, map, bar, 0, emu::box_at(__VA_ARGS__), EMU_SITE)
