@@ -105,25 +105,20 @@ template <typename E, int F> __global__ void __launch_bounds__(256, 2) end_expan
 }
 
 // ---- contract
-// Lane l gets the sum over all lanes of v[l], in a fixed order: each exchange halves what a lane still carries.
-DEVICE float lane_transpose_sum(float (&v)[32]) {
-    int lane = (int)threadIdx.x % 32;
+// Lane l gets the sum over all lanes of v[l] in v[0], in a fixed order: each exchange halves what a lane still carries.
+template <int HALF> DEVICE void lane_transpose_sum(float (&v)[32]) {
+    bool upper = threadIdx.x & HALF;
 #pragma unroll
-    for (int step = 0; step < 5; step++) {
-        int half = 16 >> step;
-        bool upper = lane & half;
-#pragma unroll
-        for (int i = 0; i < half; i++) {
-            float send = upper ? v[i] : v[i + half], keep = upper ? v[i + half] : v[i];
-            v[i] = keep + __shfl_xor_sync(0xFFFFFFFFu, send, half);
-        }
+    for (int i = 0; i < HALF; i++) {
+        float send = upper ? v[i] : v[i + HALF], keep = upper ? v[i + HALF] : v[i];
+        v[i] = keep + __shfl_xor_sync(0xFFFFFFFFu, send, HALF);
     }
-    return v[0];
+    if constexpr (HALF > 1) lane_transpose_sum<HALF / 2>(v);
 }
 
 // A block: four neighbouring strips, of P pixels and SEGMENT rows. Dynamic shared memory: the filter (tap, F, padded
 // many). E: how the many side is stored.
-template <typename E, int F> __global__ void __launch_bounds__(128, 3) end_contract_kernel(EndConv e) {
+template <typename E, int F> __global__ void __launch_bounds__(128, F == 3 ? 3 : 2) end_contract_kernel(EndConv e) {
     constexpr int P = F == 3 ? 8 : 4, window = P + 2;
     DYNAMIC_SHARED(float4, filter);
     int lane = (int)threadIdx.x % 32, padded = (e.many + CHUNK - 1) / CHUNK * CHUNK;
@@ -172,7 +167,8 @@ template <typename E, int F> __global__ void __launch_bounds__(128, 3) end_contr
                 sum[2][i][f] = 0.0f;
             }
         if (y <= first) continue;
-        float v = lane_transpose_sum(row);                     // pixel lane / F, channel lane % F
+        lane_transpose_sum<16>(row);
+        float v = row[0];                                      // of pixel lane / F, channel lane % F
         int f = lane % F;
         if (lane >= P * F || f >= e.few || x + lane / F >= e.width) continue;
         int64_t pixel = (int64_t)(image * e.height + y - 1) * e.width + x + lane / F;
