@@ -11,8 +11,8 @@
 // tensor-core kernels refuse.
 // Rare parts are passes of their own: the norm prologue writes the activated input into scratch first; silu's slope,
 // mask and sums follow on the f32 gradient in scratch; statistics are taken from y as stored.
-#include "kernels/conv2d/conv2d.cuh"
-#include "kernels/conv2d/conv2d_passes.cuh"
+#include "kernels/conv2d/conv2d_epilogue.cuh"
+#include "kernels/conv2d/conv2d_prologue.cuh"
 #include "kernels/conv2d/conv2d_tile.cuh"
 
 // Taps along one axis: tap i of row pixel y reads pixel y * scale + first + i * step and filter row from + i * by.

@@ -5,8 +5,8 @@
 // few (9 of 128x128 for 128 channels), so the pixels are split into ranges, as many as run at once;
 // each block leaves its partial sum in scratch and a second kernel adds them in order. The number of ranges depends on
 // the shape alone. dy is read once more for dbias and dtemb, which takes a hundredth of the time of the product.
-#include "kernels/conv2d/conv2d.cuh"
-#include "kernels/conv2d/conv2d_passes.cuh"
+#include "kernels/conv2d/conv2d_prologue.cuh"
+#include "kernels/conv2d/conv2d_sums.cuh"
 #include "kernels/conv2d/conv2d_tile.cuh"
 
 // The dy pixel that a thread brings to a step, and how far the next step's lies: TILE_DEPTH pixels.

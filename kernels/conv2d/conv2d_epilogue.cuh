@@ -1,40 +1,8 @@
-// kernels/conv2d/conv2d_passes.cuh - the rare parts of a convolution as passes of their own, any shape: the norm
-// prologue into scratch, the end of the gradient behind it, and statistics of what was written. Each reads its tensors
-// once (statistics: twice), in quads of channels.
-#ifndef KERNELS_CONV2D_PASSES_CUH
-#define KERNELS_CONV2D_PASSES_CUH
+// kernels/conv2d/conv2d_epilogue.cuh - what follows the general kernels' sums: the input's gradient through mask and
+// silu with its sums, and the statistics of y. Passes of their own, in quads; gradients are read once, y twice.
+#ifndef KERNELS_CONV2D_EPILOGUE_CUH
+#define KERNELS_CONV2D_EPILOGUE_CUH
 #include "kernels/conv2d/conv2d.cuh"
-
-// What the general kernels take: any shape whose pixels an int counts, with channels innermost.
-static inline bool conv_general_can(const Conv2dShape *z) {
-    int64_t most = (int64_t)1 << 30;
-    return z->lx == LAYOUT_NHWC && z->ly == LAYOUT_NHWC && (int64_t)z->n * z->h * z->w < most &&
-           (int64_t)z->n * z->p * z->q < most;
-}
-// Every tensor of the call in whole quads?
-static inline bool conv_in_quads(const Conv2dShape *z, const Conv2dArgs *a) {
-    return (z->c | z->c2 | z->k | z->cs | z->cs2) % 4 == 0 && quads_aligned(a->x, z->dtype, z->ldx) &&
-           quads_aligned(a->x2, z->dtype, z->ldx2) && quads_aligned(a->w, z->dtype, 4) &&
-           quads_aligned(a->bias, DT_F32, 4) && quads_aligned(a->temb, DT_F32, 4) &&
-           quads_aligned(a->residual, z->dtype, z->ldr) && quads_aligned(a->xs, z->dtype, z->lds) &&
-           quads_aligned(a->xs2, z->dtype, z->lds2) && quads_aligned(a->ws, z->dtype, 4) &&
-           quads_aligned(a->scale, DT_F32, 4) && quads_aligned(a->shift, DT_F32, 4) &&
-           quads_aligned(a->dy, z->out, z->ldy) && quads_aligned(a->y, z->out, z->ldy) &&
-           quads_aligned(a->dx, z->dtype, z->ldx) && quads_aligned(a->dx2, z->dtype, z->ldx2) &&
-           quads_aligned(a->add, z->dtype, 4);
-}
-
-// Channels c..c+3 of the concat [x, x2] at a pixel. Where E is not AnyReal, no quad has channels of both.
-template <typename E>
-DEVICE float4 load_concat(const Conv2dShape &z, const Conv2dArgs &a, int64_t pixel, int c, int count) {
-    if (c >= z.c) return load_quad<E>(a.x2, z.dtype, pixel * z.ldx2 + c - z.c, count);
-    if (c + (count < 4 ? count : 4) <= z.c) return load_quad<E>(a.x, z.dtype, pixel * z.ldx + c, count);
-    float4 low = load_quad<AnyReal>(a.x, z.dtype, pixel * z.ldx + c, z.c - c);
-    float4 high = load_quad<AnyReal>(a.x2, z.dtype, pixel * z.ldx2, count - (z.c - c));
-    int k = z.c - c;                                     // 1, 2 or 3 of x
-    return make_float4(low.x, k > 1 ? low.y : high.x, k > 2 ? low.z : k > 1 ? high.x : high.y,
-                       k > 2 ? high.x : k > 1 ? high.y : high.z);
-}
 
 // dx, dx2 = v + add at a pixel, channels c..c+3 of which `count` exist.
 template <typename E>
@@ -53,55 +21,6 @@ DEVICE void store_input_gradient(const Conv2dShape &z, const Conv2dArgs &a, int 
             if (k >= z.c && a.dx2) store_any(a.dx2, z.dtype, (int64_t)pixel * z.ldx2 + k - z.c, quad_part(v, i));
         }
     }
-}
-
-// keep_scale where the mask keeps element `at` of the dense concat, else 0.
-DEVICE float mask_scale(const Conv2dShape &z, const Conv2dArgs &a, int64_t at) {
-    return !a.mask ? 1.0f : a.mask[at / 8] >> (at % 8) & 1 ? z.keep_scale : 0.0f;
-}
-
-// ---- a (n,h,w,c+c2) = drop(silu(x * scale + shift)), rounded to dtype. A thread per quad.
-template <typename E> __global__ void __launch_bounds__(256)
-conv_activate_kernel(Conv2dShape z, Conv2dArgs a, void *to, int64_t quads) {
-    int c = z.c + z.c2, per_pixel = (c + 3) / 4;
-    int64_t item = (int64_t)blockIdx.x * 256 + threadIdx.x;
-    if (item >= quads) return;
-    int64_t pixel = item / per_pixel;
-    int first = (int)(item % per_pixel) * 4, count = c - first;
-    int64_t row = pixel / (z.h * z.w) * c + first;
-    float4 v = load_concat<E>(z, a, pixel, first, count);
-    if (a.scale) {
-        float4 scale = load_reals<E>(a.scale, row, count), shift = load_reals<E>(a.shift, row, count);
-        v = make_float4(silu(fmaf(v.x, scale.x, shift.x)), silu(fmaf(v.y, scale.y, shift.y)),
-                        silu(fmaf(v.z, scale.z, shift.z)), silu(fmaf(v.w, scale.w, shift.w)));
-    }
-    int64_t at = pixel * c + first;
-    v.x *= mask_scale(z, a, at);
-    if (count > 1) v.y *= mask_scale(z, a, at + 1);
-    if (count > 2) v.z *= mask_scale(z, a, at + 2);
-    if (count > 3) v.w *= mask_scale(z, a, at + 3);
-    store_quad<E>(to, z.dtype, at, count, v);
-}
-
-static inline size_t conv_activate_scratch(const Conv2dShape *z) {
-    size_t elements = (size_t)z->n * (size_t)z->h * (size_t)z->w * (size_t)(z->c + z->c2);
-    return z->use & (CONV_NORM | CONV_MASK) ? (elements * dtype_size(z->dtype) + 255) & ~(size_t)255 : 0;
-}
-// Where the shape has a prologue: puts the activated input into scratch, and *z and *a read it as a plain one.
-static inline void conv_activate(Stream *s, Conv2dShape *z, Conv2dArgs *a, void *scratch) {
-    if (!conv_activate_scratch(z)) return;
-    int64_t quads = (int64_t)z->n * z->h * z->w * ceil_div(z->c + z->c2, 4);
-    unsigned blocks = (unsigned)ceil_div(quads, 256);
-    if (!conv_in_quads(z, a)) LAUNCH(s, (conv_activate_kernel<AnyReal>), blocks, 256, 0, *z, *a, scratch, quads);
-    else if (z->dtype == DT_BF16) LAUNCH(s, (conv_activate_kernel<bf16>), blocks, 256, 0, *z, *a, scratch, quads);
-    else LAUNCH(s, (conv_activate_kernel<float>), blocks, 256, 0, *z, *a, scratch, quads);
-    z->c = z->ldx = z->c + z->c2;
-    z->c2 = 0;
-    z->use &= ~(unsigned)(CONV_X2 | CONV_NORM | CONV_MASK);
-    a->x = scratch;
-    a->x2 = NULL;
-    a->scale = a->shift = NULL;
-    a->mask = NULL;
 }
 
 // ---- du = da * mask * silu'(u) with its sums, dx = du + add. A block: 64 channels of one image.
