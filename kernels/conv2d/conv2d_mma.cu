@@ -124,14 +124,10 @@ __global__ void __launch_bounds__(256) conv_finish_splits_kernel(ConvFinish f, c
 }
 
 // ---- which kernel and tile, how many splits: by the shape alone
-// A model in clocks of an SM, for the 108 SMs of an A100 and the 132 of an H100. Blocks come to an SM one after another:
-// that several share it hides latencies and adds no throughput. A step is bound by 1024 multiply-adds, 128 bytes of
-// shared memory or 25 bytes from L2 a clock; filling the pipeline and storing the tile cost some 1500 clocks, a second
-// kernel some 3000, and partial sums are written and read at 25 bytes a clock, too.
 enum PlanName { ROWS_LARGE, ROWS_NARROW, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
 struct ConvExtent { int64_t rows; int columns, taps, chunks, phases; bool rows_can; };   // of the product
 struct ConvPlan { int name, splits; };
-enum { MOST_SPLITS = 16, FEWEST_STEPS = 6, SM_BYTES = 25 };                              // FEWEST_STEPS: of a split
+enum { MOST_SPLITS = 16, FEWEST_STEPS = 6 };                                             // FEWEST_STEPS: of a split
 static const struct { int m, n; double step_clocks; } plan_tiles[PLANS] = {
     { 128, 128, 512 },                           // multiply-adds
     { 128, 64, 256 },                            // multiply-adds
@@ -140,13 +136,11 @@ static const struct { int m, n; double step_clocks; } plan_tiles[PLANS] = {
     { 64, 64, 64 * 128.0 / SM_BYTES },
 };
 
-static double clocks_of(const ConvExtent *e, int name, int splits, int sms) {
+static double clocks_of(const ConvExtent *e, int name, int splits) {
     int64_t tiles = ceil_div(e->rows, plan_tiles[name].m) * ceil_div(e->columns, plan_tiles[name].n);
-    int64_t turns = ceil_div(tiles * e->phases * splits, sms), steps = (int64_t)e->taps * e->chunks;
-    steps = name <= ROWS_NARROW ? ceil_div(e->chunks, splits) * e->taps : ceil_div(steps, splits);
-    double clocks = (double)turns * ((double)steps * plan_tiles[name].step_clocks + 1500);
-    if (splits > 1) clocks += 3000 + (double)e->rows * e->columns * 8 * splits / (SM_BYTES * sms);
-    return clocks;
+    int64_t steps = name <= ROWS_NARROW ? ceil_div(e->chunks, splits) * e->taps : ceil_div(e->taps * e->chunks, splits);
+    return model_clocks((double)(tiles * e->phases * splits), (double)steps, plan_tiles[name].step_clocks, splits,
+                        (double)e->rows * e->columns);
 }
 static ConvPlan plan_of(const ConvExtent *e, int wanted) {
     ConvPlan best = { wanted, 1 };
@@ -156,7 +150,7 @@ static ConvPlan plan_of(const ConvExtent *e, int wanted) {
         int parts = name <= ROWS_NARROW ? e->chunks : e->taps * e->chunks / FEWEST_STEPS;
         int most = e->phases > 1 || parts < 1 ? 1 : parts < MOST_SPLITS ? parts : MOST_SPLITS;
         for (int splits = 1; splits <= most; splits++) {
-            double clocks = clocks_of(e, name, splits, 108) + clocks_of(e, name, splits, 132);
+            double clocks = clocks_of(e, name, splits);
             if (clocks >= fewest) continue;
             fewest = clocks;
             best.name = name;

@@ -96,29 +96,35 @@ template <class T> DEVICE void clear_sums(Sums<T> &sums) {
             for (int e = 0; e < 4; e++) sums.at[i][j][e] = 0;
 }
 
-// The loop over `steps`: load(stage) copies the operands of the next step, A before B.
-template <class T, Order A, Order B, class Load>
-DEVICE void multiply(Sums<T> &sums, unsigned char *shared, int steps, const Load &load) {
-    clear_sums(sums);
+// The loop over `steps`: load(stage) copies the operands of the next step into a stage, A before B, and compute(stage)
+// multiplies those of the current one.
+template <int STAGE_BYTES, class Load, class Compute>
+DEVICE void run_steps(unsigned char *shared, int steps, const Load &load, const Compute &compute) {
     for (int s = 0; s < STAGES - 1; s++) {
-        if (s < steps) load(shared + s * T::STAGE_BYTES);
+        if (s < steps) load(shared + s * STAGE_BYTES);
         CP_ASYNC_COMMIT();
     }
     int stage = 0, free_stage = STAGES - 1;
     for (int step = 0; step < steps; step++) {
         CP_ASYNC_WAIT(STAGES - 2);
         __syncthreads();               // this step's copies are there, and the stage of the step before is read
-        if (step + STAGES - 1 < steps) load(shared + free_stage * T::STAGE_BYTES);
+        if (step + STAGES - 1 < steps) load(shared + free_stage * STAGE_BYTES);
         CP_ASYNC_COMMIT();
-        const unsigned char *a = shared + stage * T::STAGE_BYTES;
-        multiply_step<T, B>(sums, [&](uint32_t (&r)[4], int i, int half) {
-            load_a<T, A>(r, a, warp_row<T>() + i * 16, half);
-        }, a + T::A_BYTES);
+        compute(shared + stage * STAGE_BYTES);
         stage = stage == STAGES - 1 ? 0 : stage + 1;
         free_stage = free_stage == STAGES - 1 ? 0 : free_stage + 1;
     }
     CP_ASYNC_WAIT(0);
     __syncthreads();                   // the stages are free for whatever comes next
+}
+template <class T, Order A, Order B, class Load>
+DEVICE void multiply(Sums<T> &sums, unsigned char *shared, int steps, const Load &load) {
+    clear_sums(sums);
+    run_steps<T::STAGE_BYTES>(shared, steps, load, [&](const unsigned char *stage) {
+        multiply_step<T, B>(sums, [&](uint32_t (&r)[4], int i, int half) {
+            load_a<T, A>(r, stage, warp_row<T>() + i * 16, half);
+        }, stage + T::A_BYTES);
+    });
 }
 
 // Hands the sums on as store(row, column, v): v[8] are the sums at that row and column of the tile and the next seven.
@@ -146,7 +152,22 @@ template <class T, class Store> DEVICE void store_sums(const Sums<T> &sums, unsi
     }
 }
 
-// ---- on the host: what can() asks, and what run() asks of pointers
+// ---- on the host: the model by which plans are made, and what can() and run() ask
+// Clocks of an SM, for the 108 SMs of an A100 and the 132 of an H100. Blocks come to an SM one after another: that several
+// share it hides latencies and adds no throughput. A step is bound by 1024 multiply-adds, 128 bytes of shared memory or
+// SM_BYTES from L2 a clock; filling the pipeline and storing the sums cost some 1500 clocks. Splits cost a second kernel,
+// some 3000 clocks, and the writing and reading of their f32 sums (`elements` of each).
+enum { SM_BYTES = 25 };
+static inline double model_clocks(double blocks, double steps, double step_clocks, int splits, double elements) {
+    double clocks = 0;
+    static const int sms[] = { 108, 132 };
+    for (int i = 0; i < 2; i++) {
+        clocks += (double)(int64_t)((blocks + sms[i] - 1) / sms[i]) * (steps * step_clocks + 1500);
+        if (splits > 1) clocks += 3000 + elements * 8 * splits / (SM_BYTES * sms[i]);
+    }
+    return clocks;
+}
+// What can() asks, and run() of pointers.
 static inline bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
 // An image tensor of bf16 whose pixels are whole chunks.
 static inline bool whole_chunks(int channels, int ld) { return channels % 8 == 0 && (!channels || ld % 8 == 0); }

@@ -6,7 +6,8 @@
 // 256 x 256 channels at 128 x 128) and many pixels, so the pixels are split over blocks: each split writes f32 sums into
 // scratch, and a second kernel adds them in order, to what was there if asked. The split depends on the shape alone.
 //
-// The nine taps of a split run at the same time and find their pixels in L2: 64 FLOP for each byte from there.
+// The tiles of a split run at the same time and find their pixels in L2. Where rows of images are short, a tile takes
+// the three taps of a row of the filter and copies its pixels of x once for them.
 // dtemb and dbias: sums over the pixels of an image, then over images, each in one order.
 #include "kernels/common/device.cuh"
 #include "kernels/conv2d/conv2d_mma.cuh"
@@ -17,43 +18,42 @@ struct ConvWeightProduct {
     ConvSource x, x2;
     int h, w, p, q, r, s, stride, pad_h, pad_w;
     int pixels, steps, splits;       // of dy; STEPs of them
-    int tiles_m, tiles_x, tiles_c;   // tiles along k, along x's channels, along those of both sources
+    int tiles_m, tiles_x;            // tiles along k and along x's channels
     int ahead_image, ahead_row, ahead_column;        // how far a thread's next pixel of x lies from its last
     float *sums;                     // (splits, k, r * s, c + c2): scratch, or dw itself
     bool accumulate;                 // onto dw
 };
 
-// Where a thread's copies go on: a pixel of dy by number for the one operand, by place for the other.
-struct PixelWalk { int dy_pixel, x_pixel, image, row, column; };
+// Where the copies go on: the first pixel of the step, and the place of the next one whose x this thread copies.
+struct PixelWalk { int first, image, row, column; };
 
-// dy of one step: channels m0.. of STEP pixels from the walk's on, zeros from `end` on.
-template <class T, bool ALIGNED> DEVICE void copy_dy(unsigned char *to, PixelWalk &at, const ConvWeightProduct &g, int m0,
-                                                     int end) {
+// dy of one step: channels m0.. of STEP pixels, zeros past the last.
+template <class T, bool ALIGNED>
+DEVICE void copy_dy(unsigned char *to, const PixelWalk &at, const ConvWeightProduct &g, int m0) {
     constexpr int CHUNKS = T::M / 8, ROWS = T::THREADS / CHUNKS;
     int chunk = (int)threadIdx.x % CHUNKS, channel = m0 + chunk * 8;
     for (int i = 0; i < STEP / ROWS; i++) {
-        bool inside = at.dy_pixel < end && channel < g.k;
-        const bf16 *from = g.dy + (inside ? (int64_t)at.dy_pixel * g.ldy + channel : 0);
-        copy_chunk<ALIGNED>(to + outer_chunk<T::M>((int)threadIdx.x / CHUNKS + i * ROWS, chunk), from, inside);
-        at.dy_pixel += ROWS;
+        int row = (int)threadIdx.x / CHUNKS + i * ROWS;
+        bool inside = at.first + row < g.pixels && channel < g.k;
+        const bf16 *from = g.dy + (inside ? (int64_t)(at.first + row) * g.ldy + channel : 0);
+        copy_chunk<ALIGNED>(to + outer_chunk<T::M>(row, chunk), from, inside);
     }
 }
 
-// x of one step under a tap, whose place relative to the window of pixel (0,0) of dy is (down, right).
+// x of the same step under the tap that meets pixel (down, right) at pixel (0, 0) of dy; goes on to the next step.
 template <class T, bool ALIGNED> DEVICE void copy_x(unsigned char *to, PixelWalk &at, const ConvWeightProduct &g,
-                                                    const ConvSource &x, int channel, int down, int right, int end) {
+                                                    const ConvSource &x, int channel, int down, int right) {
     constexpr int CHUNKS = T::N / 8, ROWS = T::THREADS / CHUNKS;
     int chunk = (int)threadIdx.x % CHUNKS;
     channel += chunk * 8;
     for (int i = 0; i < STEP / ROWS; i++) {
         int row = at.row * g.stride + down, column = at.column * g.stride + right;
-        bool inside = at.x_pixel < end && channel < x.channels && (unsigned)row < (unsigned)g.h &&
-                      (unsigned)column < (unsigned)g.w;
+        bool inside = at.first + (int)threadIdx.x / CHUNKS + i * ROWS < g.pixels && channel < x.channels &&
+                      (unsigned)row < (unsigned)g.h && (unsigned)column < (unsigned)g.w;
         int pixel = (at.image * g.h + row) * g.w + column;
         copy_chunk<ALIGNED>(to + outer_chunk<T::N>((int)threadIdx.x / CHUNKS + i * ROWS, chunk),
                             x.data + (inside ? (int64_t)pixel * x.ld + channel : 0), inside);
-        at.x_pixel += ROWS;                  // and the same by place, without a division
-        at.column += g.ahead_column;
+        at.column += g.ahead_column;         // ROWS pixels on, without a division
         int wrap = at.column >= g.q;
         at.column -= wrap ? g.q : 0;
         at.row += g.ahead_row + wrap;
@@ -61,37 +61,22 @@ template <class T, bool ALIGNED> DEVICE void copy_x(unsigned char *to, PixelWalk
         at.row -= wrap ? g.p : 0;
         at.image += g.ahead_image + wrap;
     }
+    at.first += STEP;
 }
 
-// Block x: tiles, y: splits. The tiles of a split are neighbours in time and share their pixels.
-template <class T, bool ALIGNED>
-__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_weight_product_kernel(ConvWeightProduct g) {
-    DYNAMIC_SHARED(unsigned char, shared);
-    int taps = g.r * g.s, tile = (int)blockIdx.x, m0 = tile % g.tiles_m * T::M;
-    int tap = tile / g.tiles_m % taps, tile_c = tile / (g.tiles_m * taps);
-    bool second = tile_c >= g.tiles_x;
-    ConvSource x = { second ? g.x2.data : g.x.data, second ? g.x2.channels : g.x.channels, second ? g.x2.ld : g.x.ld };
-    int channel = (second ? tile_c - g.tiles_x : tile_c) * T::N, channels = g.x.channels + g.x2.channels;
-    int down = tap / g.s - g.pad_h, right = tap % g.s - g.pad_w;
+template <class T> DEVICE PixelWalk walk_from(const ConvWeightProduct &g, int step) {
+    int pixel = step * STEP + (int)threadIdx.x / (T::N / 8);
+    return { step * STEP, pixel / (g.p * g.q), pixel % (g.p * g.q) / g.q, pixel % g.q };
+}
 
-    int split = (int)blockIdx.y;
-    int begin = (int)((int64_t)g.steps * split / g.splits), steps = (int)((int64_t)g.steps * (split + 1) / g.splits) - begin;
-    PixelWalk at;
-    at.dy_pixel = begin * STEP + (int)threadIdx.x / (T::M / 8);
-    at.x_pixel = begin * STEP + (int)threadIdx.x / (T::N / 8);
-    at.image = at.x_pixel / (g.p * g.q);
-    at.row = at.x_pixel % (g.p * g.q) / g.q;
-    at.column = at.x_pixel % g.q;
-    Sums<T> sums;
-    multiply<T, TERMS_OUTER, TERMS_OUTER>(sums, shared, steps, [&](unsigned char *stage) {
-        copy_dy<T, ALIGNED>(stage, at, g, m0, g.pixels);
-        copy_x<T, ALIGNED>(stage + T::A_BYTES, at, g, x, channel, down, right, g.pixels);
-    });
-
+// The end of a tile of one tap, whose first element is that of output channel m0 and channel `channel` of x.
+template <class T> DEVICE void store_tap(const Sums<T> &sums, unsigned char *shared, const ConvWeightProduct &g, int m0,
+                                         int tap, int channel, bool second) {
+    int taps = g.r * g.s, channels = g.x.channels + g.x2.channels, own = second ? g.x2.channels : g.x.channels;
+    float *dw = g.sums + (int64_t)blockIdx.y * g.k * taps * channels;
     store_sums<T>(sums, shared, [&](int row, int column, float (&v)[8]) {
-        if (m0 + row >= g.k || channel + column >= x.channels) return;
-        float *to = g.sums + (((int64_t)split * g.k + m0 + row) * taps + tap) * channels + (second ? g.x.channels : 0) +
-                    channel + column;
+        if (m0 + row >= g.k || channel + column >= own) return;
+        float *to = dw + ((int64_t)(m0 + row) * taps + tap) * channels + (second ? g.x.channels : 0) + channel + column;
         float4 low = make_float4(v[0], v[1], v[2], v[3]), high = make_float4(v[4], v[5], v[6], v[7]);
         if (g.accumulate) {
             float4 a = load4(to), b = load4(to + 4);
@@ -101,6 +86,73 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_weight_product_ker
         store4(to, low);
         store4(to + 4, high);
     });
+}
+
+// Block x: tiles of one tap, y: splits. The tiles of a split are neighbours in time and share their pixels.
+template <class T, bool ALIGNED>
+__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_weight_tap_kernel(ConvWeightProduct g) {
+    DYNAMIC_SHARED(unsigned char, shared);
+    int tile = (int)blockIdx.x, m0 = tile % g.tiles_m * T::M, tap = tile / g.tiles_m % (g.r * g.s);
+    int tile_c = tile / (g.tiles_m * g.r * g.s);
+    bool second = tile_c >= g.tiles_x;
+    ConvSource x = { second ? g.x2.data : g.x.data, second ? g.x2.channels : g.x.channels, second ? g.x2.ld : g.x.ld };
+    int channel = (second ? tile_c - g.tiles_x : tile_c) * T::N;
+    int down = tap / g.s - g.pad_h, right = tap % g.s - g.pad_w;
+    int split = (int)blockIdx.y, begin = (int)((int64_t)g.steps * split / g.splits);
+    int end = (int)((int64_t)g.steps * (split + 1) / g.splits);
+
+    PixelWalk at = walk_from<T>(g, begin);
+    Sums<T> sums;
+    multiply<T, TERMS_OUTER, TERMS_OUTER>(sums, shared, end - begin, [&](unsigned char *stage) {
+        copy_dy<T, ALIGNED>(stage, at, g, m0);
+        copy_x<T, ALIGNED>(stage + T::A_BYTES, at, g, x, channel, down, right);
+    });
+    store_tap<T>(sums, shared, g, m0, tap, channel, second);
+}
+
+// The three taps of a row of the filter at once, where the 32 pixels of a step are whole rows of images: 64 output
+// channels by 3 x 64 input channels, each of four warps with 16 of these under every tap. x is copied once, for the
+// middle tap; the others read shared memory one pixel to the left or right, and zeros beside the image. 8 KiB from L2 a
+// step of 0.79 MFLOP: 96 FLOP a byte.
+typedef Tile<64, 64, 64, 16, 3> TapsTile;
+enum { ROW_TAPS = 3, ZEROS_BYTES = 16 };
+__global__ void __launch_bounds__(TapsTile::THREADS, TapsTile::BLOCKS) conv_weight_row_kernel(ConvWeightProduct g) {
+    typedef TapsTile T;
+    DYNAMIC_SHARED(unsigned char, shared);
+    unsigned char *zeros = shared + T::SHARED_BYTES;
+    int tile = (int)blockIdx.x, m0 = tile % g.tiles_m * T::M, filter_row = tile / g.tiles_m % g.r;
+    int tile_c = tile / (g.tiles_m * g.r);
+    bool second = tile_c >= g.tiles_x;
+    ConvSource x = { second ? g.x2.data : g.x.data, second ? g.x2.channels : g.x.channels, second ? g.x2.ld : g.x.ld };
+    int channel = (second ? tile_c - g.tiles_x : tile_c) * T::N;
+    int split = (int)blockIdx.y, begin = (int)((int64_t)g.steps * split / g.splits);
+    int end = (int)((int64_t)g.steps * (split + 1) / g.splits);
+
+    if (threadIdx.x == 0) *reinterpret_cast<uint4 *>(zeros) = make_uint4(0, 0, 0, 0);
+    PixelWalk at = walk_from<T>(g, begin);
+    Sums<T> sums[ROW_TAPS];
+    for (int t = 0; t < ROW_TAPS; t++) clear_sums(sums[t]);
+    run_steps<T::STAGE_BYTES>(shared, end - begin, [&](unsigned char *stage) {
+        copy_dy<T, true>(stage, at, g, m0);
+        copy_x<T, true>(stage + T::A_BYTES, at, g, x, channel, filter_row - g.pad_h, 0);
+    }, [&](const unsigned char *stage) {
+        int lane = (int)threadIdx.x % 32, chunk = warp_column<T>() / 8 + lane / 16;
+#pragma unroll 1                       // three blocks share an SM: the registers of the other half's fragments are theirs
+        for (int half = 0; half < STEP / 16; half++) {
+            uint32_t a[T::ROWS][4], b[4];
+            for (int i = 0; i < T::ROWS; i++) load_a<T, TERMS_OUTER>(a[i], stage, i * 16, half);
+            int pixel = half * 16 + lane % 16, column = pixel % g.q;
+            for (int t = 0; t < ROW_TAPS; t++) {
+                bool beside = t == 0 ? column == 0 : t == 2 && column == g.q - 1;
+                const unsigned char *from = stage + T::A_BYTES + outer_chunk<T::N>(pixel + t - 1, chunk);
+                LDMATRIX_X4_TRANS(b, beside ? zeros : from);
+                for (int i = 0; i < T::ROWS; i++)
+                    for (int j = 0; j < T::COLUMNS; j++) MMA_BF16(sums[t].at[i][j], a[i], b + j * 2);
+            }
+        }
+    });
+#pragma unroll                         // the sums stay in registers
+    for (int t = 0; t < ROW_TAPS; t++) store_tap<T>(sums[t], shared, g, m0, filter_row * g.s + t, channel, second);
 }
 
 // dw (+)= the splits in order; n: elements of dw, a multiple of 4. A thread: 4 of them.
@@ -162,24 +214,41 @@ __global__ void __launch_bounds__(256) conv_bias_sums_kernel(const float *sums, 
     dbias[channel] = sum;
 }
 
-// ---- tiles and splits, by the shape alone
-// Splits fill 216 places, two blocks on each of the 108 SMs of an A100: the tiles of 3x3 filters between multiples of
-// 128 channels divide it (9, 18, 27, 36, 54, 72). A split has at least MIN_STEPS, so that filling its pipeline and
-// writing its sums do not outweigh its products.
-enum { PLACES = 216, MIN_STEPS = 8 };
-enum TileName { LARGE, NARROW, SMALL };
-static int tile_of(const Conv2dShape *z) {
-    int widest = z->c > z->c2 ? z->c : z->c2;
-    return widest <= 64 ? (z->k <= 64 ? SMALL : NARROW) : z->k <= 64 ? SMALL : LARGE;
+// ---- which kernel and tile, how many splits: by the shape alone, conv2d_mma.cuh's model_clocks
+enum PlanName { ROW_OF_TAPS, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
+struct WeightPlan { int name, splits; };
+enum { MOST_SPLITS = 64, FEWEST_STEPS = 6 };                 // FEWEST_STEPS: of a split
+static const struct { int m, n, taps; double step_clocks; } plan_tiles[PLANS] = {
+    { TapsTile::M, TapsTile::N, ROW_TAPS, 384 },             // multiply-adds
+    { 128, 128, 1, 128 * 128.0 / SM_BYTES },                 // L2
+    { 128, 64, 1, 96 * 128.0 / SM_BYTES },
+    { 64, 64, 1, 64 * 128.0 / SM_BYTES },
+};
+static bool row_of_taps_can(const Conv2dShape *z) {
+    return z->s == ROW_TAPS && z->stride == 1 && z->pad_w == 1 && z->q == z->w && STEP % z->q == 0;
 }
 static int64_t steps_of(const Conv2dShape *z) { return ceil_div((int64_t)z->n * z->p * z->q, STEP); }
-static int splits_of(const Conv2dShape *z) {
-    int tile = tile_of(z);
-    int64_t m = tile == SMALL ? 64 : 128, n = tile == LARGE ? 128 : 64;
-    int64_t tiles = ceil_div(z->k, m) * z->r * z->s * (ceil_div(z->c, n) + ceil_div(z->c2, n));
-    int64_t splits = PLACES / tiles, most = steps_of(z) / MIN_STEPS;
-    splits = splits < most ? splits : most;
-    return (int)(splits > 1 ? splits : 1);
+static int64_t filter_elements(const Conv2dShape *z) { return (int64_t)z->k * z->r * z->s * (z->c + z->c2); }
+
+static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
+    WeightPlan best = { wanted, 1 };
+    double fewest = 1e30;
+    for (int name = 0; name < PLANS; name++) {
+        if (wanted != ANY ? name != wanted : name == ROW_OF_TAPS && !row_of_taps_can(z)) continue;
+        int64_t n = plan_tiles[name].n, most = steps_of(z) / FEWEST_STEPS;
+        int64_t tiles = ceil_div(z->k, plan_tiles[name].m) * (ceil_div(z->c, n) + ceil_div(z->c2, n)) * z->r *
+                        (z->s / plan_tiles[name].taps);
+        if (most > MOST_SPLITS) most = MOST_SPLITS;
+        for (int splits = 1; splits == 1 || splits <= most; splits++) {
+            double clocks = model_clocks((double)(tiles * splits), (double)ceil_div(steps_of(z), splits),
+                                         plan_tiles[name].step_clocks, splits, (double)filter_elements(z));
+            if (clocks >= fewest) continue;
+            fewest = clocks;
+            best.name = name;
+            best.splits = splits;
+        }
+    }
+    return best;
 }
 
 // Scratch: (n,k) sums of images where dbias is wanted without dtemb, then the splits.
@@ -187,53 +256,61 @@ static size_t image_sums_bytes(const Conv2dShape *z) {
     if (!(z->use & CONV_BIAS) || z->use & CONV_TEMB) return 0;
     return ((size_t)z->n * (size_t)z->k * sizeof(float) + 255) / 256 * 256;
 }
-static int64_t filter_elements(const Conv2dShape *z) { return (int64_t)z->k * z->r * z->s * (z->c + z->c2); }
-static size_t backward_weight_scratch(const Conv2dShape *z) {
-    int splits = splits_of(z);
+template <int PLAN> static size_t backward_weight_scratch(const Conv2dShape *z) {
+    int splits = plan_of(z, PLAN).splits;
     return image_sums_bytes(z) + (splits > 1 ? (size_t)splits * (size_t)filter_elements(z) * sizeof(float) : 0);
 }
 
-static bool backward_weight_can(const Conv2dShape *z) {
+template <int PLAN> static bool backward_weight_can(const Conv2dShape *z) {
     return z->dtype == DT_BF16 && z->out == DT_BF16 && z->lx == LAYOUT_NHWC && z->ly == LAYOUT_NHWC &&
            !(z->use & ~(CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL)) && whole_chunks(z->c, z->ldx) &&
-           whole_chunks(z->c2, z->ldx2) && whole_chunks(z->k, z->ldy) && sizes_fit(z) && z->n <= 65535;
+           whole_chunks(z->c2, z->ldx2) && whole_chunks(z->k, z->ldy) && sizes_fit(z) && z->n <= 65535 &&
+           (PLAN != ROW_OF_TAPS || row_of_taps_can(z));
 }
 
-template <class T, bool ALIGNED> static void launch_weight_product(Stream *stream, ConvWeightProduct g) {
+// What depends on the tile, and the grid.
+template <class T> static dim3 prepare_tiles(ConvWeightProduct *g, int tiles_of_filter) {
     constexpr int ROWS = T::THREADS / (T::N / 8);        // pixels from one of a thread's copies of x to the next
-    g.ahead_image = ROWS / (g.p * g.q);
-    g.ahead_row = ROWS % (g.p * g.q) / g.q;
-    g.ahead_column = ROWS % g.q;
-    g.tiles_m = (int)ceil_div(g.k, T::M);
-    g.tiles_x = (int)ceil_div(g.x.channels, T::N);
-    g.tiles_c = g.tiles_x + (int)ceil_div(g.x2.channels, T::N);
-    dim3 grid((unsigned)(g.tiles_m * g.tiles_c * g.r * g.s), (unsigned)g.splits);
-    LAUNCH(stream, (conv_weight_product_kernel<T, ALIGNED>), grid, dim3(T::THREADS), T::SHARED_BYTES, g);
+    g->ahead_image = ROWS / (g->p * g->q);
+    g->ahead_row = ROWS % (g->p * g->q) / g->q;
+    g->ahead_column = ROWS % g->q;
+    g->tiles_m = (int)ceil_div(g->k, T::M);
+    g->tiles_x = (int)ceil_div(g->x.channels, T::N);
+    int tiles_c = g->tiles_x + (int)ceil_div(g->x2.channels, T::N);
+    return dim3((unsigned)(g->tiles_m * tiles_c * tiles_of_filter), (unsigned)g->splits);
+}
+template <class T, bool ALIGNED> static void launch_taps(Stream *stream, ConvWeightProduct g) {
+    dim3 grid = prepare_tiles<T>(&g, g.r * g.s);
+    LAUNCH(stream, (conv_weight_tap_kernel<T, ALIGNED>), grid, dim3(T::THREADS), T::SHARED_BYTES, g);
+}
+static void launch_rows(Stream *stream, ConvWeightProduct g) {
+    dim3 grid = prepare_tiles<TapsTile>(&g, g.r);
+    LAUNCH(stream, (conv_weight_row_kernel), grid, dim3(TapsTile::THREADS), TapsTile::SHARED_BYTES + ZEROS_BYTES, g);
 }
 
-static void filter_gradient(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, float *scratch) {
-    int splits = splits_of(z), tile = tile_of(z);
+static void filter_gradient(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, WeightPlan plan, float *scratch) {
     ConvWeightProduct g = {};
     g.dy = static_cast<const bf16 *>(a->dy), g.ldy = z->ldy, g.k = z->k;
     g.x = { static_cast<const bf16 *>(a->x), z->c, z->ldx };
     g.x2 = { static_cast<const bf16 *>(a->x2), z->c2, z->ldx2 };
     g.h = z->h, g.w = z->w, g.p = z->p, g.q = z->q, g.r = z->r, g.s = z->s;
     g.stride = z->stride, g.pad_h = z->pad_h, g.pad_w = z->pad_w;
-    g.pixels = z->n * z->p * z->q, g.steps = (int)steps_of(z), g.splits = splits;
-    g.sums = splits > 1 ? scratch : a->dw;
-    g.accumulate = splits == 1 && a->accumulate;
+    g.pixels = z->n * z->p * z->q, g.steps = (int)steps_of(z), g.splits = plan.splits;
+    g.sums = plan.splits > 1 ? scratch : a->dw;
+    g.accumulate = plan.splits == 1 && a->accumulate;
     bool aligned = aligned16(a->dy) && aligned16(a->x) && aligned16(a->x2);
-    if (!aligned) launch_weight_product<SmallTile, false>(stream, g);
-    else if (tile == LARGE) launch_weight_product<LargeTile, true>(stream, g);
-    else if (tile == NARROW) launch_weight_product<NarrowTile, true>(stream, g);
-    else launch_weight_product<SmallTile, true>(stream, g);
-    if (splits == 1) return;
+    if (!aligned) launch_taps<SmallTile, false>(stream, g);
+    else if (plan.name == ROW_OF_TAPS) launch_rows(stream, g);
+    else if (plan.name == LARGE) launch_taps<LargeTile, true>(stream, g);
+    else if (plan.name == NARROW) launch_taps<NarrowTile, true>(stream, g);
+    else launch_taps<SmallTile, true>(stream, g);
+    if (plan.splits == 1) return;
     int64_t n = filter_elements(z);
-    LAUNCH(stream, (conv_add_splits_kernel), dim3((unsigned)ceil_div(n, 1024)), dim3(256), 0, a->dw, scratch, n, splits,
-           a->accumulate);
+    LAUNCH(stream, (conv_add_splits_kernel), dim3((unsigned)ceil_div(n, 1024)), dim3(256), 0, a->dw, scratch, n,
+           plan.splits, a->accumulate);
 }
 
-static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
+template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     unsigned char *scratch = static_cast<unsigned char *>(work.scratch);
     if (a->dtemb || a->dbias) {
         float *sums = a->dtemb ? a->dtemb : reinterpret_cast<float *>(scratch);
@@ -249,9 +326,17 @@ static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dAr
                    a->dbias, a->accumulate);
         }
     }
-    if (a->dw) filter_gradient(stream, z, a, reinterpret_cast<float *>(scratch + image_sums_bytes(z)));
+    if (!a->dw) return;
+    filter_gradient(stream, z, a, plan_of(z, PLAN), reinterpret_cast<float *>(scratch + image_sums_bytes(z)));
 }
 
+// By default the model chooses; each choice has a name of its own, for tests and for the bench.
+#define BACKWARD_WEIGHT(name, order, plan)                                                                          \
+    IMPL_FULL(conv2d_backward_weight, name, order, 80, 0, backward_weight_can<plan>, backward_weight_scratch<plan>, \
+              NULL, backward_weight<plan>, NULL)
 IMPLS(conv2d_mma_weight,
-    IMPL_FULL(conv2d_backward_weight, "mma", 50, 80, 0, backward_weight_can, backward_weight_scratch, NULL,
-              backward_weight, NULL))
+    BACKWARD_WEIGHT("mma", 50, ANY),
+    BACKWARD_WEIGHT("mma_row_of_taps", -1, ROW_OF_TAPS),
+    BACKWARD_WEIGHT("mma_128x128", -1, LARGE),
+    BACKWARD_WEIGHT("mma_128x64", -1, NARROW),
+    BACKWARD_WEIGHT("mma_64x64", -1, SMALL))
