@@ -124,8 +124,8 @@ DEVICE float block_sum(float v, float *slot) {
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 DEVICE float silu(float x) { return x * sigmoid(x); }
 DEVICE float silu_slope(float x) {
-    float s = sigmoid(x);
-    return s * (1.0f + x * (1.0f - s));
+    float e = expf(fminf(-x, 87.0f)), s = 1.0f / (1.0f + e);   // finite, so that e s is not infinity times 0
+    return s + (x * s) * (e * s);                  // 1 - sigmoid(x) = e s, without cancellation for large x
 }
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Blocks for `items` of work, `each` per block: at most `most`, so that kernels walk the rest in strides of the grid.

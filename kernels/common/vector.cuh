@@ -99,8 +99,12 @@ template <typename T> DEVICE float sigmoid_of(float x) {
 }
 template <typename T> DEVICE float silu_of(float x) { return x * sigmoid_of<T>(x); }
 template <typename T> DEVICE float silu_slope_of(float x) {
-    float s = sigmoid_of<T>(x);
-    return s * (1.0f + x * (1.0f - s));
+    if constexpr (sizeof(T) == sizeof(float)) {
+        return silu_slope(x);
+    } else {
+        float e = __expf(fminf(-x, 87.0f)), s = __fdividef(1.0f, 1.0f + e);
+        return s + (x * s) * (e * s);
+    }
 }
 
 // Over the whole block, a power of two of threads, in a fixed order; slot: one element per thread, free before and

@@ -119,7 +119,7 @@ static void add_channel(Stream *s, const AddChannelShape *z, const AddChannelArg
 enum { SUM_VECTORS = 8 };                                // columns of a block / V: 64 channels, one line of bf16
 
 template <typename T, int V, int COPIES>
-__global__ void __launch_bounds__(ROW_THREADS) add_channel_grad_kernel(AddChannelShape z, AddChannelGradArgs a) {
+__global__ void __launch_bounds__(ROW_THREADS, 4) add_channel_grad_kernel(AddChannelShape z, AddChannelGradArgs a) {
     constexpr int lanes = ROW_THREADS / SUM_VECTORS, wide = SUM_VECTORS * V;
     SHARED(float, part, lanes * wide);
     const T *dy = static_cast<const T *>(a.dy);
