@@ -13,7 +13,7 @@ extern const Description describe_conv2d_forward, describe_conv2d_backward_input
     describe_relayout, describe_mean_forward, describe_mean_backward, describe_randn, describe_dropout,
     describe_upsample2x_forward, describe_upsample2x_backward, describe_concat_forward, describe_repeat_batch_forward,
     describe_repeat_batch_backward, describe_embed_forward, describe_embed_backward, describe_sinusoid,
-    describe_add_noise, describe_sampler_step, describe_cbdm_loss, describe_step_advance, describe_grad_norm,
+    describe_add_noise, describe_q_sample, describe_sampler_step, describe_cbdm_loss, describe_step_advance, describe_grad_norm,
     describe_adam_ema;
 
 const Description *const descriptions[] = {
@@ -24,7 +24,7 @@ const Description *const descriptions[] = {
     &describe_mean_forward, &describe_mean_backward, &describe_randn, &describe_dropout, &describe_upsample2x_forward,
     &describe_upsample2x_backward, &describe_concat_forward, &describe_repeat_batch_forward,
     &describe_repeat_batch_backward, &describe_embed_forward, &describe_embed_backward, &describe_sinusoid,
-    &describe_add_noise, &describe_sampler_step, &describe_cbdm_loss, &describe_step_advance, &describe_grad_norm,
+    &describe_add_noise, &describe_q_sample, &describe_sampler_step, &describe_cbdm_loss, &describe_step_advance, &describe_grad_norm,
     &describe_adam_ema, NULL,
 };
 

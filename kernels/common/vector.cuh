@@ -118,7 +118,8 @@ template <typename T> DEVICE T block_tree_sum(T v, T *slot) {
     return sum;
 }
 
-// ---- grids: columns of a row along x, V to a thread; rows along y
+// ---- grids: columns of a row along x, V to a thread; rows along y. A block is as wide as the row, up to 256 threads,
+// and takes several rows where that is less; kernels of one run launched with run_grid() know no rows.
 struct RowGrid { dim3 grid, block; };
 enum { ROW_THREADS = 256 };
 
@@ -129,6 +130,8 @@ static inline RowGrid row_grid(int64_t rows, int64_t columns, int v) {
     unsigned y = ROW_THREADS / x;
     return { dim3(grid_of(items, x, 16384), grid_of(rows, y, 32768)), dim3(x, y) };
 }
+// Of one run of n elements.
+static inline RowGrid run_grid(int64_t n, int v) { return { dim3(grid_of(n, ROW_THREADS * v, 16384)), dim3(ROW_THREADS) }; }
 // for (ROWS(r, rows)) for (COLUMNS(j, columns, V)) ...
 #define ROWS(r, rows)                                                                                               \
     int64_t r = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; r < (rows); r += (int64_t)gridDim.y * blockDim.y

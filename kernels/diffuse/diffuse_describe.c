@@ -22,6 +22,36 @@ static void noise_arrays(const void *shape, Arrays *l) {
 const Description describe_add_noise = { .launcher = &add_noise, .about = "x_t from x_0 and noise",
                                          .shape = noise_fields, .complete = noise_complete, .arrays = noise_arrays };
 
+// A data set of five images.
+static const Field q_sample_fields[] = { FIELD(QSampleShape, n, FIELD_INT), FIELD(QSampleShape, h, FIELD_INT),
+                                         FIELD(QSampleShape, w, FIELD_INT), FIELD(QSampleShape, c, FIELD_INT),
+                                         FIELD(QSampleShape, T, FIELD_INT), FIELD(QSampleShape, flip, FIELD_BOOL),
+                                         FIELD(QSampleShape, out, FIELD_DTYPE), FIELD_END };
+static void q_sample_complete(void *shape) {
+    QSampleShape *z = shape;
+    if (!z->T) z->T = 1000;
+}
+#define SAMPLE(member) #member, offsetof(QSampleArgs, member)
+static void q_sample_arrays(const void *shape, Arrays *l) {
+    enum { IMAGES = 5 };
+    const QSampleShape *z = shape;
+    array_add(l, SAMPLE(images), ARRAY_IN, TYPE_U8, DIMS(IMAGES, z->h, z->w, z->c))->fill = FILL_BITS;
+    Array *index = array_add(l, SAMPLE(index), ARRAY_IN, TYPE_I32, DIMS(z->n));
+    index->fill = FILL_INDEX;
+    index->range = IMAGES;
+    Array *t = array_add(l, SAMPLE(t), ARRAY_IN, TYPE_I32, DIMS(z->n));
+    t->fill = FILL_INDEX;
+    t->range = z->T;
+    array_add(l, SAMPLE(sample), ARRAY_IN, TYPE_U32, DIMS(z->n))->fill = FILL_SAMPLE;
+    array_add(l, SAMPLE(state), ARRAY_IN, TYPE_U8, DIMS((int64_t)sizeof(StepState)))->fill = FILL_STATE;
+    array_add(l, SAMPLE(root), ARRAY_IN, TYPE_F32, DIMS(z->T, 2))->fill = FILL_ROOT;
+    array_add(l, SAMPLE(eps), ARRAY_OUT, TYPE_F32, DIMS(z->n, z->h, z->w, z->c));
+    array_add(l, SAMPLE(xt), ARRAY_OUT, array_type(z->out), DIMS(z->n, z->h, z->w, z->c));
+}
+const Description describe_q_sample = { .launcher = &q_sample, .about = "x_t and its noise from the data set's bytes",
+                                        .shape = q_sample_fields, .complete = q_sample_complete,
+                                        .arrays = q_sample_arrays };
+
 // The table has eight rows: enough for the sampler_index of a made-up state.
 static const Field step_fields[] = { FIELD(SamplerStepShape, n, FIELD_INT), FIELD(SamplerStepShape, e, FIELD_I64),
                                      FIELD(SamplerStepShape, purpose, FIELD_U32), FIELD_END };

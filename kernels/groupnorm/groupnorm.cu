@@ -310,7 +310,7 @@ static void forward(Stream *st, const GroupNormShape *z, const GroupNormForwardA
         });
     });
     if (a->mask && !(vector && a->y && z->p16)) {
-        RowGrid g = row_grid(1, (int64_t)z->n * z->hw * z->c, 8);
+        RowGrid g = run_grid((int64_t)z->n * z->hw * z->c, 8);
         LAUNCH(st, (mask_kernel), g.grid, g.block, 0, *z, *a);
     }
 }

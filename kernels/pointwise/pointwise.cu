@@ -185,7 +185,7 @@ static void add_channel_grad(Stream *s, const AddChannelShape *z, const AddChann
             else                LAUNCH(s, (add_channel_grad_kernel<T, V, 1>), grid, block, 0, own, args);
             if (z->copies > 2 && a->dx) {
                 int64_t size = (int64_t)z->n * z->hw * z->c;
-                RowGrid g = row_grid(1, size, V);
+                RowGrid g = run_grid(size, V);
                 LAUNCH(s, (sum_copies_kernel<T, V>), g.grid, g.block, 0, size, z->copies,
                        static_cast<const T *>(a->dy), static_cast<T *>(a->dx));
             }
@@ -208,7 +208,7 @@ static bool can_relayout(const RelayoutShape *z) { return z->from == LAYOUT_NHWC
 
 static void relayout_run(Stream *s, const RelayoutShape *z, const RelayoutArgs *a, Work) {
     int64_t bytes = (int64_t)z->n * z->hw * z->c * (int64_t)dtype_size(z->dtype);
-    RowGrid g = row_grid(1, bytes, 16);
+    RowGrid g = run_grid(bytes, 16);
     LAUNCH(s, (copy_kernel), g.grid, g.block, 0, bytes, static_cast<const uint8_t *>(a->x),
            static_cast<uint8_t *>(a->y));
 }
@@ -262,7 +262,7 @@ static void mean(Stream *s, const MeanShape *z, const MeanArgs *a, Work w) {
 static void mean_grad(Stream *s, const MeanShape *z, const MeanGradArgs *a, Work) {
     by_width(is_vector(a->dx, 0, z->dtype), [&](auto width) {
         constexpr int V = decltype(width)::value;
-        RowGrid g = row_grid(1, z->e, V);
+        RowGrid g = run_grid(z->e, V);
         by_type(z->dtype, [&](auto one) {
             using T = decltype(one);
             LAUNCH(s, (mean_grad_kernel<T, V>), g.grid, g.block, 0, z->e, a->dy, static_cast<T *>(a->dx));

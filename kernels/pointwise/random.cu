@@ -90,7 +90,7 @@ static void dropout_run(Stream *s, const RandomShape *z, const RandomArgs *a, Wo
     float scale = (float)(65536.0 / (65536.0 - (double)z->p16));
     int64_t image = (int64_t)z->hw * z->c;
     bool vector = image % 8 == 0 && is_vector(a->x, 0, z->dtype) && is_vector(a->y, 0, z->dtype);
-    RowGrid g = vector ? row_grid(z->n, image, 8) : row_grid(1, z->n * image, 8);
+    RowGrid g = vector ? row_grid(z->n, image, 8) : run_grid(z->n * image, 8);
     by_type(z->dtype, [&](auto one) {
         using T = decltype(one);
         if (vector) LAUNCH(s, (dropout_kernel<T>), g.grid, g.block, 0, *z, *a, scale);

@@ -115,7 +115,7 @@ static bool can_repeat(const RepeatShape *z) { return is_stored(z->dtype); }
 static void repeat(Stream *s, const RepeatShape *z, const ResampleArgs *a, Work) {
     by_width(is_vector(a->x, 0, z->dtype) && is_vector(a->y, z->e, z->dtype), [&](auto width) {
         constexpr int V = decltype(width)::value;
-        RowGrid g = row_grid(1, z->e, V);
+        RowGrid g = run_grid(z->e, V);
         by_type(z->dtype, [&](auto one) {
             using T = decltype(one);
             LAUNCH(s, (repeat_kernel<T, V>), g.grid, g.block, 0, *z, static_cast<const T *>(a->x),
@@ -126,7 +126,7 @@ static void repeat(Stream *s, const RepeatShape *z, const ResampleArgs *a, Work)
 static void repeat_grad(Stream *s, const RepeatShape *z, const ResampleArgs *a, Work) {
     by_width(is_vector(a->x, z->e, z->dtype) && is_vector(a->y, 0, z->dtype), [&](auto width) {
         constexpr int V = decltype(width)::value;
-        RowGrid g = row_grid(1, z->e, V);
+        RowGrid g = run_grid(z->e, V);
         by_type(z->dtype, [&](auto one) {
             using T = decltype(one);
             LAUNCH(s, (repeat_grad_kernel<T, V>), g.grid, g.block, 0, *z, static_cast<const T *>(a->x),
