@@ -42,8 +42,7 @@ static void gemm_tiled(Stream *s, const GemmShape *z, const GemmArgs *a, Work wo
 // ---- column sums
 enum { SUM_THREADS = 256, SUM_WARPS = SUM_THREADS / 32, SUM_COLUMNS = 128, SUM_ROWS = 128, SUM_RANGES = 64 };
 static int sum_ranges(const BiasGradShape *z) {
-    int64_t ranges = ceil_div(z->m, SUM_ROWS);
-    return (int)min(ranges, (int64_t)SUM_RANGES);
+    return (int)grid_of(z->m, SUM_ROWS, SUM_RANGES);
 }
 static size_t sum_scratch(const BiasGradShape *z) {
     return sum_ranges(z) < 2 ? 0 : sizeof(float) * (size_t)sum_ranges(z) * (size_t)partial_columns(z->n);

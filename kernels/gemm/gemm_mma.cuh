@@ -30,7 +30,7 @@ gemm_mma_kernel(GemmPlan p) {
     float *sums = reinterpret_cast<float *>(shared);
     GemmBlock block = gemm_block(p, TILE);
     int begin = block.split * p.depth, end = min(p.z.k, begin + p.depth);
-    int steps = (end - begin + G::TERMS - 1) / G::TERMS;
+    int once = (end - begin + G::TERMS - 1) / G::TERMS, steps = once * p.turns;
     MmaSource a = { (const bf16 *)p.a.a + matrix_offset(p, block.matrix, p.z.batch_a, p.head_a), p.z.lda,
                     TA ? end : p.z.m, TA ? p.z.m : end };
     MmaSource b = { (const bf16 *)p.a.b + matrix_offset(p, block.matrix, p.z.batch_b, p.head_b), p.z.ldb,
@@ -38,8 +38,10 @@ gemm_mma_kernel(GemmPlan p) {
     auto copy = [&](int step) {                  // one group each, of nothing past the last step
         if (step < steps) {
             bf16 *to = stages + step % G::STAGES * 2 * G::SIZE;
-            int k = begin + step * G::TERMS, m0 = block.row, n0 = block.column;
-            tile_copy<G::ROWS_A, G::CHUNKS_A, G::THREADS, ALIGNED>(to, a, TA ? k : m0, TA ? m0 : k);
+            bool again = step >= once;
+            int k = begin + (again ? step - once : step) * G::TERMS, m0 = block.row, n0 = block.column;
+            MmaSource x = { a.p + (again ? p.turn_a : 0), a.ld, a.rows, a.columns };
+            tile_copy<G::ROWS_A, G::CHUNKS_A, G::THREADS, ALIGNED>(to, x, TA ? k : m0, TA ? m0 : k);
             tile_copy<G::ROWS_B, G::CHUNKS_B, G::THREADS, ALIGNED>(to + G::SIZE, b, TB ? n0 : k, TB ? k : n0);
         }
         CP_ASYNC_COMMIT();

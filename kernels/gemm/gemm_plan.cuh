@@ -16,6 +16,8 @@ typedef struct {
     bool   vector_a, vector_b, vector_y;
     int    splits, depth;             // of k; terms of one split
     float *partial;                   // (batch, splits, m, padded n) f32, if splits > 1
+    int     turns;                    // of all terms, the second with a from turn_a on: sums of two products; 1 otherwise
+    int64_t turn_a;
 } GemmPlan;
 
 enum { SPLIT_TILE = 64, SPLIT_DEPTH = 32, SPLIT_BLOCKS = 128, SPLIT_MOST = 16 };
@@ -40,7 +42,7 @@ static inline GemmPlan gemm_plan(const GemmShape *z, const GemmArgs *a, void *sc
     GemmPlan p = {};
     p.z = *z;
     p.a = *a;
-    p.heads = 1;
+    p.heads = p.turns = 1;
     p.splits = scratch ? gemm_splits(z) : 1;
     p.depth = (int)(ceil_div(ceil_div(z->k, p.splits), SPLIT_DEPTH) * SPLIT_DEPTH);
     p.partial = (float *)scratch;
