@@ -310,3 +310,15 @@ void  device_capture_launch(Device *d, void *captured) { d->gpu->capture_launch(
 void device_capture_free(Device *d, void *captured) {
     if (captured) d->gpu->capture_free(d, captured);
 }
+
+bool device_kernel_needs(const Device *d, const void *kernel, int threads, size_t shared, KernelNeeds *out) {
+    return d->gpu && d->gpu->kernel_needs && d->gpu->kernel_needs(kernel, threads, shared, out);
+}
+
+void device_range_begin(const Device *d, const char *name) {
+    if (d->gpu && d->gpu->range_begin) d->gpu->range_begin(name);
+}
+
+void device_range_end(const Device *d) {
+    if (d->gpu && d->gpu->range_end) d->gpu->range_end();
+}

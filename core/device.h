@@ -58,5 +58,11 @@ void        device_capture_begin(Device *d);
 void       *device_capture_end(Device *d, Status *s);                // code 0, or why there is none
 void        device_capture_launch(Device *d, void *captured);
 void        device_capture_free(Device *d, void *captured);          // NULL is fine
+// What a launch of the log (kernels/common/launch_log.h) needs of this GPU. False where there is nothing to ask.
+typedef struct { int registers, blocks_per_sm; size_t shared, local; } KernelNeeds;   // bytes; static and dynamic
+bool        device_kernel_needs(const Device *d, const void *kernel, int threads, size_t shared, KernelNeeds *out);
+// A range by this name in what nsys and ncu record. Nothing elsewhere.
+void        device_range_begin(const Device *d, const char *name);
+void        device_range_end(const Device *d);
 EXTERN_C_END
 #endif

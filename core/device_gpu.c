@@ -13,6 +13,7 @@
 #include "kernels/emu/cuda_runtime.h"
 #else
 #include <cuda_runtime_api.h>
+#include <nvtx3/nvToolsExt.h>
 #endif
 #include "core/device_impl.h"
 #include "kernels/common/kernel.h"
@@ -352,6 +353,18 @@ static void capture_free(Device *d, void *captured) {
     must(d, cudaGraphExecDestroy(captured), "ending");
 }
 
+#ifndef DEVICE_EMULATED
+static bool kernel_needs(const void *kernel, int threads, size_t shared, KernelNeeds *out) {
+    struct cudaFuncAttributes a;
+    if (cudaFuncGetAttributes(&a, kernel) != cudaSuccess) return false;
+    *out = (KernelNeeds){ .registers = a.numRegs, .shared = a.sharedSizeBytes + shared, .local = a.localSizeBytes };
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&out->blocks_per_sm, kernel, threads, shared) == cudaSuccess;
+}
+
+static void range_begin(const char *name) { nvtxRangePushA(name); }
+static void range_end(void) { nvtxRangePop(); }
+#endif
+
 extern const GpuRuntime KERNEL_PASTE(gpu_runtime_, KERNEL_KIND, );
 const GpuRuntime KERNEL_PASTE(gpu_runtime_, KERNEL_KIND, ) = {
     .open = open_gpu, .close = close_gpu, .plan_cc = plan_cc, .describe = describe, .memory = memory, .alloc = alloc,
@@ -361,5 +374,7 @@ const GpuRuntime KERNEL_PASTE(gpu_runtime_, KERNEL_KIND, ) = {
     .capture_free = capture_free,
 #ifdef DEVICE_EMULATED
     .scope = scope,
+#else
+    .kernel_needs = kernel_needs, .range_begin = range_begin, .range_end = range_end,
 #endif
 };

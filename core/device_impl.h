@@ -32,6 +32,9 @@ typedef struct {
     void  *(*capture_end)(Device *d, Status *s);
     void   (*capture_launch)(Device *d, void *captured);
     void   (*capture_free)(Device *d, void *captured);
+    bool   (*kernel_needs)(const void *kernel, int threads, size_t shared, KernelNeeds *out);   // NULL: nobody knows
+    void   (*range_begin)(const char *name);        // NULL: nobody records
+    void   (*range_end)(void);
 } GpuRuntime;
 #ifdef CBDM_CUDA
 extern const GpuRuntime gpu_runtime_CUDA;

@@ -22,6 +22,7 @@
 #ifndef KERNELS_DEVICE_CUH
 #define KERNELS_DEVICE_CUH
 #include "kernels/common/kernel.h"
+#include "kernels/common/launch_log.h"
 
 struct bf16 { uint16_t bits; };                          // as stored; 2-byte aligned. Arithmetic is in float
 
@@ -39,9 +40,10 @@ struct bf16 { uint16_t bits; };                          // as stored; 2-byte al
 EXTERN_C cudaStream_t stream_cuda(const Stream *s);
 
 template <typename... Params, typename... Args>
-static void launch_kernel(Stream *s, int cluster, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,
-                          Args &&...args) {
+static void launch_kernel(Stream *s, const char *name, int cluster, void (*kernel)(Params...), dim3 grid, dim3 block,
+                          size_t shared, Args &&...args) {
     cudaError_t e = cudaSuccess;
+    if (launch_log) launch_log_add(name, (const void *)kernel, (int)(block.x * block.y * block.z), shared);
     if (shared > 48 * 1024)
         e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     cudaLaunchAttribute attribute = {};
@@ -59,9 +61,10 @@ static void launch_kernel(Stream *s, int cluster, void (*kernel)(Params...), dim
     if (e != cudaSuccess) stream_fail(s, (int)e, cudaGetErrorString(e));
 }
 #define KERNEL_NAME_(...) __VA_ARGS__
-#define LAUNCH(s, kernel, grid, block, shared, ...) launch_kernel(s, 1, KERNEL_NAME_ kernel, grid, block, shared, __VA_ARGS__)
+#define LAUNCH(s, kernel, grid, block, shared, ...)                                                                 \
+    launch_kernel(s, #kernel, 1, KERNEL_NAME_ kernel, grid, block, shared, __VA_ARGS__)
 #define LAUNCH_CLUSTER(s, cluster, kernel, grid, block, shared, ...)                                                \
-    launch_kernel(s, cluster, KERNEL_NAME_ kernel, grid, block, shared, __VA_ARGS__)
+    launch_kernel(s, #kernel, cluster, KERNEL_NAME_ kernel, grid, block, shared, __VA_ARGS__)
 #define BLOCK_BARRIER(id, n) asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory")
 #define BLOCK_ARRIVE(id, n)  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory")
 DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }

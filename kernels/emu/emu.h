@@ -6,6 +6,7 @@
 // shadow.cpp and not in libtsan. No header of the CUDA toolkit is needed.
 #ifndef KERNELS_EMU_EMU_H
 #define KERNELS_EMU_EMU_H
+#include "kernels/common/launch_log.h"
 #include <cmath>
 #include <tuple>
 #include <type_traits>
@@ -101,6 +102,7 @@ template <typename... Params, typename... Args>
 static void launch(Stream *s, const char *name, const char *file, unsigned cluster, void (*kernel)(Params...), dim3 grid,
                    dim3 block, size_t shared, Args &&...args) {
     typedef KernelCall<Params...> Call;
+    if (launch_log) launch_log_add(name, nullptr, (int)(block.x * block.y * block.z), shared);
     Call *c = new Call{ { name, file, { grid.x, grid.y, grid.z }, { block.x, block.y, block.z }, cluster, shared,
                           Call::invoke, nullptr, sizeof(Call) },
                         kernel, std::tuple<Params...>(Params(args)...) };
