@@ -4,19 +4,20 @@
 // and a channel of the source: x and x2 forward, dy backward.
 //   forward   source row of tap j = stride * p - pad + j          filter w[column][tap][term]: TERMS_INNER
 //   backward  source row of tap j = (h + pad - j) / stride        filter w[term][tap][column]: TERMS_OUTER, as stored
-// Backward with a stride, only every stride-th tap meets a pixel: the pixels of one phase, (h mod stride, w mod stride),
-// share their taps, and each phase is a product of its own, at stride 2 of 1, 2, 2 and 4 taps of a 3x3 filter. Within a
-// phase tap j = first + stride * t meets row  i + base - t  of dy for pixel  h = phase + stride * i.
+// Backward with a stride, only every stride-th tap meets a pixel: the pixels of one phase, (h mod stride, w mod
+// stride), share their taps, and each phase is a product of its own, at stride 2 of 1, 2, 2 and 4 taps of a 3x3
+// filter. In a phase tap j = first + stride * t meets row  i + base - t  of dy for pixel  h = phase + stride * i.
 //
-// Tiles, shared memory and the main loop: conv2d_mma.cuh. Rows of the image tile come by cp.async per tap, zeros where
-// the tap leaves the image; the taps of a tile meet in L2. Products with few tiles (8x8 and 4x4 images) are split over
-// their terms into f32 sums in scratch, which a second kernel adds in order and finishes.
+// Tiles, shared memory and the main loop: conv2d_mma.cuh. Rows of the image tile come by cp.async per tap, zeros
+// where the tap leaves the image; the taps of a tile meet in L2. Products with few tiles (8x8 and 4x4 images) are
+// split over their terms into f32 sums in scratch, which a second kernel adds in order and finishes.
 #include "kernels/common/device.cuh"
 #include "kernels/conv2d/conv2d_mma_product.cuh"
 #include "kernels/conv2d/conv2d_mma_rows.cuh"
 
 // ---- gathered pixels
-// One dimension of a phase: tap first + step * t meets source pixel  i * scale + base + direction * t  for its pixel i.
+// One dimension of a phase: tap first + step * t meets source pixel  i * scale + base + direction * t  for its
+// pixel i.
 struct Axis { int first, step, taps, count, scale, base, direction; };
 template <bool BACKWARD> DEVICE Axis axis_of(int phase, int stride, int pad, int filter, int size) {
     if (!BACKWARD) return { 0, 1, filter, size, stride, -pad, 1 };
@@ -25,11 +26,12 @@ template <bool BACKWARD> DEVICE Axis axis_of(int phase, int stride, int pad, int
              (size - phase + stride - 1) / stride, 1, (phase + pad) / stride, -1 };
 }
 
-// What a thread copies: rows of the image tile, and where the next step begins. A step is a tap and STEP channels of one
-// source.
+// What a thread copies: rows of the image tile, and where the next step begins. A step is a tap and STEP channels
+// of one source.
 template <class T> struct Walk {
     static constexpr int ROWS = T::M * 4 / T::THREADS;
-    int at[ROWS], corner[ROWS];      // source pixel under tap 0: its index; row * 65536 + column, INT32_MIN past the rows
+    int at[ROWS];                    // source pixel under tap 0: its index,
+    int corner[ROWS];                // its row * 65536 + column, or INT32_MIN past the last row
     int tap_h, tap_w, channel;
     bool second;                     // of the two sources
 };
@@ -79,7 +81,7 @@ template <class T> DEVICE void walk_on(Walk<T> &walk, const ConvProduct &g, int 
 
 // Block x: tiles, columns first, so that blocks of one time share their pixels; z: splits or phases.
 template <class T, bool BACKWARD, bool ALIGNED>
-static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(ConvProduct g, ConvFinish f) {
+__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(ConvProduct g, ConvFinish f) {
     DYNAMIC_SHARED(unsigned char, shared);
     // Phases last to first: with the usual padding of 1 the last has the most taps, and what is longest starts first.
     int phases = BACKWARD ? g.stride * g.stride : 1, phase = phases - 1 - (int)blockIdx.z % phases;
@@ -96,7 +98,8 @@ static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kern
     Walk<T> walk;
     walk_begin(walk, g, v, h, m0, rows, begin);
     Sums<T> sums;
-    multiply<T, TERMS_INNER, BACKWARD ? TERMS_OUTER : TERMS_INNER>(sums, shared, end - begin, [&](unsigned char *stage) {
+    constexpr Order FILTER = BACKWARD ? TERMS_OUTER : TERMS_INNER;
+    multiply<T, TERMS_INNER, FILTER>(sums, shared, end - begin, [&](unsigned char *stage) {
         copy_image<T, ALIGNED>(stage, walk, g, v, h);
         int tap = (v.first + v.step * walk.tap_h) * g.s + h.first + h.step * walk.tap_w;
         copy_filter<T, BACKWARD, ALIGNED>(stage + T::A_BYTES, g, n0, tap, walk.second, walk.channel);
@@ -113,9 +116,8 @@ static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kern
 }
 
 // Adds the splits in order. A thread: eight columns of a row.
-static __global__ void __launch_bounds__(256) conv_finish_splits_kernel(ConvFinish f, const float *partial,
-                                                                        int partial_ld, int splits,
-                                                            int rows, int pixels) {
+__global__ void __launch_bounds__(256) conv_finish_splits_kernel(ConvFinish f, const float *partial, int partial_ld,
+                                                                 int splits, int rows, int pixels) {
     int64_t item = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     int chunks = partial_ld / 8, row = (int)(item / chunks), column = (int)(item % chunks) * 8;
     if (row >= rows) return;
@@ -129,19 +131,20 @@ enum PlanName { ROWS_LARGE, ROWS_NARROW, LARGE, NARROW, SMALL, PLANS, ANY = PLAN
 struct ConvExtent { int64_t rows; int columns, taps, chunks, phases; bool rows_can; };   // of the product
 struct ConvPlan { int name, splits; };
 enum { MOST_SPLITS = 16, FEWEST_STEPS = 6 };                                             // FEWEST_STEPS: of a split
-static const struct { int m, n; double step_clocks; } plan_tiles[PLANS] = {
-    { 128, 128, 512 },                           // multiply-adds
-    { 128, 64, 256 },                            // multiply-adds
-    { 128, 128, 128 * 128.0 / SM_BYTES },        // L2, as all that gather each tap
-    { 128, 64, 96 * 128.0 / SM_BYTES },
-    { 64, 64, 64 * 128.0 / SM_BYTES },
+static const struct { int m, n, resident; double step_clocks; } plan_tiles[PLANS] = {
+    { 128, 128, LargeTile::BLOCKS, 512 },                        // bound by multiply-adds
+    { 128, 64, NarrowTile::BLOCKS, 256 },                        // the same
+    { 128, 128, LargeTile::BLOCKS, 128 * 128.0 / SM_BYTES },     // L2, as all that gather each tap
+    { 128, 64, NarrowTile::BLOCKS, 96 * 128.0 / SM_BYTES },
+    { 64, 64, SmallTile::BLOCKS, 64 * 128.0 / SM_BYTES },
 };
 
 static double clocks_of(const ConvExtent *e, int name, int splits) {
     int64_t tiles = ceil_div(e->rows, plan_tiles[name].m) * ceil_div(e->columns, plan_tiles[name].n);
-    int64_t steps = name <= ROWS_NARROW ? ceil_div(e->chunks, splits) * e->taps : ceil_div(e->taps * e->chunks, splits);
-    return model_clocks((double)(tiles * e->phases * splits), (double)steps, plan_tiles[name].step_clocks, splits,
-                        (double)e->rows * e->columns);
+    int64_t steps = ceil_div(e->taps * e->chunks, splits);
+    if (name <= ROWS_NARROW) steps = ceil_div(e->chunks, splits) * e->taps;
+    return model_clocks(tiles * e->phases * splits, plan_tiles[name].resident, steps, plan_tiles[name].step_clocks,
+                        splits, (double)e->rows * e->columns);
 }
 static ConvPlan plan_of(const ConvExtent *e, int wanted) {
     ConvPlan best = { wanted, 1 };
@@ -164,10 +167,11 @@ static ConvExtent forward_extent(const Conv2dShape *z) {
     return { (int64_t)z->n * z->p * z->q, z->k, z->r * z->s, (int)(ceil_div(z->c, STEP) + ceil_div(z->c2, STEP)), 1,
              rows_can(z) };
 }
-static ConvExtent backward_extent(const Conv2dShape *z) {    // of the largest phase
+// The rows of the largest phase, the taps of an average one.
+static ConvExtent backward_extent(const Conv2dShape *z) {
     return { z->n * ceil_div(z->h, z->stride) * ceil_div(z->w, z->stride), z->c + z->c2,
-             (int)(ceil_div(z->r, z->stride) * ceil_div(z->s, z->stride)), (int)ceil_div(z->k, STEP),
-             z->stride * z->stride, rows_can(z) };
+             (int)ceil_div(z->r * z->s, z->stride * z->stride), (int)ceil_div(z->k, STEP), z->stride * z->stride,
+             rows_can(z) };
 }
 static size_t partial_bytes(const ConvExtent *e, int wanted) {
     int splits = plan_of(e, wanted).splits;
@@ -266,8 +270,8 @@ template <int PLAN> static void backward_input(Stream *stream, const Conv2dShape
 #define FORWARD(name, order, plan)                                                                                  \
     IMPL_FULL(conv2d_forward, name, order, 80, 0, forward_can<plan>, forward_scratch<plan>, NULL, forward<plan>, NULL)
 #define BACKWARD_INPUT(name, order, plan)                                                                           \
-    IMPL_FULL(conv2d_backward_input, name, order, 80, 0, backward_input_can<plan>, backward_input_scratch<plan>, NULL, \
-              backward_input<plan>, NULL)
+    IMPL_FULL(conv2d_backward_input, name, order, 80, 0, backward_input_can<plan>, backward_input_scratch<plan>,    \
+              NULL, backward_input<plan>, NULL)
 IMPLS(conv2d_mma,
     FORWARD("mma", 50, ANY),
     FORWARD("mma_rows_128x128", -1, ROWS_LARGE),

@@ -1,17 +1,17 @@
 // kernels/conv2d/conv2d_mma.cuh - what bf16 convolutions on mma.sync share: tiles, shared memory, the loop, the sums.
 //
-// A block computes a tile of M x N sums in STEPs of 32 terms, its warps WARP_M x WARP_N each in registers. The operands
-// of a step are copied by cp.async into one of STAGES buffers, two steps ahead of their use: 48 KiB for 128 x 128, so
-// that two blocks of four warps share an SM of every GPU since sm_80 (registers allow no third), and one fills its
-// pipeline or stores its sums while the other multiplies.
+// A block computes a tile of M x N sums in STEPs of 32 terms, its warps WARP_M x WARP_N each in registers. The
+// operands of a step are copied by cp.async into one of STAGES buffers, two steps ahead of their use: 48 KiB for
+// 128 x 128, so that two blocks of four warps share an SM of every GPU since sm_80 (registers allow no third),
+// and one fills its pipeline or stores its sums while the other multiplies.
 //
 // An operand lies in shared memory in one of two ways, as global memory has it; ldmatrix turns either into fragments:
 //   TERMS_INNER   a row per line or column of the tile: 32 terms, 64 bytes, 4 chunks of 16 bytes
 //   TERMS_OUTER   a row per term: all M or N of the tile
 // Chunks are permuted within rows so that the 8 rows of an 8x8 matrix, and the rows a warp copies, meet all 32 banks.
 //
-// Arithmetic of a 128 x 128 step on an SM of 1024 bf16 multiply-adds a clock (A100): 512 clocks of mma, 256 of ldmatrix
-// and 128 of copies into shared memory at 128 bytes a clock; 16 KiB from L2, 64 FLOP a byte.
+// Arithmetic of a 128 x 128 step on an SM of 1024 bf16 multiply-adds a clock (A100): 512 clocks of mma, 256 of
+// ldmatrix and 128 of copies into shared memory at 128 bytes a clock; 16 KiB from L2, 64 FLOP a byte.
 #ifndef KERNELS_CONV2D_MMA_CUH
 #define KERNELS_CONV2D_MMA_CUH
 #include "kernels/common/mma.cuh"
@@ -96,8 +96,8 @@ template <class T> DEVICE void clear_sums(Sums<T> &sums) {
             for (int e = 0; e < 4; e++) sums.at[i][j][e] = 0;
 }
 
-// The loop over `steps`: load(stage) copies the operands of the next step into a stage, A before B, and compute(stage)
-// multiplies those of the current one.
+// The loop over `steps`: load(stage) copies the operands of the next step into a stage, A before B, and
+// compute(stage) multiplies those of the current one.
 template <int STAGE_BYTES, class Load, class Compute>
 DEVICE void run_steps(unsigned char *shared, int steps, const Load &load, const Compute &compute) {
     for (int s = 0; s < STAGES - 1; s++) {
@@ -127,9 +127,10 @@ DEVICE void multiply(Sums<T> &sums, unsigned char *shared, int steps, const Load
     });
 }
 
-// Hands the sums on as store(row, column, v): v[8] are the sums at that row and column of the tile and the next seven.
-// Through shared memory, 16 rows of a warp at a time, so that a warp stores whole lines of 128 bytes.
-template <class T, class Store> DEVICE void store_sums(const Sums<T> &sums, unsigned char *shared, const Store &store) {
+// Hands the sums on as store(row, column, v): v[8] are the sums at that row and column of the tile and the next
+// seven. Through shared memory, 16 rows of a warp at a time, so that a warp stores whole lines of 128 bytes.
+template <class T, class Store>
+DEVICE void store_sums(const Sums<T> &sums, unsigned char *shared, const Store &store) {
     int lane = (int)threadIdx.x % 32;
     float *slab = reinterpret_cast<float *>(shared) + (int)threadIdx.x / 32 * 16 * T::SUMS_LD;
 #pragma unroll                         // the sums stay in registers
@@ -153,16 +154,21 @@ template <class T, class Store> DEVICE void store_sums(const Sums<T> &sums, unsi
 }
 
 // ---- on the host: the model by which plans are made, and what can() and run() ask
-// Clocks of an SM, for the 108 SMs of an A100 and the 132 of an H100. Blocks come to an SM one after another: that several
-// share it hides latencies and adds no throughput. A step is bound by 1024 multiply-adds, 128 bytes of shared memory or
-// SM_BYTES from L2 a clock; filling the pipeline and storing the sums cost some 1500 clocks. Splits cost a second kernel,
-// some 3000 clocks, and the writing and reading of their f32 sums (`elements` of each).
+// Clocks of an SM, for the 108 SMs of an A100 and the 132 of an H100. A step is bound by 1024 multiply-adds, 128
+// bytes of shared memory or SM_BYTES from L2 a clock. Blocks that share an SM share these, and r of them take 1 +
+// 1 / (2 r^2) times as long, a guess at what they wait for. Filling the pipeline and storing the sums cost some
+// 1500 clocks. Splits cost a second kernel, some 3000 clocks, and the writing and reading of their f32 sums
+// (`elements` of each).
 enum { SM_BYTES = 25 };
-static inline double model_clocks(double blocks, double steps, double step_clocks, int splits, double elements) {
-    double clocks = 0;
+static inline double model_clocks(int64_t blocks, int resident, int64_t steps, double step_clocks, int splits,
+                                  double elements) {
     static const int sms[] = { 108, 132 };
+    double clocks = 0, block_clocks = (double)steps * step_clocks + 1500;
     for (int i = 0; i < 2; i++) {
-        clocks += (double)(int64_t)((blocks + sms[i] - 1) / sms[i]) * (steps * step_clocks + 1500);
+        for (int64_t left = ceil_div(blocks, sms[i]); left > 0; left -= resident) {
+            double together = left < resident ? (double)left : (double)resident;
+            clocks += block_clocks * together * (1 + 1 / (2 * together * together));
+        }
         if (splits > 1) clocks += 3000 + elements * 8 * splits / (SM_BYTES * sms[i]);
     }
     return clocks;
@@ -171,7 +177,8 @@ static inline double model_clocks(double blocks, double steps, double step_clock
 static inline bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
 // An image tensor of bf16 whose pixels are whole chunks.
 static inline bool whole_chunks(int channels, int ld) { return channels % 8 == 0 && (!channels || ld % 8 == 0); }
-// Sizes that the kernels count in 32 bits (pixels, elements of the filter) or pack in 16 (rows and columns of images).
+// Sizes that the kernels count in 32 bits (pixels, elements of the filter) or pack in 16 (rows and columns of
+// images).
 static inline bool sizes_fit(const Conv2dShape *z) {
     int64_t in = (int64_t)z->n * z->h * z->w, out = (int64_t)z->n * z->p * z->q;
     int64_t filter = (int64_t)z->k * z->r * z->s * (z->c + z->c2);

@@ -1,4 +1,4 @@
-// kernels/conv2d/conv2d_mma_product.cuh - the product that is a convolution or its input gradient: operands, filter, end.
+// kernels/conv2d/conv2d_mma_product.cuh - the product that is a convolution or its input gradient: operands, end.
 #ifndef KERNELS_CONV2D_MMA_PRODUCT_CUH
 #define KERNELS_CONV2D_MMA_PRODUCT_CUH
 #include "kernels/conv2d/conv2d_mma.cuh"

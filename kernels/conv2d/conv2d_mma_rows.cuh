@@ -1,10 +1,11 @@
-// kernels/conv2d/conv2d_mma_rows.cuh - 3x3 convolutions of stride and padding 1 that read their pixels once for nine taps.
+// kernels/conv2d/conv2d_mma_rows.cuh - 3x3 convolutions, stride and padding 1, that copy pixels once for nine taps.
 //
-// A tile is 128 pixels in whole rows of images, and what its taps meet is these rows, one more above and one below each
-// image's: at most 192 pixels of 32 channels, 12 KiB of shared memory, for nine steps. A fragment of A is 16 neighbouring
-// pixels, whose rows of shared memory, shifted by a tap, are neighbours again, and ldmatrix takes the address of each
-// row: the one beside the image is a row of zeros. Two buffers of pixels and three stages of filter fill 48 KiB, so that
-// two blocks share an SM of 100 KiB. From L2 comes 9.4 instead of 16 KiB a step of 128 x 128, 112 FLOP a byte.
+// A tile is 128 pixels in whole rows of images, and what its taps meet is these rows, one more above and one
+// below each image's: at most 192 pixels of 32 channels, 12 KiB of shared memory, for nine steps. A fragment of A
+// is 16 neighbouring pixels, whose rows of shared memory, shifted by a tap, are neighbours again, and ldmatrix
+// takes the address of each row: the one beside the image is a row of zeros. Two buffers of pixels and three
+// stages of filter fill 48 KiB, so that two blocks share an SM of 100 KiB. From L2 comes 9.4 instead of 16 KiB a
+// step of 128 x 128, 112 FLOP a byte.
 #ifndef KERNELS_CONV2D_MMA_ROWS_CUH
 #define KERNELS_CONV2D_MMA_ROWS_CUH
 #include "kernels/conv2d/conv2d_mma_product.cuh"
@@ -25,8 +26,8 @@ static inline int rows_of_tile(const Conv2dShape *z) {
     return whole && images * (rows + 2) * z->w <= SLAB_PIXELS ? rows : 0;
 }
 static inline bool rows_can(const Conv2dShape *z) {
-    return z->r == 3 && z->s == 3 && z->stride == 1 && z->pad_h == 1 && z->pad_w == 1 && z->h == z->p && z->w == z->q &&
-           rows_of_tile(z) > 0;
+    return z->r == 3 && z->s == 3 && z->stride == 1 && z->pad_h == 1 && z->pad_w == 1 && z->h == z->p &&
+           z->w == z->q && rows_of_tile(z) > 0;
 }
 
 // Copies of a slab by a thread: pixel threadIdx.x / 4 + 32 i, chunk threadIdx.x % 4.
@@ -43,8 +44,8 @@ template <class T> DEVICE void copy_slab(unsigned char *to, const Slab<T> &slab,
     int chunk = (int)threadIdx.x % 4, term = channel + chunk * 8;
     for (int i = 0; i < Slab<T>::COPIES; i++) {
         bool inside = slab.at[i] >= 0 && term < channels;
-        copy_chunk<true>(to + inner_chunk(slab_pixel<T>(i), chunk), data + (inside ? (int64_t)slab.at[i] * ld + term : 0),
-                         inside);
+        const bf16 *from = data + (inside ? (int64_t)slab.at[i] * ld + term : 0);
+        copy_chunk<true>(to + inner_chunk(slab_pixel<T>(i), chunk), from, inside);
     }
 }
 
@@ -78,7 +79,8 @@ static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_rows_kernel
     int split = (int)blockIdx.z, begin = chunks * split / g.splits, end = chunks * (split + 1) / g.splits;
     auto load_slab = [&](int chunk) {
         bool second = chunk >= chunks1;
-        copy_slab<T>(shared + (chunk - begin) % 2 * SLAB_BYTES, slab, g, second, (second ? chunk - chunks1 : chunk) * STEP);
+        copy_slab<T>(shared + (chunk - begin) % 2 * SLAB_BYTES, slab, g, second,
+                     (second ? chunk - chunks1 : chunk) * STEP);
     };
     auto load_filter = [&](int stage, int chunk, int tap) {          // backward: the filter turned by half a turn
         bool second = chunk >= chunks1;

@@ -1,10 +1,11 @@
 // kernels/conv2d/conv2d_mma_weight.cu - the gradients of filter, bias and time embedding in bf16 on mma.sync.
 //
 //   dw[k,r,s,c] = sum over pixels of dy[pixel,k] x[pixel under tap (r,s), c]
-// is for each tap a product of dy and x, both with their terms, the pixels, outermost: TERMS_OUTER of conv2d_mma.cuh. A
-// tile has M output channels and N input channels of one tap and one source. There are few tiles (36 for a 3x3 filter of
-// 256 x 256 channels at 128 x 128) and many pixels, so the pixels are split over blocks: each split writes f32 sums into
-// scratch, and a second kernel adds them in order, to what was there if asked. The split depends on the shape alone.
+// is for each tap a product of dy and x, both with their terms, the pixels, outermost: TERMS_OUTER of
+// conv2d_mma.cuh. A tile has M output channels and N input channels of one tap and one source. There are few
+// tiles (36 for a 3x3 filter of 256 x 256 channels at 128 x 128) and many pixels, so the pixels are split over
+// blocks: each split writes f32 sums into scratch, and a second kernel adds them in order, to what was there if
+// asked. The split depends on the shape alone.
 //
 // The tiles of a split run at the same time and find their pixels in L2. Where rows of images are short, a tile takes
 // the three taps of a row of the filter and copies its pixels of x once for them.
@@ -70,8 +71,9 @@ template <class T> DEVICE PixelWalk walk_from(const ConvWeightProduct &g, int st
 }
 
 // The end of a tile of one tap, whose first element is that of output channel m0 and channel `channel` of x.
-template <class T> DEVICE void store_tap(const Sums<T> &sums, unsigned char *shared, const ConvWeightProduct &g, int m0,
-                                         int tap, int channel, bool second) {
+template <class T>
+DEVICE void store_tap(const Sums<T> &sums, unsigned char *shared, const ConvWeightProduct &g, int m0, int tap,
+                      int channel, bool second) {
     int taps = g.r * g.s, channels = g.x.channels + g.x2.channels, own = second ? g.x2.channels : g.x.channels;
     float *dw = g.sums + (int64_t)blockIdx.y * g.k * taps * channels;
     store_sums<T>(sums, shared, [&](int row, int column, float (&v)[8]) {
@@ -90,7 +92,7 @@ template <class T> DEVICE void store_tap(const Sums<T> &sums, unsigned char *sha
 
 // Block x: tiles of one tap, y: splits. The tiles of a split are neighbours in time and share their pixels.
 template <class T, bool ALIGNED>
-static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_weight_tap_kernel(ConvWeightProduct g) {
+__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_weight_tap_kernel(ConvWeightProduct g) {
     DYNAMIC_SHARED(unsigned char, shared);
     int tile = (int)blockIdx.x, m0 = tile % g.tiles_m * T::M, tap = tile / g.tiles_m % (g.r * g.s);
     int tile_c = tile / (g.tiles_m * g.r * g.s);
@@ -110,14 +112,13 @@ static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_weight_tap_
     store_tap<T>(sums, shared, g, m0, tap, channel, second);
 }
 
-// The three taps of a row of the filter at once, where the 32 pixels of a step are whole rows of images: 64 output
-// channels by 3 x 64 input channels, each of four warps with 16 of these under every tap. x is copied once, for the
-// middle tap; the others read shared memory one pixel to the left or right, and zeros beside the image. 8 KiB from L2 a
-// step of 0.79 MFLOP: 96 FLOP a byte.
+// The three taps of a row of the filter at once, where the 32 pixels of a step are whole rows of images: 64
+// output channels by 3 x 64 input channels, each of four warps with 16 of these under every tap. x is copied
+// once, for the middle tap; the others read shared memory one pixel to the left or right, and zeros beside the
+// image. 8 KiB from L2 a step of 0.79 MFLOP: 96 FLOP a byte.
 typedef Tile<64, 64, 64, 16, 3> TapsTile;
 enum { ROW_TAPS = 3, ZEROS_BYTES = 16 };
-static __global__ void __launch_bounds__(TapsTile::THREADS,
-                                                                                                     TapsTile::BLOCKS) conv_weight_row_kernel(ConvWeightProduct g) {
+__global__ void __launch_bounds__(TapsTile::THREADS, TapsTile::BLOCKS) conv_weight_row_kernel(ConvWeightProduct g) {
     typedef TapsTile T;
     DYNAMIC_SHARED(unsigned char, shared);
     unsigned char *zeros = shared + T::SHARED_BYTES;
@@ -138,7 +139,7 @@ static __global__ void __launch_bounds__(TapsTile::THREADS,
         copy_x<T, true>(stage + T::A_BYTES, at, g, x, channel, filter_row - g.pad_h, 0);
     }, [&](const unsigned char *stage) {
         int lane = (int)threadIdx.x % 32, chunk = warp_column<T>() / 8 + lane / 16;
-#pragma unroll 1                       // three blocks share an SM: the registers of the other half's fragments are theirs
+#pragma unroll 1                       // no registers for both halves' fragments where three blocks share an SM
         for (int half = 0; half < STEP / 16; half++) {
             uint32_t a[T::ROWS][4], b[4];
             for (int i = 0; i < T::ROWS; i++) load_a<T, TERMS_OUTER>(a[i], stage, i * 16, half);
@@ -157,8 +158,7 @@ static __global__ void __launch_bounds__(TapsTile::THREADS,
 }
 
 // dw (+)= the splits in order; n: elements of dw, a multiple of 4. A thread: 4 of them.
-static __global__ void __launch_bounds__(256) conv_add_splits_kernel(float *dw, const float *sums, int64_t n,
-                                                                     int splits,
+__global__ void __launch_bounds__(256) conv_add_splits_kernel(float *dw, const float *sums, int64_t n, int splits,
                                                          bool accumulate) {
     int64_t at = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
     if (at >= n) return;
@@ -177,8 +177,8 @@ static __global__ void __launch_bounds__(256) conv_add_splits_kernel(float *dw, 
 // ---- sums of dy
 // sums[i,k] = sum over the pixels of image i. Block: 64 channels, eight to a thread, of image y; 32 pixels at a time.
 template <bool ALIGNED>
-static __global__ void __launch_bounds__(256) conv_image_sums_kernel(const bf16 *dy, int ldy, int pixels, int k,
-                                                                     float *sums) {
+__global__ void __launch_bounds__(256) conv_image_sums_kernel(const bf16 *dy, int ldy, int pixels, int k,
+                                                              float *sums) {
     SHARED(float, part, 32 * 65);
     int lane = (int)threadIdx.x / 8, chunk = (int)threadIdx.x % 8, channel = (int)blockIdx.x * 64 + chunk * 8;
     const bf16 *from = dy + (int64_t)blockIdx.y * pixels * ldy + channel;
@@ -203,7 +203,7 @@ static __global__ void __launch_bounds__(256) conv_image_sums_kernel(const bf16 
 }
 
 // dbias[k] (+)= sum over images. Block: 32 channels, 8 images at a time.
-static __global__ void __launch_bounds__(256) conv_bias_sums_kernel(const float *sums, int images, int k, float *dbias,
+__global__ void __launch_bounds__(256) conv_bias_sums_kernel(const float *sums, int images, int k, float *dbias,
                                                         bool accumulate) {
     SHARED(float, part, 8 * 32);
     int lane = (int)threadIdx.x / 32, channel = (int)blockIdx.x * 32 + (int)threadIdx.x % 32;
@@ -221,11 +221,11 @@ static __global__ void __launch_bounds__(256) conv_bias_sums_kernel(const float 
 enum PlanName { ROW_OF_TAPS, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
 struct WeightPlan { int name, splits; };
 enum { MOST_SPLITS = 64, FEWEST_STEPS = 6 };                 // FEWEST_STEPS: of a split
-static const struct { int m, n, taps; double step_clocks; } plan_tiles[PLANS] = {
-    { TapsTile::M, TapsTile::N, ROW_TAPS, 384 },             // multiply-adds
-    { 128, 128, 1, 128 * 128.0 / SM_BYTES },                 // L2
-    { 128, 64, 1, 96 * 128.0 / SM_BYTES },
-    { 64, 64, 1, 64 * 128.0 / SM_BYTES },
+static const struct { int m, n, taps, resident; double step_clocks; } plan_tiles[PLANS] = {
+    { TapsTile::M, TapsTile::N, ROW_TAPS, TapsTile::BLOCKS, 384 },           // bound by multiply-adds
+    { 128, 128, 1, LargeTile::BLOCKS, 128 * 128.0 / SM_BYTES },              // L2
+    { 128, 64, 1, NarrowTile::BLOCKS, 96 * 128.0 / SM_BYTES },
+    { 64, 64, 1, SmallTile::BLOCKS, 64 * 128.0 / SM_BYTES },
 };
 static bool row_of_taps_can(const Conv2dShape *z) {
     return z->s == ROW_TAPS && z->stride == 1 && z->pad_w == 1 && z->q == z->w && STEP % z->q == 0;
@@ -243,7 +243,7 @@ static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
                         (z->s / plan_tiles[name].taps);
         if (most > MOST_SPLITS) most = MOST_SPLITS;
         for (int splits = 1; splits == 1 || splits <= most; splits++) {
-            double clocks = model_clocks((double)(tiles * splits), (double)ceil_div(steps_of(z), splits),
+            double clocks = model_clocks(tiles * splits, plan_tiles[name].resident, ceil_div(steps_of(z), splits),
                                          plan_tiles[name].step_clocks, splits, (double)filter_elements(z));
             if (clocks >= fewest) continue;
             fewest = clocks;
@@ -291,7 +291,8 @@ static void launch_rows(Stream *stream, ConvWeightProduct g) {
     LAUNCH(stream, (conv_weight_row_kernel), grid, dim3(TapsTile::THREADS), TapsTile::SHARED_BYTES + ZEROS_BYTES, g);
 }
 
-static void filter_gradient(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, WeightPlan plan, float *scratch) {
+static void filter_gradient(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, WeightPlan plan,
+                            float *scratch) {
     ConvWeightProduct g = {};
     g.dy = static_cast<const bf16 *>(a->dy), g.ldy = z->ldy, g.k = z->k;
     g.x = { static_cast<const bf16 *>(a->x), z->c, z->ldx };
