@@ -42,7 +42,7 @@ static void gemm_tiled(Stream *s, const GemmShape *z, const GemmArgs *a, Work wo
 
 // ---- column sums
 enum { SUM_THREADS = 256, SUM_WARPS = SUM_THREADS / 32, SUM_COLUMNS = 32 };
-enum { SUM_AT_ONCE = 32, SUM_ROWS = 512, SUM_RANGES = 128 };         // rows of a block at once, at least; blocks at most
+enum { SUM_AT_ONCE = 32, SUM_ROWS = 512, SUM_RANGES = 128 };         // rows of a block at once, at least; most blocks
 static int sum_ranges(const BiasGradShape *z) { return (int)grid_of(z->m, SUM_ROWS, SUM_RANGES); }
 static size_t sum_scratch(const BiasGradShape *z) {
     return sum_ranges(z) < 2 ? 0 : sizeof(float) * (size_t)sum_ranges(z) * (size_t)partial_columns(z->n);
