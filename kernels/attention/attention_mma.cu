@@ -7,18 +7,18 @@
 //   DK  rows are keys: the same transposed,                                           dk = ds^T q
 //   DV  rows are keys: s^T, p^T,                                                      dv = p^T do
 // Scores stay in registers as sums of mma.m16n8k16: 8 warps, 2 x 4, of 32 rows x 64 columns each (6 ldmatrix for 16
-// products, so shared memory keeps up with the tensor cores). Rows of p are divided by their sum before they are rounded
-// to bf16 into shared memory, from where the second product reads them: with up to KEYS tokens (one meeting) the whole
-// row is in registers; beyond, a first walk over the keys finds each row's maximum and sum, and a second uses them. D is
-// summed by DQ, which leaves it for DK. ds must not be rounded: it goes through the tensor cores as the sum of two bf16,
-// the second what the first leaves over, to 2^-17 of its value.
+// products, so shared memory keeps up with the tensor cores). Rows of p are divided by their sum before they are
+// rounded to bf16 into shared memory, from where the second product reads them: with up to KEYS tokens (one meeting)
+// the whole row is in registers; beyond, a first walk over the keys finds each row's maximum and sum, and a second uses
+// them. D is summed by DQ, which leaves it for DK. ds must not be rounded: it goes through the tensor cores as the sum
+// of two bf16, the second what the first leaves over, to 2^-17 of its value.
 //
-// Backward with up to KEYS tokens, DQ keeps p and ds in scratch, and dv = p^T do, dk = ds^T q are batched matrix products
-// (gemm_mma.cuh): with both parts of ds 7 times t^2 c multiplications. Beyond, DK and DV make them again: 10.
+// Backward with up to KEYS tokens, DQ keeps p and ds in scratch, and dv = p^T do, dk = ds^T q are batched matrix
+// products (gemm_mma.cuh): with both parts of ds 7 times t^2 c multiplications. Beyond, DK and DV make them again: 10.
 //
-// All operands come through one queue of STAGES tiles, filled by cp.async across the borders of products: 32 channels of
-// rows and columns for the first ones (20 KB), 32 tokens x SLICE channels for the last. 94 KB of shared memory a block.
-// Up to 64 tokens a block is 16 rows x 64 columns of 4 warps instead, so that 16 tokens do not wait for 256.
+// All operands come through one queue of STAGES tiles, filled by cp.async across the borders of products: 32 channels
+// of rows and columns for the first ones (20 KB), 32 tokens x SLICE channels for the last. 94 KB of shared memory a
+// block. Up to 64 tokens a block is 16 rows x 64 columns of 4 warps instead, so that 16 tokens do not wait for 256.
 #include "kernels/attention/attention.h"
 #include "kernels/gemm/gemm_mma.cuh"
 
@@ -39,9 +39,9 @@ typedef struct {
     int64_t keep_all;                     // elements of p, or of either part of ds
 } PartArgs;
 
-template <int ROWS_, int KEYS_, int WARPS_M>
+template <int ROWS_, int KEYS_, int WARPS_M_>
 struct Meeting {
-    static const int ROWS = ROWS_, KEYS = KEYS_, SLICE = 256, TERMS = 32, STAGES = 3, WARPS_N = 4;
+    static const int ROWS = ROWS_, KEYS = KEYS_, SLICE = 256, TERMS = 32, STAGES = 3, WARPS_M = WARPS_M_, WARPS_N = 4;
     static const int THREADS = 32 * WARPS_M * WARPS_N, MI = ROWS / WARPS_M / 16;
     static const int NS = KEYS / WARPS_N / 8, NO = SLICE / WARPS_N / 8;             // column fragments of s, of out
     static const int PAIR = (ROWS + KEYS) * TERMS, MIX = TERMS * SLICE, STAGE = PAIR > MIX ? PAIR : MIX;
@@ -53,347 +53,358 @@ struct Meeting {
 typedef Meeting<64, 256, 2> LargeMeeting;
 typedef Meeting<16, 64, 1>  SmallMeeting;
 
+// ONE: there is one meeting. ALIGNED: all rows start on 16 bytes.
+template <Part PART_, typename G_, bool ONE_, bool ALIGNED_>
+struct Kind : G_ {
+    static const Part PART = PART_;
+    static const bool ONE = ONE_, ALIGNED = ALIGNED_, KEEP = PART == PART_DQ && ONE;
+    static const bool GRADIENT = PART == PART_DQ || PART == PART_DK, BY_ROW = PART == PART_O || PART == PART_DQ;
+};
+
+// The place of a block and a thread, and its queue. Element e of fragment (i, j) of s is in row my_row + 16 i +
+// 8 (e / 2), column my_column + 8 j + e % 2 of the meeting; `half` stands for e / 2.
+typedef struct {
+    int pair, row0, slice;                       // what the block makes
+    int meetings, score_steps, mix_steps;        // a meeting takes steps for s, for dp, and from mix_from on mixes
+    int mix_from;
+    int across, n, n_out, my_row, my_column;     // the warp's columns of s and of out
+    int offset_rows, offset_columns, offset_p, offset_mixed;
+    bf16  *stages, *p;                           // p or ds (ROWS, KEYS), as a tile
+    float *tops, *sums, *inner;                  // (ROWS, WARPS_N) twice, (ROWS): D
+    int step;                                    // steps taken
+} Spot;
+#define EACH_FRAGMENT(i, ni, j, nj)                                                                                 \
+    _Pragma("unroll") for (int i = 0; i < ni; i++) _Pragma("unroll") for (int j = 0; j < nj; j++)
+
 DEVICE int64_t pair_offset(const AttentionShape &z, int pair, int ld) {
     return (int64_t)(pair / z.heads) * z.t * ld + pair % z.heads * z.c;
 }
-
-// Over the four lanes that hold a row.
-DEVICE float quad_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(0xFFFFFFFFu, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xFFFFFFFFu, v, 2));
+template <typename K>
+DEVICE Spot part_spot(const PartArgs &a, bf16 *stages) {
+    Spot b;
+    int slices = (a.z.c + K::SLICE - 1) / K::SLICE, row_blocks = (a.z.t + K::ROWS - 1) / K::ROWS;
+    int rest = (int)(blockIdx.x / (unsigned)slices), lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    int m = warp / K::WARPS_N * K::MI * 16;
+    b.slice = (int)(blockIdx.x % (unsigned)slices) * K::SLICE;
+    b.row0 = rest % row_blocks * K::ROWS;
+    b.pair = rest / row_blocks;
+    b.meetings = K::ONE ? 1 : (a.z.t + K::KEYS - 1) / K::KEYS;
+    b.score_steps = (a.z.c + K::TERMS - 1) / K::TERMS;
+    b.mix_steps = (min(a.z.t, (int)K::KEYS) + K::TERMS - 1) / K::TERMS;
+    b.mix_from = (K::GRADIENT ? 2 : 1) * b.score_steps;
+    b.across = warp % K::WARPS_N;
+    b.n = b.across * K::NS * 8;
+    b.n_out = b.across * K::NO * 8;
+    b.my_row = m + lane / 4;
+    b.my_column = b.n + lane % 4 * 2;
+    b.offset_rows = lane_offset_a<K::TERMS / 8, false>(m);
+    b.offset_columns = lane_offset_b<K::TERMS / 8, false>(b.n);
+    b.offset_p = lane_offset_a<K::KEYS / 8, false>(m);
+    b.offset_mixed = lane_offset_b<K::SLICE / 8, true>(b.n_out);
+    b.stages = stages;
+    b.p = stages + K::STAGES * K::STAGE;
+    b.tops = reinterpret_cast<float *>(b.p + K::ROWS * K::KEYS);
+    b.sums = b.tops + K::ROWS * K::WARPS_N;
+    b.inner = b.sums + K::ROWS * K::WARPS_N;
+    b.step = 0;
+    return b;
 }
-DEVICE float quad_sum(float v) {
-    v += __shfl_xor_sync(0xFFFFFFFFu, v, 1);
-    return v + __shfl_xor_sync(0xFFFFFFFFu, v, 2);
+// Where the thread's columns of fragment (i, j), half, lie in the tile of p.
+template <typename K>
+DEVICE uint32_t *part_place(const Spot &b, int i, int j, int half) {
+    int chunk = chunk_at<K::KEYS / 8>(b.my_row + 16 * i + 8 * half, b.n / 8 + j);
+    return reinterpret_cast<uint32_t *>(b.p + chunk * 8 + (int)threadIdx.x % 4 * 2);
 }
 
-// D of the block's rows -> shared memory and, for DK, global memory: a warp a row.
-template <typename G, bool ALIGNED>
-DEVICE void inner_products(const PartArgs &a, int pair, int row0, float *to, bool leave) {
-    int lane = (int)threadIdx.x % 32;
-    for (int r = (int)threadIdx.x / 32; r < G::ROWS; r += G::THREADS / 32) {
-        float sum = 0;
-        if (row0 + r < a.z.t) {
-            int64_t at = pair_offset(a.z, pair, a.ld_rows_too) + (int64_t)(row0 + r) * a.ld_rows_too;
-            if (ALIGNED) {
-                for (int k = lane * 8; k < a.z.c; k += 256) {
-                    uint4 x = *reinterpret_cast<const uint4 *>(a.rows_too + at + k);
-                    uint4 y = *reinterpret_cast<const uint4 *>(a.o + at + k);
-                    sum += bf16_low(x.x) * bf16_low(y.x) + bf16_high(x.x) * bf16_high(y.x)
-                           + bf16_low(x.y) * bf16_low(y.y) + bf16_high(x.y) * bf16_high(y.y)
-                           + bf16_low(x.z) * bf16_low(y.z) + bf16_high(x.z) * bf16_high(y.z)
-                           + bf16_low(x.w) * bf16_low(y.w) + bf16_high(x.w) * bf16_high(y.w);
-                }
-            } else {
-                for (int k = lane; k < a.z.c; k += 32) sum += bf16_float(a.rows_too[at + k]) * bf16_float(a.o[at + k]);
-            }
-        }
-        sum = warp_sum(sum);
-        if (lane == 0) {
-            to[r] = sum;
-            if (leave && row0 + r < a.z.t) a.inner[(int64_t)pair * a.z.t + row0 + r] = sum;
-        }
+// ---- the queue. A step copies one group: of nothing past the last step. A meeting has `each` steps.
+template <typename K>
+DEVICE void queue_copy(const PartArgs &a, const Spot &b, int step, int each) {
+    int meeting = K::ONE ? 0 : step / each, i = K::ONE ? step : step % each;
+    bf16 *to = b.stages + step % K::STAGES * K::STAGE;
+    if (step < b.meetings * each && i >= b.mix_from) {
+        int mix = i - b.mix_from, token = meeting * K::KEYS + (mix < b.mix_steps ? mix : mix - b.mix_steps) * K::TERMS;
+        MmaSource x = { a.mixed + pair_offset(a.z, b.pair, a.ld_mixed), a.ld_mixed, a.z.t, a.z.c };
+        tile_copy<K::TERMS, K::SLICE / 8, K::THREADS, K::ALIGNED>(to, x, token, b.slice);
+    } else if (step < b.meetings * each) {
+        bool too = K::GRADIENT && i >= b.score_steps;
+        int k = (too ? i - b.score_steps : i) * K::TERMS;
+        int ld_x = too ? a.ld_rows_too : a.ld_rows, ld_y = too ? a.ld_columns_too : a.ld_columns;
+        MmaSource x = { (too ? a.rows_too : a.rows) + pair_offset(a.z, b.pair, ld_x), ld_x, a.z.t, a.z.c };
+        MmaSource y = { (too ? a.columns_too : a.columns) + pair_offset(a.z, b.pair, ld_y), ld_y, a.z.t, a.z.c };
+        tile_copy<K::ROWS, K::TERMS / 8, K::THREADS, K::ALIGNED>(to, x, b.row0, k);
+        tile_copy<K::KEYS, K::TERMS / 8, K::THREADS, K::ALIGNED>(to + K::ROWS * K::TERMS, y, meeting * K::KEYS, k);
+    }
+    CP_ASYNC_COMMIT();
+}
+template <typename K>
+DEVICE void queue_start(const PartArgs &a, Spot &b, int each) {
+    b.step = 0;
+#pragma unroll 1
+    for (int i = 0; i < K::STAGES - 1; i++) queue_copy<K>(a, b, i, each);
+}
+template <typename K>
+DEVICE const bf16 *queue_next(const PartArgs &a, Spot &b, int each) {
+    static_assert(K::STAGES == 3, "STAGES - 2 groups may be on their way");
+    CP_ASYNC_WAIT(1);                            // this step's group has landed
+    __syncthreads();                             // everyone's has; and all have read the stage that is filled next
+    queue_copy<K>(a, b, b.step + K::STAGES - 1, each);
+    return b.stages + b.step++ % K::STAGES * K::STAGE;
+}
+
+// ---- products
+template <typename K>
+DEVICE void score_product(const PartArgs &a, Spot &b, float (&s)[K::MI][K::NS][4], int meeting, int each) {
+    sums_clear(s);
+#pragma unroll 1
+    for (int i = 0; i < b.score_steps; i++) {
+        const bf16 *x = queue_next<K>(a, b, each), *y = x + K::ROWS * K::TERMS;
+        if (meeting * K::KEYS + b.n < a.z.t)
+            warp_product<K::TERMS, K::TERMS / 8, false, K::TERMS / 8, false>(s, x, b.offset_rows, 0, y,
+                                                                             b.offset_columns);
+    }
+}
+template <typename K>
+DEVICE void mix_product(const PartArgs &a, Spot &b, float (&out)[K::MI][K::NO][4], int each) {
+#pragma unroll 1
+    for (int i = 0; i < b.mix_steps; i++) {
+        const bf16 *y = queue_next<K>(a, b, each);           // its barrier also shows everyone's part of p
+        if (b.slice + b.n_out < a.z.c)
+            warp_product<K::TERMS, K::KEYS / 8, false, K::SLICE / 8, true>(out, b.p, b.offset_p, i * K::TERMS, y,
+                                                                           b.offset_mixed);
     }
 }
 
-// The block's rows of p or ds -> (n, heads, t, keep_ld), 16 bytes a thread; columns beyond t up to keep_ld are zeros.
-template <typename G>
-DEVICE void keep_rows(const PartArgs &a, int pair, int row0, bf16 *to, const bf16 *p) {
-    for (int i = (int)threadIdx.x; i < G::ROWS * G::KEYS / 8; i += G::THREADS) {
-        int r = i / (G::KEYS / 8), c = i % (G::KEYS / 8);
-        if (row0 + r >= a.z.t || c * 8 >= a.keep_ld) continue;
-        *reinterpret_cast<uint4 *>(to + ((int64_t)pair * a.z.t + row0 + r) * a.keep_ld + c * 8) =
-            *reinterpret_cast<const uint4 *>(p + chunk_at<G::KEYS / 8>(r, c) * 8);
+// ---- softmax: a row's maximum and sum of exponentials, of the thread's columns, then over its quad and four warps
+template <typename K>
+DEVICE void row_tops(const PartArgs &a, const Spot &b, float (&s)[K::MI][K::NS][4], float (&top)[K::MI][2],
+                     int meeting) {
+    EACH_FRAGMENT(i, K::MI, j, K::NS) {          // scales s, and widens top
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            s[i][j][e] *= a.z.scale;
+            bool inside = meeting * K::KEYS + b.my_column + 8 * j + e % 2 < a.z.t;
+            if (inside) top[i][e / 2] = fmaxf(top[i][e / 2], s[i][j][e]);
+        }
+    }
+}
+template <typename K>
+DEVICE void row_sums(const PartArgs &a, const Spot &b, float (&s)[K::MI][K::NS][4], const float (&top)[K::MI][2],
+                     float (&sum)[K::MI][2], int meeting, bool count) {
+    EACH_FRAGMENT(i, K::MI, j, K::NS) {          // s = exp(s - top), zero beyond t; adds to sum
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            bool inside = meeting * K::KEYS + b.my_column + 8 * j + e % 2 < a.z.t;
+            s[i][j][e] = inside ? __expf(s[i][j][e] - top[i][e / 2]) : 0.0f;
+            if (count) sum[i][e / 2] += s[i][j][e];
+        }
+    }
+}
+// top of the whole row, by all; if sum has been counted, against the thread's own top, it is made to match.
+template <typename K>
+DEVICE void share_tops(const Spot &b, float (&top)[K::MI][2], float (&sum)[K::MI][2], bool counted) {
+    EACH_FRAGMENT(i, K::MI, h, 2) {
+        float v = fmaxf(top[i][h], __shfl_xor_sync(0xFFFFFFFFu, top[i][h], 1));
+        v = fmaxf(v, __shfl_xor_sync(0xFFFFFFFFu, v, 2));
+        if (threadIdx.x % 4 == 0) b.tops[(b.my_row + 16 * i + 8 * h) * K::WARPS_N + b.across] = v;
+    }
+    __syncthreads();
+    EACH_FRAGMENT(i, K::MI, h, 2) {
+        float4 v = load4(b.tops + (b.my_row + 16 * i + 8 * h) * K::WARPS_N);
+        float of_row = fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w));
+        if (counted) sum[i][h] *= __expf(top[i][h] - of_row);
+        top[i][h] = of_row;
+    }
+}
+// sum of the whole row, by all; writes lse.
+template <typename K>
+DEVICE void share_sums(const PartArgs &a, const Spot &b, const float (&top)[K::MI][2], float (&sum)[K::MI][2]) {
+    EACH_FRAGMENT(i, K::MI, h, 2) {
+        float v = sum[i][h] + __shfl_xor_sync(0xFFFFFFFFu, sum[i][h], 1);
+        v += __shfl_xor_sync(0xFFFFFFFFu, v, 2);
+        if (threadIdx.x % 4 == 0) b.sums[(b.my_row + 16 * i + 8 * h) * K::WARPS_N + b.across] = v;
+    }
+    __syncthreads();
+    EACH_FRAGMENT(i, K::MI, h, 2) {
+        float4 v = load4(b.sums + (b.my_row + 16 * i + 8 * h) * K::WARPS_N);
+        sum[i][h] = v.x + v.y + v.z + v.w;
+        int row = b.row0 + b.my_row + 16 * i + 8 * h;
+        if (b.across == 0 && threadIdx.x % 4 == 0 && b.slice == 0 && row < a.z.t)
+            a.lse[(int64_t)b.pair * a.z.t + row] = top[i][h] + logf(sum[i][h]);
+    }
+}
+// The first walk over many meetings.
+template <typename K>
+DEVICE void walk_rows(const PartArgs &a, Spot &b, float (&s)[K::MI][K::NS][4], float (&top)[K::MI][2],
+                      float (&sum)[K::MI][2]) {
+    queue_start<K>(a, b, b.score_steps);
+#pragma unroll 1
+    for (int meeting = 0; meeting < b.meetings; meeting++) {
+        score_product<K>(a, b, s, meeting, b.score_steps);
+        float before[K::MI][2];
+        EACH_FRAGMENT(i, K::MI, h, 2) before[i][h] = top[i][h];
+        row_tops<K>(a, b, s, top, meeting);
+        EACH_FRAGMENT(i, K::MI, h, 2) sum[i][h] *= __expf(before[i][h] - top[i][h]);
+        row_sums<K>(a, b, s, top, sum, meeting, true);
+    }
+    CP_ASYNC_WAIT(0);
+    __syncthreads();
+}
+
+// ---- backward
+// D of the block's rows -> shared memory and, for DK, global memory: a warp a row.
+template <typename K>
+DEVICE void inner_products(const PartArgs &a, const Spot &b) {
+    int lane = (int)threadIdx.x % 32;
+    for (int r = (int)threadIdx.x / 32; r < K::ROWS && b.row0 + r < a.z.t; r += K::THREADS / 32) {
+        int64_t at = pair_offset(a.z, b.pair, a.ld_rows_too) + (int64_t)(b.row0 + r) * a.ld_rows_too;
+        float sum = 0;
+        for (int k = lane * 8; k < a.z.c && K::ALIGNED; k += 256) {
+            uint4 x = *reinterpret_cast<const uint4 *>(a.rows_too + at + k);
+            uint4 y = *reinterpret_cast<const uint4 *>(a.o + at + k);
+            sum += bf16_low(x.x) * bf16_low(y.x) + bf16_high(x.x) * bf16_high(y.x)
+                   + bf16_low(x.y) * bf16_low(y.y) + bf16_high(x.y) * bf16_high(y.y)
+                   + bf16_low(x.z) * bf16_low(y.z) + bf16_high(x.z) * bf16_high(y.z)
+                   + bf16_low(x.w) * bf16_low(y.w) + bf16_high(x.w) * bf16_high(y.w);
+        }
+        for (int k = lane; k < a.z.c && !K::ALIGNED; k += 32)
+            sum += bf16_float(a.rows_too[at + k]) * bf16_float(a.o[at + k]);
+        sum = warp_sum(sum);
+        if (lane == 0) b.inner[r] = sum;
+        if (lane == 0 && !K::ONE && b.slice == 0) a.inner[(int64_t)b.pair * a.z.t + b.row0 + r] = sum;
+    }
+}
+// s -> p = exp(scale s - lse) in shared memory, zero beyond t.
+template <typename K>
+DEVICE void put_probabilities(const PartArgs &a, const Spot &b, const float (&s)[K::MI][K::NS][4], int meeting) {
+    const float *lse = a.lse + (int64_t)b.pair * a.z.t;
+    EACH_FRAGMENT(i, K::MI, j, K::NS) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int row = b.row0 + b.my_row + 16 * i + 8 * h, column = meeting * K::KEYS + b.my_column + 8 * j;
+            float v[2];
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                bool inside = row < a.z.t && column + e < a.z.t;
+                float of = inside ? lse[K::BY_ROW ? row : column + e] : 0.0f;
+                v[e] = inside ? __expf(a.z.scale * s[i][j][2 * h + e] - of) : 0.0f;
+            }
+            *part_place<K>(b, i, j, h) = pack_bf16(v[0], v[1]);
+        }
+    }
+}
+// s = dp; ds = p (dp - D): its high parts into `high`, what they leave over to where p was.
+template <typename K>
+DEVICE void put_gradients(const PartArgs &a, const Spot &b, const float (&s)[K::MI][K::NS][4],
+                          uint32_t (&high)[K::MI][K::NS][2], int meeting) {
+    const float *inner = a.inner + (int64_t)b.pair * a.z.t;
+    EACH_FRAGMENT(i, K::MI, j, K::NS) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int row = b.my_row + 16 * i + 8 * h, column = meeting * K::KEYS + b.my_column + 8 * j;
+            uint32_t *at = part_place<K>(b, i, j, h), both = *at;
+            float d[2] = { bf16_low(both), bf16_high(both) };
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                bool inside = (K::BY_ROW ? b.row0 + row : column + e) < a.z.t;       // beyond, p is zero
+                d[e] *= s[i][j][2 * h + e] - (!inside ? 0.0f : K::BY_ROW ? b.inner[row] : inner[column + e]);
+            }
+            high[i][j][h] = pack_bf16(d[0], d[1]);
+            *at = pack_bf16(d[0] - bf16_low(high[i][j][h]), d[1] - bf16_high(high[i][j][h]));
+        }
+    }
+}
+// The block's rows of p -> (n, heads, t, keep_ld), 16 bytes a thread; columns beyond t up to keep_ld are zeros.
+template <typename K>
+DEVICE void keep_rows(const PartArgs &a, const Spot &b, bf16 *to) {
+    if (!K::KEEP || b.slice > 0) return;
+    __syncthreads();                             // everyone's part of p
+    for (int i = (int)threadIdx.x; i < K::ROWS * K::KEYS / 8; i += K::THREADS) {
+        int r = i / (K::KEYS / 8), c = i % (K::KEYS / 8);
+        if (b.row0 + r >= a.z.t || c * 8 >= a.keep_ld) continue;
+        *reinterpret_cast<uint4 *>(to + ((int64_t)b.pair * a.z.t + b.row0 + r) * a.keep_ld + c * 8) =
+            *reinterpret_cast<const uint4 *>(b.p + chunk_at<K::KEYS / 8>(r, c) * 8);
+    }
+}
+
+// ---- the kernel
+// alpha out -> bf16, through shared memory, so that rows are written 16 bytes a thread.
+template <typename K>
+DEVICE void store_out(const PartArgs &a, const Spot &b, const float (&out)[K::MI][K::NO][4]) {
+    CP_ASYNC_WAIT(0);
+    __syncthreads();
+    EACH_FRAGMENT(i, K::MI, j, K::NO) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int at = (b.my_row + 16 * i + 8 * h) * K::PITCH + b.n_out + 8 * j + (int)threadIdx.x % 4 * 2;
+            *reinterpret_cast<uint32_t *>(b.stages + at) =
+                pack_bf16(a.alpha * out[i][j][2 * h], a.alpha * out[i][j][2 * h + 1]);
+        }
+    }
+    __syncthreads();
+    bf16 *to = a.out + pair_offset(a.z, b.pair, a.ld_out) + (int64_t)b.row0 * a.ld_out + b.slice;
+#pragma unroll 1
+    for (int i = (int)threadIdx.x; i < K::ROWS * K::SLICE / 8; i += K::THREADS) {
+        int r = i / (K::SLICE / 8), k = i % (K::SLICE / 8) * 8;
+        if (b.row0 + r >= a.z.t || b.slice + k >= a.z.c) continue;
+        const bf16 *from = b.stages + r * K::PITCH + k;
+        bf16 *at = to + (int64_t)r * a.ld_out + k;
+        if (K::ALIGNED) *reinterpret_cast<uint4 *>(at) = *reinterpret_cast<const uint4 *>(from);
+        for (int e = 0; e < 8 && !K::ALIGNED; e++) at[e] = from[e];
     }
 }
 
 template <Part PART, typename G, bool ONE, bool ALIGNED>
 static __global__ void __launch_bounds__(G::THREADS, ONE && PART == PART_O ? 2 : 1) attention_part_kernel(PartArgs a) {
-    const bool GRADIENT = PART == PART_DQ || PART == PART_DK, BY_ROW = PART == PART_O || PART == PART_DQ;
-    const bool KEEP = PART == PART_DQ && ONE;
-    const int MI = G::MI, NS = G::NS, NO = G::NO, KEY_CHUNKS = G::KEYS / 8;
+    typedef Kind<PART, G, ONE, ALIGNED> K;
     DYNAMIC_SHARED(bf16, stages);
-    bf16 *p = stages + G::STAGES * G::STAGE;                             // (ROWS, KEYS), as a tile
-    float *tops = reinterpret_cast<float *>(p + G::ROWS * G::KEYS);      // (ROWS, WARPS_N), then sums likewise, then D
-    float *sums = tops + G::ROWS * G::WARPS_N, *inner = sums + G::ROWS * G::WARPS_N;
-
-    const int t = a.z.t, c = a.z.c, slices = (c + G::SLICE - 1) / G::SLICE, row_blocks = (t + G::ROWS - 1) / G::ROWS;
-    const int slice = (int)(blockIdx.x % (unsigned)slices) * G::SLICE, rest = (int)(blockIdx.x / (unsigned)slices);
-    const int row0 = rest % row_blocks * G::ROWS, pair = rest / row_blocks;
-    const int meetings = ONE ? 1 : (t + G::KEYS - 1) / G::KEYS;
-    // Steps of a meeting: products of scores, then of gradients, over channels; then the mix, over tokens.
-    const int score_steps = (c + G::TERMS - 1) / G::TERMS, mix_steps = (min(t, G::KEYS) + G::TERMS - 1) / G::TERMS;
-    const int mix_from = GRADIENT ? 2 * score_steps : score_steps;
-
-    // One group each, of nothing past the last step. A meeting has `each` steps: all, or the scores alone.
-    auto copy = [&](int step, int each) {
-        int meeting = ONE ? 0 : step / each, i = ONE ? step : step % each;
-        bf16 *to = stages + step % G::STAGES * G::STAGE;
-        if (step < meetings * each) {
-            if (i >= mix_from) {
-                MmaSource x = { a.mixed + pair_offset(a.z, pair, a.ld_mixed), a.ld_mixed, t, c };
-                int mix = i - mix_from, token = meeting * G::KEYS + (mix < mix_steps ? mix : mix - mix_steps) * G::TERMS;
-                tile_copy<G::TERMS, G::SLICE / 8, G::THREADS, ALIGNED>(to, x, token, slice);
-            } else {
-                bool too = GRADIENT && i >= score_steps;
-                int k = (too ? i - score_steps : i) * G::TERMS;
-                int ld_x = too ? a.ld_rows_too : a.ld_rows, ld_y = too ? a.ld_columns_too : a.ld_columns;
-                MmaSource x = { (too ? a.rows_too : a.rows) + pair_offset(a.z, pair, ld_x), ld_x, t, c };
-                MmaSource y = { (too ? a.columns_too : a.columns) + pair_offset(a.z, pair, ld_y), ld_y, t, c };
-                tile_copy<G::ROWS, G::TERMS / 8, G::THREADS, ALIGNED>(to, x, row0, k);
-                tile_copy<G::KEYS, G::TERMS / 8, G::THREADS, ALIGNED>(to + G::ROWS * G::TERMS, y, meeting * G::KEYS, k);
-            }
-        }
-        CP_ASYNC_COMMIT();
-    };
-    int step = 0;
-    auto next = [&](int each) -> const bf16 * {
-        CP_ASYNC_WAIT(1);                        // STAGES - 2: this step's group has landed
-        __syncthreads();                         // everyone's has; and all have read the stage that is filled next
-        copy(step + G::STAGES - 1, each);
-        return stages + step++ % G::STAGES * G::STAGE;
-    };
-    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, across = warp % G::WARPS_N;
-    const int m = warp / G::WARPS_N * MI * 16, n = across * NS * 8, n_out = across * NO * 8;
-    const int offset_rows = lane_offset_a<G::TERMS / 8, false>(m), offset_p = lane_offset_a<KEY_CHUNKS, false>(m);
-    const int offset_columns = lane_offset_b<G::TERMS / 8, false>(n);
-    const int offset_mixed = lane_offset_b<G::SLICE / 8, true>(n_out);
-    // Element e of a fragment (i, j) of s: row m + 16 i + 8 (e / 2) + lane / 4, column n + 8 j + 2 (lane % 4) + e % 2.
-    const int my_row = m + lane / 4, my_column = n + lane % 4 * 2;
-
-    float s[MI][NS][4];
-    auto product = [&](int meeting, int each) {
-        sums_clear(s);
-#pragma unroll 1
-        for (int i = 0; i < score_steps; i++) {
-            const bf16 *at = next(each);
-            if (meeting * G::KEYS + n < t)
-                warp_product<G::TERMS, G::TERMS / 8, false, G::TERMS / 8, false>(s, at, offset_rows, 0,
-                                                                                 at + G::ROWS * G::TERMS, offset_columns);
-        }
-    };
-    // A row's maximum and sum of exponentials: of this thread's columns, then over the quad and the four warps.
-    const float LOWEST = -3.402823466e38f;
-    float top[MI][2], sum[MI][2];
-    auto row_tops = [&](int meeting) {           // scales s, and widens top
-#pragma unroll
-        for (int i = 0; i < MI; i++)
-#pragma unroll
-            for (int j = 0; j < NS; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    s[i][j][e] *= a.z.scale;
-                    if (meeting * G::KEYS + my_column + 8 * j + e % 2 < t)
-                        top[i][e / 2] = fmaxf(top[i][e / 2], s[i][j][e]);
-                }
-    };
-    auto row_sums = [&](int meeting, bool count) {           // s = exp(s - top), zero beyond t; adds to sum
-#pragma unroll
-        for (int i = 0; i < MI; i++)
-#pragma unroll
-            for (int j = 0; j < NS; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    bool inside = meeting * G::KEYS + my_column + 8 * j + e % 2 < t;
-                    s[i][j][e] = inside ? __expf(s[i][j][e] - top[i][e / 2]) : 0.0f;
-                    if (count) sum[i][e / 2] += s[i][j][e];
-                }
-    };
-    if (PART == PART_O) {
-#pragma unroll
-        for (int i = 0; i < MI; i++) top[i][0] = top[i][1] = LOWEST, sum[i][0] = sum[i][1] = 0;
-    }
-    if (PART == PART_O && !ONE) {                // the first walk
-#pragma unroll 1
-        for (int i = 0; i < G::STAGES - 1; i++) copy(i, score_steps);
-#pragma unroll 1
-        for (int meeting = 0; meeting < meetings; meeting++) {
-            product(meeting, score_steps);
-            float before[MI][2];
-#pragma unroll
-            for (int i = 0; i < MI; i++) before[i][0] = top[i][0], before[i][1] = top[i][1];
-            row_tops(meeting);
-#pragma unroll
-            for (int i = 0; i < MI; i++)
-#pragma unroll
-                for (int h = 0; h < 2; h++) sum[i][h] *= __expf(before[i][h] - top[i][h]);
-            row_sums(meeting, true);
-        }
-        CP_ASYNC_WAIT(0);
-        __syncthreads();
-        step = 0;
-    }
-    // top of the whole row, by all; sum, if it has been counted against this thread's own top, to match.
-    auto share_tops = [&](bool counted) {
-#pragma unroll
-        for (int i = 0; i < MI; i++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                float of_quad = quad_max(top[i][h]);
-                if (lane % 4 == 0) tops[(my_row + 16 * i + 8 * h) * G::WARPS_N + across] = of_quad;
-            }
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < MI; i++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                float4 v = load4(tops + (my_row + 16 * i + 8 * h) * G::WARPS_N);
-                float of_row = fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w));
-                if (counted) sum[i][h] *= __expf(top[i][h] - of_row);
-                top[i][h] = of_row;
-            }
-    };
-    auto share_sums = [&]() {                    // the whole row's; and lse
-#pragma unroll
-        for (int i = 0; i < MI; i++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                float of_quad = quad_sum(sum[i][h]);
-                if (lane % 4 == 0) sums[(my_row + 16 * i + 8 * h) * G::WARPS_N + across] = of_quad;
-            }
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < MI; i++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                float4 v = load4(sums + (my_row + 16 * i + 8 * h) * G::WARPS_N);
-                sum[i][h] = v.x + v.y + v.z + v.w;
-                int row = row0 + my_row + 16 * i + 8 * h;
-                if (warp % G::WARPS_N == 0 && lane % 4 == 0 && slice == 0 && row < t)
-                    a.lse[(int64_t)pair * t + row] = top[i][h] + logf(sum[i][h]);
-            }
-    };
-    const int each = mix_from + (GRADIENT ? 2 : 1) * mix_steps;
-#pragma unroll 1
-    for (int i = 0; i < G::STAGES - 1; i++) copy(i, each);
+    Spot b = part_spot<K>(a, stages);
+    const int each = b.mix_from + (K::GRADIENT ? 2 : 1) * b.mix_steps;
+    float s[K::MI][K::NS][4], out[K::MI][K::NO][4], top[K::MI][2], sum[K::MI][2];
+    EACH_FRAGMENT(i, K::MI, h, 2) top[i][h] = -3.402823466e38f, sum[i][h] = 0;
+    if (PART == PART_O && !ONE) walk_rows<K>(a, b, s, top, sum);
+    queue_start<K>(a, b, each);
     if (PART == PART_O && !ONE) {
-        share_tops(true);
-        share_sums();
+        share_tops<K>(b, top, sum, true);
+        share_sums<K>(a, b, top, sum);
     }
-    if (PART == PART_DQ) inner_products<G, ALIGNED>(a, pair, row0, inner, !ONE && slice == 0);
-
-    float out[MI][NO][4];
+    if (PART == PART_DQ) inner_products<K>(a, b);
     if (!ONE) sums_clear(out);
 #pragma unroll 1
-    for (int meeting = 0; meeting < meetings; meeting++) {
-        product(meeting, each);
-        // Where fragment (i, j)'s columns of half h go in the tile of p.
-        auto place = [&](int i, int j, int h) -> uint32_t * {
-            int at = chunk_at<KEY_CHUNKS>(my_row + 16 * i + 8 * h, n / 8 + j) * 8 + lane % 4 * 2;
-            return reinterpret_cast<uint32_t *>(p + at);
-        };
+    for (int meeting = 0; meeting < b.meetings; meeting++) {
+        score_product<K>(a, b, s, meeting, each);
         if (PART == PART_O) {
-            row_tops(meeting);
-            if (ONE) share_tops(false);
-            row_sums(meeting, ONE);
-            if (ONE) share_sums();
+            row_tops<K>(a, b, s, top, meeting);
+            if (ONE) share_tops<K>(b, top, sum, false);
+            row_sums<K>(a, b, s, top, sum, meeting, ONE);
+            if (ONE) share_sums<K>(a, b, top, sum);
+            EACH_FRAGMENT(i, K::MI, j, K::NS) {
 #pragma unroll
-            for (int i = 0; i < MI; i++)
-#pragma unroll
-                for (int j = 0; j < NS; j++)
-#pragma unroll
-                    for (int h = 0; h < 2; h++)
-                        *place(i, j, h) = pack_bf16(s[i][j][2 * h] / sum[i][h], s[i][j][2 * h + 1] / sum[i][h]);
+                for (int h = 0; h < 2; h++)
+                    *part_place<K>(b, i, j, h) = pack_bf16(s[i][j][2 * h] / sum[i][h], s[i][j][2 * h + 1] / sum[i][h]);
+            }
         } else {
-            const float *lse = a.lse + (int64_t)pair * t;
-#pragma unroll
-            for (int i = 0; i < MI; i++)
-#pragma unroll
-                for (int j = 0; j < NS; j++)
-#pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        int row = row0 + my_row + 16 * i + 8 * h, column = meeting * G::KEYS + my_column + 8 * j;
-                        float v[2];
-#pragma unroll
-                        for (int e = 0; e < 2; e++) {
-                            bool inside = row < t && column + e < t;
-                            float of = inside ? lse[BY_ROW ? row : column + e] : 0.0f;
-                            v[e] = inside ? __expf(a.z.scale * s[i][j][2 * h + e] - of) : 0.0f;
-                        }
-                        *place(i, j, h) = pack_bf16(v[0], v[1]);
-                    }
+            put_probabilities<K>(a, b, s, meeting);
+            keep_rows<K>(a, b, a.keep_p);
         }
-        if (KEEP && slice == 0) {
-            __syncthreads();
-            keep_rows<G>(a, pair, row0, a.keep_p, p);
-        }
-        auto mix = [&]() {
-#pragma unroll 1
-            for (int i = 0; i < mix_steps; i++) {
-                const bf16 *at = next(each);     // its barrier also shows everyone's part of p
-                if (slice + n_out < c)
-                    warp_product<G::TERMS, KEY_CHUNKS, false, G::SLICE / 8, true>(out, p, offset_p, i * G::TERMS, at,
-                                                                                  offset_mixed);
-            }
-        };
-        if (GRADIENT) {
-            product(meeting, each);              // dp; its barriers also end the reading of p
-            uint32_t high[MI][NS][2];
-#pragma unroll
-            for (int i = 0; i < MI; i++)
-#pragma unroll
-                for (int j = 0; j < NS; j++)
-#pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        int row = my_row + 16 * i + 8 * h, column = meeting * G::KEYS + my_column + 8 * j;
-                        uint32_t *at = place(i, j, h), both = *at;
-                        float d[2] = { bf16_low(both), bf16_high(both) };
-#pragma unroll
-                        for (int e = 0; e < 2; e++) {
-                            float of = BY_ROW ? inner[row]
-                                              : column + e < t ? a.inner[(int64_t)pair * t + column + e] : 0.0f;
-                            d[e] *= s[i][j][2 * h + e] - of;
-                        }
-                        high[i][j][h] = pack_bf16(d[0], d[1]);
-                        *at = pack_bf16(d[0] - bf16_low(high[i][j][h]), d[1] - bf16_high(high[i][j][h]));
-                    }
-            if (KEEP && slice == 0) {
-                __syncthreads();
-                keep_rows<G>(a, pair, row0, a.keep_ds + a.keep_all, p);
-            }
+        if (K::GRADIENT) {
+            score_product<K>(a, b, s, meeting, each);        // dp; its barriers also end the reading of p
+            uint32_t high[K::MI][K::NS][2];
+            put_gradients<K>(a, b, s, high, meeting);
+            keep_rows<K>(a, b, a.keep_ds + a.keep_all);
             if (ONE) sums_clear(out);
-            mix();
-            __syncthreads();                     // the low parts have been read
-#pragma unroll
-            for (int i = 0; i < MI; i++)
-#pragma unroll
-                for (int j = 0; j < NS; j++)
-#pragma unroll
-                    for (int h = 0; h < 2; h++) *place(i, j, h) = high[i][j][h];
-            if (KEEP && slice == 0) {
-                __syncthreads();
-                keep_rows<G>(a, pair, row0, a.keep_ds, p);
+            mix_product<K>(a, b, out, each);
+            __syncthreads();                     // what the high parts leave over has been read
+            EACH_FRAGMENT(i, K::MI, j, K::NS) {
+                *part_place<K>(b, i, j, 0) = high[i][j][0];
+                *part_place<K>(b, i, j, 1) = high[i][j][1];
             }
+            keep_rows<K>(a, b, a.keep_ds);
         } else if (ONE) {
             sums_clear(out);
         }
-        mix();
+        mix_product<K>(a, b, out, each);
     }
-    CP_ASYNC_WAIT(0);
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < MI; i++)
-#pragma unroll
-        for (int j = 0; j < NO; j++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int at = (my_row + 16 * i + 8 * h) * G::PITCH + n_out + 8 * j + lane % 4 * 2;
-                *reinterpret_cast<uint32_t *>(stages + at) =
-                    pack_bf16(a.alpha * out[i][j][2 * h], a.alpha * out[i][j][2 * h + 1]);
-            }
-    __syncthreads();
-    bf16 *to = a.out + pair_offset(a.z, pair, a.ld_out) + (int64_t)row0 * a.ld_out + slice;
-#pragma unroll 1
-    for (int i = (int)threadIdx.x; i < G::ROWS * G::SLICE / 8; i += G::THREADS) {
-        int r = i / (G::SLICE / 8), k = i % (G::SLICE / 8) * 8;
-        if (row0 + r >= t || slice + k >= c) continue;
-        const bf16 *from = stages + r * G::PITCH + k;
-        if (ALIGNED) {
-            *reinterpret_cast<uint4 *>(to + (int64_t)r * a.ld_out + k) = *reinterpret_cast<const uint4 *>(from);
-        } else {
-            for (int e = 0; e < 8; e++) to[(int64_t)r * a.ld_out + k + e] = from[e];
-        }
-    }
+    store_out<K>(a, b, out);
 }
 
 // ---- launches
@@ -405,17 +416,18 @@ static bool part_aligned(const PartArgs &a) {
 }
 template <Part PART, typename G, bool ONE, bool ALIGNED>
 static void launch_meeting(Stream *s, const PartArgs &a) {
-    int64_t blocks = (int64_t)a.z.n * a.z.heads * ceil_div(a.z.t, G::ROWS) * ceil_div(a.z.c, G::SLICE);
-    LAUNCH(s, (attention_part_kernel<PART, G, ONE, ALIGNED>), dim3((unsigned)blocks), dim3(G::THREADS), G::SHARED_BYTES, a);
+    dim3 grid((unsigned)(a.z.n * a.z.heads * ceil_div(a.z.t, G::ROWS) * ceil_div(a.z.c, G::SLICE)));
+    LAUNCH(s, (attention_part_kernel<PART, G, ONE, ALIGNED>), grid, dim3(G::THREADS), G::SHARED_BYTES, a);
 }
 // Odd views go the long way, which is right for any number of tokens.
 template <Part PART>
 static void launch_part(Stream *s, const PartArgs &a) {
-    const bool KEPT = PART == PART_DK || PART == PART_DV;      // with few tokens these are matrix products
+    const bool BY_ROW = PART == PART_O || PART == PART_DQ;     // the others are matrix products where one meeting does
+    const Part FIRST = BY_ROW ? PART : PART_DQ;
     if (!part_aligned(a)) launch_meeting<PART, LargeMeeting, false, false>(s, a);
-    else if (KEPT || a.z.t > LargeMeeting::KEYS) launch_meeting<PART, LargeMeeting, false, true>(s, a);
-    else if (a.z.t > SmallMeeting::KEYS) launch_meeting<PART == PART_O ? PART_O : PART_DQ, LargeMeeting, true, true>(s, a);
-    else launch_meeting<PART == PART_O ? PART_O : PART_DQ, SmallMeeting, true, true>(s, a);
+    else if (!BY_ROW || a.z.t > LargeMeeting::KEYS) launch_meeting<PART, LargeMeeting, false, true>(s, a);
+    else if (a.z.t > SmallMeeting::KEYS) launch_meeting<FIRST, LargeMeeting, true, true>(s, a);
+    else launch_meeting<FIRST, SmallMeeting, true, true>(s, a);
 }
 
 // Rows must start on 16 bytes; offsets within an image are 32-bit.

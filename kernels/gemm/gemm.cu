@@ -1,11 +1,12 @@
 // kernels/gemm/gemm.cu - matrix products and column sums for every shape, on CUDA cores in f32.
 //
 // Products: tiles of 128 x 128 with 8 x 8 sums a thread, or where these would leave multiprocessors idle 64 x 64 with
-// 4 x 4, and splits of k where even those are few (gemm_plan.cuh). Operands are f32 or bf16, sums f32, and any alignment
-// goes: rows that allow it are read and written four elements at a time.
+// 4 x 4, and splits of k where even those are few (gemm_plan.cuh). Operands are f32 or bf16, sums f32, and any
+// alignment goes: rows that allow it are read and written four elements at a time.
 //
-// Column sums: the rows go round the warps of all blocks of 4 x 32 columns; a block adds its own rows, then its 8 warps'
-// through shared memory, and with more than one block to a column the second kernel adds these in order. dy is read once.
+// Column sums: a block adds 32 columns, 32 rows at a time by four columns a thread, in a fixed order over its warps.
+// With many rows these go round several blocks, whose sums a second kernel adds in order. dy is read once, 64 or 128
+// bytes of a row together.
 #include "kernels/gemm/gemm_plan.cuh"
 
 template <int TILE, int MICRO, typename In>
@@ -40,10 +41,9 @@ static void gemm_tiled(Stream *s, const GemmShape *z, const GemmArgs *a, Work wo
 }
 
 // ---- column sums
-enum { SUM_THREADS = 256, SUM_WARPS = SUM_THREADS / 32, SUM_COLUMNS = 128, SUM_ROWS = 128, SUM_RANGES = 64 };
-static int sum_ranges(const BiasGradShape *z) {
-    return (int)grid_of(z->m, SUM_ROWS, SUM_RANGES);
-}
+enum { SUM_THREADS = 256, SUM_WARPS = SUM_THREADS / 32, SUM_COLUMNS = 32 };
+enum { SUM_AT_ONCE = 32, SUM_ROWS = 512, SUM_RANGES = 128 };         // rows of a block at once, at least; most blocks
+static int sum_ranges(const BiasGradShape *z) { return (int)grid_of(z->m, SUM_ROWS, SUM_RANGES); }
 static size_t sum_scratch(const BiasGradShape *z) {
     return sum_ranges(z) < 2 ? 0 : sizeof(float) * (size_t)sum_ranges(z) * (size_t)partial_columns(z->n);
 }
@@ -51,22 +51,29 @@ static size_t sum_scratch(const BiasGradShape *z) {
 // sums (ranges, padded n), or if there is one range db itself.
 template <typename In, bool VECTOR>
 static __global__ void __launch_bounds__(SUM_THREADS) column_sum_kernel(BiasGradShape z, BiasGradArgs a, float *sums) {
-    SHARED(float4, slot, SUM_WARPS * 32);
+    SHARED(float4, slot, SUM_WARPS * 8);
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    int column = (int)blockIdx.x * SUM_COLUMNS + lane * 4, range = (int)blockIdx.y, ranges = (int)gridDim.y;
+    int column = (int)blockIdx.x * SUM_COLUMNS + lane % 8 * 4, range = (int)blockIdx.y, ranges = (int)gridDim.y;
     float4 sum = make_float4(0, 0, 0, 0);
     if (column < z.n) {
-        for (int64_t row = range * SUM_WARPS + warp; row < z.m; row += ranges * SUM_WARPS) {
+#pragma unroll 4
+        for (int64_t row = range * SUM_AT_ONCE + threadIdx.x / 8; row < z.m; row += ranges * SUM_AT_ONCE) {
             const In *from = (const In *)a.dy + row * z.ldy + column;
             float4 v = VECTOR ? load4(from) : load_guarded(from, z.n - column);
             sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
         }
     }
-    slot[threadIdx.x] = sum;
+    for (int d = 8; d < 32; d *= 2) {            // the four rows of the warp
+        sum.x += __shfl_xor_sync(0xFFFFFFFFu, sum.x, d);
+        sum.y += __shfl_xor_sync(0xFFFFFFFFu, sum.y, d);
+        sum.z += __shfl_xor_sync(0xFFFFFFFFu, sum.z, d);
+        sum.w += __shfl_xor_sync(0xFFFFFFFFu, sum.w, d);
+    }
+    if (lane < 8) slot[warp * 8 + lane] = sum;
     __syncthreads();
-    if (warp > 0 || column >= z.n) return;
+    if (warp > 0 || lane >= 8 || column >= z.n) return;
     for (int w = 1; w < SUM_WARPS; w++) {
-        float4 v = slot[w * 32 + lane];
+        float4 v = slot[w * 8 + lane];
         sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
     }
     if (ranges > 1) {

@@ -1,8 +1,8 @@
 // kernels/gemm/gemm_mma.cu - bf16 matrix products on tensor cores (mma.sync, sm_80 and later): see gemm_mma.cuh.
 #include "kernels/gemm/gemm_mma.cuh"
 
-// Rows must start on 16 bytes for cp.async. A view may still begin off them: such an operand is copied by hand. Within a
-// matrix offsets are 32-bit.
+// Rows must start on 16 bytes for cp.async. A view may still begin off them: such an operand is copied by hand. Within
+// a matrix offsets are 32-bit.
 static bool gemm_mma_can(const GemmShape *z) {
     int64_t rows_a = z->ta ? z->k : z->m, rows_b = z->tb ? z->n : z->k;
     return z->in == DT_BF16 && z->lda % 8 == 0 && z->ldb % 8 == 0 && z->batch_a % 8 == 0 && z->batch_b % 8 == 0

@@ -2,9 +2,9 @@
 //
 // A block of 8 warps (2 x 4, 64 x 32 elements each) makes 128 x 128 elements, or one of 4 warps (2 x 2, 32 x 32 each)
 // 64 x 64 where the large tiles would leave multiprocessors idle. STAGES tiles of 32 terms of both operands lie in
-// shared memory (16 KB each at 128, 64 flops per byte copied), filled by cp.async while older ones are multiplied. With 6
-// ldmatrix for 16 products, shared memory is busy 24 cycles for 32 of the tensor cores (sm_80). Operands are copied as
-// they are stored and turned by ldmatrix. Sums leave through shared memory, so that rows are written whole.
+// shared memory (16 KB each at 128, 64 flops per byte copied), filled by cp.async while older ones are multiplied. With
+// 6 ldmatrix for 16 products, shared memory is busy 24 cycles for 32 of the tensor cores (sm_80). Operands are copied
+// as they are stored and turned by ldmatrix. Sums leave through shared memory, so that rows are written whole.
 #ifndef KERNELS_GEMM_MMA_CUH
 #define KERNELS_GEMM_MMA_CUH
 #include "kernels/gemm/gemm_plan.cuh"

@@ -16,7 +16,7 @@ typedef struct {
     bool   vector_a, vector_b, vector_y;
     int    splits, depth;             // of k; terms of one split
     float *partial;                   // (batch, splits, m, padded n) f32, if splits > 1
-    int     turns;                    // of all terms, the second with a from turn_a on: sums of two products; 1 otherwise
+    int     turns;                    // 2: the sum of two products, the second with a from turn_a on; otherwise 1
     int64_t turn_a;
 } GemmPlan;
 

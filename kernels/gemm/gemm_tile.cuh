@@ -61,7 +61,7 @@ DEVICE void tile_place(float *to, const float4 (&hold)[LOADS], bool turned, int 
         }
     }
 }
-// sum[i][j] = products of rows row0 + sum_place(i) of a with rows column0 + sum_place(j) of b, over terms begin .. (theirs) - 1.
+// sum[i][j] = products of rows row0 + sum_place(i) of a with rows column0 + sum_place(j) of b, over terms from begin.
 template <int TILE, int MICRO, typename A, typename B>
 DEVICE void tile_product(float (&sum)[MICRO][MICRO], const Operand<A> &a, const Operand<B> &b, int row0, int column0,
                          int begin, float *shared) {

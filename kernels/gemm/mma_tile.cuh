@@ -37,10 +37,10 @@ DEVICE void tile_copy(bf16 *to, const MmaSource &from, int row, int column) {
     }
 }
 
-// Fragments of 16 terms. A: 16 rows of op(tile), stored (m, k), or if TURNED (k, m). B: 16 columns, b[0..1] of the first
-// 8 and b[2..3] of the rest; stored (n, k), or if TURNED (k, n). What a lane reads lies at an offset that is computed
-// once, for rows from m or columns from n on and term 0; moving by whole fragments adds rows and flips bits of the chunk,
-// since m and n are multiples of all they are moved by together.
+// Fragments of 16 terms. A: 16 rows of op(tile), stored (m, k), or if TURNED (k, m). B: 16 columns, b[0..1] of the
+// first 8 and b[2..3] of the rest; stored (n, k), or if TURNED (k, n). What a lane reads lies at an offset that is
+// computed once, for rows from m or columns from n on and term 0; moving by whole fragments adds rows and flips bits of
+// the chunk, since m and n are multiples of all they are moved by together.
 template <int CHUNKS, bool TURNED>
 DEVICE int lane_offset_a(int m) {
     int lane = (int)threadIdx.x % 32;
