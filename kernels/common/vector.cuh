@@ -10,36 +10,31 @@
 
 template <int V> struct Vec { float v[V]; };             // V elements as the accumulator sees them
 
-template <int V> DEVICE Vec<V> load_vec(const float *p) {
-    Vec<V> r;
-    if constexpr (V == 1) {
-        r.v[0] = *p;
-    } else {
-        for (int i = 0; i < V; i += 4) {
-            float4 f = load4(p + i);
-            r.v[i] = f.x;
-            r.v[i + 1] = f.y;
-            r.v[i + 2] = f.z;
-            r.v[i + 3] = f.w;
-        }
-    }
-    return r;
+// V elements as stored, in half the registers for bf16: for loads that are issued well before their use.
+template <typename T, int V> struct Raw { T v; };
+template <> struct Raw<float, 8> { float4 low, high; };
+template <> struct Raw<bf16, 8> { uint4 words; };
+DEVICE void load_raw(Raw<float, 8> &r, const float *p) {
+    r.low = load4(p);
+    r.high = load4(p + 4);
 }
-template <int V> DEVICE Vec<V> load_vec(const bf16 *p) {
-    Vec<V> r;
-    if constexpr (V == 1) {
-        r.v[0] = bf16_float(*p);
-    } else {
-        static_assert(V == 8, "16 bytes of bf16");
-        uint4 w = *reinterpret_cast<const uint4 *>(p);
-        uint32_t word[4] = { w.x, w.y, w.z, w.w };
-        for (int i = 0; i < 4; i++) {
-            r.v[2 * i] = bf16_low(word[i]);
-            r.v[2 * i + 1] = bf16_high(word[i]);
-        }
-    }
-    return r;
+DEVICE void load_raw(Raw<bf16, 8> &r, const bf16 *p) { r.words = *reinterpret_cast<const uint4 *>(p); }
+template <typename T> DEVICE void load_raw(Raw<T, 1> &r, const T *p) { r.v = *p; }
+
+DEVICE Vec<8> unpack(const Raw<float, 8> &r) {
+    return { { r.low.x, r.low.y, r.low.z, r.low.w, r.high.x, r.high.y, r.high.z, r.high.w } };
 }
+DEVICE Vec<8> unpack(const Raw<bf16, 8> &r) {
+    return { { bf16_low(r.words.x), bf16_high(r.words.x), bf16_low(r.words.y), bf16_high(r.words.y),
+               bf16_low(r.words.z), bf16_high(r.words.z), bf16_low(r.words.w), bf16_high(r.words.w) } };
+}
+template <typename T> DEVICE Vec<1> unpack(const Raw<T, 1> &r) { return { { load_real(&r.v) } }; }
+template <int V, typename T> DEVICE Vec<V> load_vec(const T *p) {
+    Raw<T, V> r;
+    load_raw(r, p);
+    return unpack(r);
+}
+
 template <int V> DEVICE void store_vec(float *p, const Vec<V> &r) {
     if constexpr (V == 1) {
         *p = r.v[0];
@@ -91,8 +86,8 @@ template <typename T> DEVICE void store_block(T *p, float4 v, int64_t count, boo
     }
 }
 
-// ---- SiLU as accurate as its storage needs: bf16 rounds at 2^-9, where the hardware's exponential (2 ulp near 0, error
-// below 2^-19 for |x| < 88) cannot be seen. Beyond, 1 + e^-x is infinite and the quotient 0, as it should be.
+// ---- SiLU as accurate as its storage needs: bf16 rounds at 2^-9, where the hardware's exponential, wrong by less than
+// 2^-19 for |x| < 88, cannot be seen. Beyond that 1 + e^-x is infinite and the quotient 0, as it should be.
 template <typename T> DEVICE float sigmoid_of(float x) {
     if constexpr (sizeof(T) == sizeof(float)) return sigmoid(x);
     else return __fdividef(1.0f, 1.0f + __expf(-x));
@@ -135,7 +130,9 @@ static inline RowGrid row_grid(int64_t rows, int64_t columns, int v) {
     return { dim3(grid_of(items, x, 16384), grid_of(rows, y, 32768)), dim3(x, y) };
 }
 // Of one run of n elements.
-static inline RowGrid run_grid(int64_t n, int v) { return { dim3(grid_of(n, ROW_THREADS * v, 16384)), dim3(ROW_THREADS) }; }
+static inline RowGrid run_grid(int64_t n, int v) {
+    return { dim3(grid_of(n, ROW_THREADS * v, 16384)), dim3(ROW_THREADS) };
+}
 // for (ROWS(r, rows)) for (COLUMNS(j, columns, V)) ...
 #define ROWS(r, rows)                                                                                               \
     int64_t r = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; r < (rows); r += (int64_t)gridDim.y * blockDim.y

@@ -130,7 +130,8 @@ static __global__ void __launch_bounds__(ROW_THREADS) sampler_step_kernel(Sample
                 old[2] = history.z;
                 old[3] = history.w;
             }
-            if (c.sigma != 0) rng_normal4(philox(seed, (uint32_t)(e / 4), a.sample[i], a.state->step, z.purpose).v, draw);
+            if (c.sigma != 0)
+                rng_normal4(philox(seed, (uint32_t)(e / 4), a.sample[i], a.state->step, z.purpose).v, draw);
             for (int l = 0; l < 4; l++) {
                 if (c.x0_clip > 0) eps_hat[l] = clipped(c, x[l], eps_hat[l]);
                 x[l] = c.x * x[l] + c.eps * eps_hat[l] + c.prev * old[l] + c.sigma * draw[l];

@@ -11,10 +11,10 @@ typedef struct {
 } AddNoiseArgs;
 LAUNCHER(add_noise, AddNoiseShape, AddNoiseArgs);
 
-// The same from the data set itself, resident on the device as bytes: gather, mirror, normalise, draw the noise, add it.
+// The same from the data set itself, resident on the device as bytes: gather, mirror, normalise, draw and add noise.
 //   x0 = (byte / 255 - 0.5) / 0.5, each step rounded to float;  eps = randn's with PURPOSE_NOISE
-// An image is mirrored left to right if flip is set and the first word of its draw, block 0 of PURPOSE_FLIP, has its top
-// bit set: what train/batch.c does on the host, bit for bit.
+// An image is mirrored left to right if flip is set and the first word of its draw, block 0 of PURPOSE_FLIP, has its
+// top bit set: what train/batch.c does on the host, bit for bit.
 typedef struct { int n, h, w, c, T; bool flip; DType out; } QSampleShape;
 typedef struct {
     const uint8_t   *images;      // (count,h,w,c)

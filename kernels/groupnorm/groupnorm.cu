@@ -1,17 +1,22 @@
 // kernels/groupnorm/groupnorm.cu - group normalization, one slab of whole groups of one image per block.
 //
 // A slab is a range of channels, a multiple of the channels of a group and of the vector of eight that a thread loads,
-// for all pixels. Where the slab fits into shared memory (64 KB by choice, so that three blocks share a multiprocessor
-// of sm_90; 96 KB where the groups leave no smaller slab), it is read from memory once: each thread keeps there what it
-// loaded itself, so that only sums need barriers. Larger slabs are read again, from the second-level cache if that
-// holds them. 32x32 pixels of 32 channels in bf16 are 64 KB: rows of 64 bytes, whole sectors.
+// for all pixels. All vectors come through shared memory by asynchronous copies, each read there by the thread that
+// asked for it, so that only sums need barriers. Where the slab fits (64 KB by choice, so that two or three blocks
+// share a multiprocessor) it stays there and is read from memory once; a larger one passes through a ring of four
+// vectors per thread and is read again, from the second-level cache if that holds it. 32x32 pixels of 32 channels in
+// bf16 are 64 KB: rows of 64 bytes, whole sectors.
 //
 // Threads are (lanes of pixels, columns of vectors); columns are padded to a power of two of at most 32, so that a warp
-// holds whole rows and adds them by shuffles. Wider slabs are walked in strips. A sum over pixels is a thread's own, then
-// that of a warp's lanes, then of the warps in order, then of a group's channels in order: fixed by the shape alone.
+// holds whole rows and adds them by shuffles. Wider slabs are walked in strips. A sum over pixels is a thread's own,
+// then that of a warp's lanes, then of the warps in order, then of a group's channels in order: fixed by the shape.
+//
+// Template parameters: T storage; V elements of a vector, 8, or 1 where channels, strides or pointers are odd; G groups
+// that a vector can meet, 2 where a group's channels are a multiple of four: a value per half of the vector.
 //
 // Traffic: forward x and y once; backward dy, x, add and dx once. Work per element in bf16: some 25 instructions
 // forward with SiLU and dropout, 50 backward, where SiLU's slope is computed twice: at or below the time of the bytes.
+#include "kernels/common/mma.cuh"
 #include "kernels/common/rng.h"
 #include "kernels/common/vector.cuh"
 #include "kernels/groupnorm/groupnorm.h"
@@ -19,9 +24,10 @@
 // ---- slabs
 enum {
     THREADS = 256,             // at most; warps are whole
+    DEPTH = 4,                 // vectors of a ring: three on their way while one is used. A power of two
     STRIP = 32,                // most vectors of a strip
     SLAB_BYTES = 64 << 10,     // wanted in shared memory
-    MOST_BYTES = 96 << 10,     // possible there, beside the sums
+    MOST_BYTES = 99 << 10,     // possible there on every GPU from 8.0 on
     WIDE = 512,                // most channels of a slab of several groups
     ENOUGH_BLOCKS = 264,       // two per multiprocessor of the largest GPU known: narrower slabs below that
 };
@@ -29,35 +35,38 @@ struct Slab {
     int  channels, slabs;      // of a slab; slabs of an image, the last of which may have fewer channels
     int  columns, vectors;     // threads along a row, a power of two, of which so many have a vector; STRIP or fewer
     int  threads, steps;       // threads of the block; most pixels of a thread
-    bool kept;                 // what is read stays in shared memory
-    int  kept_bytes, bytes;    // of it, and of all shared memory
+    bool kept;                 // tensors that are read twice stay in shared memory
+    int  kept_bytes;           // of each of these, or of its ring
+    int  sums, bytes;          // where Sums begin, behind the rings of tensors that are read once; all shared memory
 };
 
 static int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
 
-// tensors: how many have to be kept; 0: none.
-static Slab slab_of(const GroupNormShape *z, int v, int tensors) {
-    int group = z->c / z->groups, unit = group / gcd(group, v) * v;
-    int64_t size = z->dtype == DT_BF16 ? 2 : 4, column = (int64_t)z->hw * size * (tensors ? tensors : 1);
-    int64_t fit = SLAB_BYTES / column / unit * unit, most = unit > WIDE ? unit : WIDE / unit * unit;
+// twice, once: how many tensors are read so.
+static Slab slab_of(const GroupNormShape *z, int v, int twice, int once) {
+    int group = z->c / z->groups, unit = group / gcd(group, v) * v, most = unit > WIDE ? unit : WIDE / unit * unit;
+    int64_t size = z->dtype == DT_BF16 ? 2 : 4, column = z->hw * size * twice, wide = ceil_div(64, unit) * unit;
+    if (twice && unit * column <= MOST_BYTES)
+        wide = column * unit > SLAB_BYTES ? unit : SLAB_BYTES / column / unit * unit;
+    if (wide > most) wide = most;
+    if (wide > z->c) wide = z->c;
+    while (wide >= 2 * unit && wide * size > 128 && z->n * ceil_div(z->c, wide) < ENOUGH_BLOCKS)
+        wide = wide / 2 / unit * unit;
     Slab s = {};
-    s.kept = tensors && unit * column <= MOST_BYTES;
-    s.channels = (int)(s.kept ? (fit < unit ? unit : fit) : ceil_div(64, unit) * unit);
-    if (s.channels > most) s.channels = (int)most;
-    if (s.channels > z->c) s.channels = z->c;
-    while (s.channels >= 2 * unit && s.channels * size > 128 && z->n * ceil_div(z->c, s.channels) < ENOUGH_BLOCKS)
-        s.channels = s.channels / 2 / unit * unit;
-    s.slabs = (int)ceil_div(z->c, s.channels);
-    s.vectors = s.channels / v < STRIP ? s.channels / v : STRIP;
+    s.channels = (int)wide;
+    s.slabs = (int)ceil_div(z->c, wide);
+    s.vectors = wide / v < STRIP ? (int)wide / v : (int)STRIP;
     for (s.columns = 1; s.columns < s.vectors;) s.columns *= 2;
     for (s.threads = 32; s.threads < THREADS && s.threads < (int64_t)z->hw * s.columns;) s.threads *= 2;
-    int lanes = s.threads / s.columns, strips = (int)ceil_div(s.channels, STRIP * v), row = s.columns * v;
+    int lanes = s.threads / s.columns;
     s.steps = (int)ceil_div(z->hw, lanes);
-    int64_t kept = (int64_t)strips * s.steps * lanes * s.vectors * v * size * tensors;
-    if (kept > MOST_BYTES) s.kept = false;               // by the padding of the last step
-    s.kept_bytes = s.kept ? (int)kept : 0;
-    int sums = (s.threads / 32 + 2) * row + 2 * (s.channels / group);                 // floats: see Sums
-    s.bytes = s.kept_bytes + sums * 4;
+    int64_t strips = ceil_div(wide, STRIP * v), kept = strips * s.steps * lanes * s.vectors * v * size;
+    int64_t ring = v == 1 ? 0 : DEPTH * s.threads * v * size;
+    int64_t sums = 4 * ((s.threads / 32 + 2) * s.columns * v + 2 * (wide / group));
+    s.kept = twice && twice * kept + once * ring + sums <= MOST_BYTES;
+    s.kept_bytes = (int)(s.kept ? kept : ring);
+    s.sums = (int)(twice * s.kept_bytes + once * ring);
+    s.bytes = s.sums + (int)sums;
     return s;
 }
 
@@ -82,11 +91,84 @@ DEVICE Place place_of(const GroupNormShape &z, const Slab &s) {
 
 DEVICE int group_width(const GroupNormShape &z) { return z.c / z.groups; }
 
-// f(pixel, slot) for every vector of this thread in the strip of channels from k0 on; slot: where it is kept.
-template <int V, typename F> DEVICE void each_vector(const GroupNormShape &z, const Slab &s, const Place &p, int k0, F f) {
-    if (p.column >= s.vectors || k0 + p.column * V >= p.k1) return;
-    int slot = (k0 - p.k0) / (s.columns * V) * s.steps * p.stride + p.slot;
-    for (int pixel = p.lane; pixel < z.hw; pixel += p.lanes, slot += p.stride) f(pixel, slot);
+// ---- vectors on their way
+// A tensor as a thread reads it: from memory into its own places in shared memory. The slots of what is kept lie `slot`
+// vectors from `place`; a ring's lie a block's vectors apart, this thread's own being the first. V = 1 copies nothing:
+// what is not kept is read from memory at its use.
+template <typename T> struct Feed {
+    const T *from;             // first channel of the image, NULL: absent
+    int      ld;
+    T       *place;
+    bool     kept;
+};
+template <int V, typename T> DEVICE Feed<T> feed_of(const Slab &s, const T *from, int ld, unsigned char *place) {
+    T *own = reinterpret_cast<T *>(place);
+    return { from, ld, s.kept ? own : own + (int)threadIdx.x * V, s.kept };
+}
+template <int V, typename T> DEVICE Feed<T> ring_of(const T *from, int ld, unsigned char *place) {
+    return { from, ld, reinterpret_cast<T *>(place) + (int)threadIdx.x * V, false };
+}
+template <typename T> DEVICE void copy_vector(T *to, const T *from) {
+    for (int e = 0; e < 8; e += (int)(16 / sizeof(T))) CP_ASYNC16(to + e, from + e, 16);
+}
+
+// Number of the first vector of the strip from k0 on among what this thread keeps; has_vectors: it has any.
+template <int V> DEVICE int first_slot(const Slab &s, const Place &p, int k0) {
+    return (k0 - p.k0) / (s.columns * V) * s.steps * p.stride + p.slot;
+}
+template <int V> DEVICE bool has_vectors(const Slab &s, const Place &p, int k0) {
+    return p.column < s.vectors && k0 + p.column * V < p.k1;
+}
+
+// Everything of this thread's into shared memory, if the tensor is kept.
+template <int V, typename T>
+DEVICE void keep_all(const GroupNormShape &z, const Slab &s, const Place &p, const Feed<T> &f) {
+    if (!f.kept) return;
+    for (int k0 = p.k0; k0 < p.k1 && has_vectors<V>(s, p, k0); k0 += s.columns * V) {
+        const T *from = f.from + k0 + p.column * V;
+        int slot = first_slot<V>(s, p, k0);
+        for (int pixel = p.lane; pixel < z.hw; pixel += p.lanes, slot += p.stride) {
+            if constexpr (V == 8) copy_vector(f.place + slot * V, from + (int64_t)pixel * f.ld);
+            else f.place[slot] = from[(int64_t)pixel * f.ld];
+        }
+    }
+    if constexpr (V == 8) {
+        CP_ASYNC_COMMIT();
+        CP_ASYNC_WAIT(0);
+    }
+}
+
+// use(pixel, raw) for every vector of this thread in the strip of channels from k0 on; raw (N): that of each feed,
+// undefined where it is absent.
+template <int V, typename T, int N, typename Use>
+DEVICE void each_vector(const GroupNormShape &z, const Slab &s, const Place &p, int k0, const Feed<T> (&f)[N],
+                        Use use) {
+    if (!has_vectors<V>(s, p, k0)) return;
+    int slot = first_slot<V>(s, p, k0), k = k0 + p.column * V;
+    auto fetch = [&](int step) {                         // of a thread's pixels, into the rings
+        int pixel = p.lane + step * p.lanes;
+        for (int n = 0; n < N; n++) {
+            if (f[n].from && !f[n].kept && pixel < z.hw)
+                copy_vector(f[n].place + step % DEPTH * s.threads * V, f[n].from + (int64_t)pixel * f[n].ld + k);
+        }
+        CP_ASYNC_COMMIT();
+    };
+    if constexpr (V == 8) {
+        for (int step = 0; step < DEPTH - 1; step++) fetch(step);
+    }
+    for (int step = 0, pixel = p.lane; pixel < z.hw; step++, pixel += p.lanes, slot += p.stride) {
+        Raw<T, V> raw[N] = {};
+        if constexpr (V == 8) {
+            fetch(step + DEPTH - 1);
+            CP_ASYNC_WAIT(DEPTH - 1);
+        }
+        for (int n = 0; n < N; n++) {
+            const T *at = f[n].place + (f[n].kept ? slot : step % DEPTH * s.threads) * V;
+            if (V == 1 && !f[n].kept) at = f[n].from + (int64_t)pixel * f[n].ld + k;
+            if (f[n].from) load_raw(raw[n], at);
+        }
+        use(pixel, raw);
+    }
 }
 
 // ---- sums over the block
@@ -97,7 +179,7 @@ struct Sums {
 };
 template <int V> DEVICE Sums sums_of(const GroupNormShape &z, const Slab &s, unsigned char *shared) {
     int row = s.columns * V;
-    float *warp = reinterpret_cast<float *>(shared + s.kept_bytes), *first = warp + s.threads / 32 * row;
+    float *warp = reinterpret_cast<float *>(shared + s.sums), *first = warp + s.threads / 32 * row;
     return { warp, first, first + row, first + 2 * row, first + 2 * row + s.channels / group_width(z) };
 }
 
@@ -119,8 +201,8 @@ template <int V> DEVICE void sum_lanes(const Slab &s, const Sums &r, Vec<V> own,
     __syncthreads();
 }
 
-// group (groups of the slab) += the sums of its channels in the strip from k0 on, each times factor (c) if there is one;
-// = in the first strip. A thread always has the same groups. No barrier at the end.
+// group (groups of the slab) += the sums of its channels in the strip from k0 on, each times factor (c) if there is
+// one; = in the first strip. A thread always has the same groups. No barrier at the end.
 DEVICE void sum_groups(const GroupNormShape &z, const Slab &s, const Place &p, int k0, int row, const float *channel,
                        const float *factor, float *group) {
     int width = group_width(z);
@@ -132,51 +214,47 @@ DEVICE void sum_groups(const GroupNormShape &z, const Slab &s, const Place &p, i
     }
 }
 
-// group (groups of the slab) of each of the channels k..k+V-1.
-template <int V> DEVICE Vec<V> of_groups(const GroupNormShape &z, const Place &p, int k, const float *group) {
-    Vec<V> r;
+// group (groups of the slab) of the channels k..k+V-1: one value for each V / G of them.
+template <int V, int G> DEVICE Vec<G> of_groups(const GroupNormShape &z, const Place &p, int k, const float *group) {
+    Vec<G> r;
     int width = group_width(z);
-    for (int e = 0; e < V; e++) r.v[e] = k + e < p.k1 ? group[(k + e - p.k0) / width] : 0.0f;
+    for (int j = 0; j < G; j++) r.v[j] = k < p.k1 ? group[(k + j * (V / G) - p.k0) / width] : 0.0f;
     return r;
 }
 template <int V> DEVICE Vec<V> of_channels(const Place &p, int k, const float *channel) {
     Vec<V> r;
-    for (int e = 0; e < V; e++) r.v[e] = k + e < p.k1 ? channel[k + e] : 0.0f;
+    for (int e = 0; e < V; e++) r.v[e] = k < p.k1 ? channel[k + e] : 0.0f;
     return r;
 }
 
 // ---- forward
-// Mean and rstd of the slab's groups into r.mean and r.other, in two passes over x. KEPT: the first leaves x in `kept`.
-template <typename T, int V, bool KEPT>
-DEVICE void moments(const GroupNormShape &z, const Slab &s, const Place &p, const Sums &r, const T *x, T *kept) {
+// Mean and rstd of the slab's groups into r.mean and r.other, in two passes over x.
+template <typename T, int V, int G>
+DEVICE void moments(const GroupNormShape &z, const Slab &s, const Place &p, const Sums &r, const Feed<T> (&x)[1]) {
     int row = s.columns * V;
     float count = (float)z.hw * (float)group_width(z);
-    for (int k0 = p.k0; k0 < p.k1; k0 += row) {
-        const T *from = x + k0 + p.column * V;
-        Vec<V> sum = {};
-        each_vector<V>(z, s, p, k0, [&](int pixel, int slot) {
-            Vec<V> v = load_vec<V>(from + (int64_t)pixel * z.ldx);
-            for (int e = 0; e < V; e++) sum.v[e] += v.v[e];
-            if (KEPT) store_vec<V>(kept + slot * V, v);
-        });
-        sum_lanes<V>(s, r, sum, r.first);
-        sum_groups(z, s, p, k0, row, r.first, NULL, r.mean);
+    keep_all<V>(z, s, p, x[0]);
+    for (int pass = 0; pass < 2; pass++) {               // sums, then squared deviations
+        for (int k0 = p.k0; k0 < p.k1; k0 += row) {
+            Vec<G> mean = {};
+            Vec<V> sum = {};
+            if (pass) mean = of_groups<V, G>(z, p, k0 + p.column * V, r.mean);
+            each_vector<V>(z, s, p, k0, x, [&](int, const Raw<T, V> (&raw)[1]) {
+                Vec<V> v = unpack(raw[0]);
+                for (int e = 0; e < V; e++) {
+                    float d = v.v[e] - mean.v[e * G / V];
+                    sum.v[e] += pass ? d * d : d;
+                }
+            });
+            sum_lanes<V>(s, r, sum, r.first);
+            sum_groups(z, s, p, k0, row, r.first, NULL, pass ? r.other : r.mean);
+        }
+        for (int g = (int)threadIdx.x; g < (p.k1 - p.k0) / group_width(z); g += s.threads) {
+            if (pass) r.other[g] = 1.0f / sqrtf(r.other[g] / count + (float)z.eps);
+            else r.mean[g] /= count;
+        }
+        __syncthreads();
     }
-    for (int g = (int)threadIdx.x; g < (p.k1 - p.k0) / group_width(z); g += s.threads) r.mean[g] /= count;
-    __syncthreads();
-    for (int k0 = p.k0; k0 < p.k1; k0 += row) {
-        const T *from = x + k0 + p.column * V;
-        Vec<V> mean = of_groups<V>(z, p, k0 + p.column * V, r.mean), sum = {};
-        each_vector<V>(z, s, p, k0, [&](int pixel, int slot) {
-            Vec<V> v = load_vec<V>(KEPT ? kept + slot * V : from + (int64_t)pixel * z.ldx);
-            for (int e = 0; e < V; e++) sum.v[e] += (v.v[e] - mean.v[e]) * (v.v[e] - mean.v[e]);
-        });
-        sum_lanes<V>(s, r, sum, r.first);
-        sum_groups(z, s, p, k0, row, r.first, NULL, r.other);
-    }
-    for (int g = (int)threadIdx.x; g < (p.k1 - p.k0) / group_width(z); g += s.threads)
-        r.other[g] = 1.0f / sqrtf(r.other[g] / count + (float)z.eps);
-    __syncthreads();
 }
 
 // The same from each channel's mean and squared deviations, stats (c,2): a group's deviations are those from its
@@ -225,11 +303,10 @@ template <int V> DEVICE uint32_t keep_bits(const GroupNormShape &z, const uint32
     return V == 8 ? bits : bits >> (e % 8) & 1;
 }
 
-// keep_scale: 1 / (1 - p). With V = 8 a thread's keep bits are a byte of the mask; otherwise mask_kernel has written it.
-template <typename T, int V, bool KEPT>
+// keep_scale: 1 / (1 - p). With V = 8 a thread's keep bits are a byte of the mask; otherwise mask_kernel writes it.
+template <typename T, int V, int G>
 DEVICE void apply(const GroupNormShape &z, const GroupNormForwardArgs &a, const Slab &s, const Place &p, const Sums &r,
-                  const T *kept, float keep_scale) {
-    int row = s.columns * V;
+                  const Feed<T> (&x)[1], float keep_scale) {
     uint32_t seed[2] = { 0, 0 }, sample = 0, step = 0;
     if (z.p16) {
         seed[0] = a.state->seed[0];
@@ -237,17 +314,16 @@ DEVICE void apply(const GroupNormShape &z, const GroupNormForwardArgs &a, const 
         step = a.state->step;
         sample = a.sample[p.i];
     }
-    for (int k0 = p.k0; k0 < p.k1; k0 += row) {
+    for (int k0 = p.k0; k0 < p.k1; k0 += s.columns * V) {
         int k = k0 + p.column * V;
-        const T *from = static_cast<const T *>(a.x) + (int64_t)p.i * z.hw * z.ldx + k;
         T *to = static_cast<T *>(a.y) + (int64_t)p.i * z.hw * z.ldy + k;
-        Vec<V> mean = of_groups<V>(z, p, k, r.mean), scale = of_groups<V>(z, p, k, r.other);
-        Vec<V> gamma = of_channels<V>(p, k, a.gamma), beta = of_channels<V>(p, k, a.beta);
-        for (int e = 0; e < V; e++) scale.v[e] *= gamma.v[e];
-        each_vector<V>(z, s, p, k0, [&](int pixel, int slot) {
-            Vec<V> v = load_vec<V>(KEPT ? kept + slot * V : from + (int64_t)pixel * z.ldx);
+        Vec<G> mean = of_groups<V, G>(z, p, k, r.mean), rstd = of_groups<V, G>(z, p, k, r.other);
+        Vec<V> scale = of_channels<V>(p, k, a.gamma), beta = of_channels<V>(p, k, a.beta);
+        for (int e = 0; e < V; e++) scale.v[e] *= rstd.v[e * G / V];
+        each_vector<V>(z, s, p, k0, x, [&](int pixel, const Raw<T, V> (&raw)[1]) {
+            Vec<V> v = unpack(raw[0]);
             for (int e = 0; e < V; e++) {
-                v.v[e] = (v.v[e] - mean.v[e]) * scale.v[e] + beta.v[e];
+                v.v[e] = (v.v[e] - mean.v[e * G / V]) * scale.v[e] + beta.v[e];
                 if (z.act == ACT_SILU) v.v[e] = silu_of<T>(v.v[e]);
             }
             if (z.p16) {
@@ -261,17 +337,18 @@ DEVICE void apply(const GroupNormShape &z, const GroupNormForwardArgs &a, const 
     }
 }
 
-template <typename T, int V, bool KEPT>
+template <typename T, int V, int G>
 static __global__ void __launch_bounds__(THREADS, 2) forward_kernel(GroupNormShape z, GroupNormForwardArgs a, Slab s,
-                                                          float keep_scale) {
+                                                             float keep_scale) {
     DYNAMIC_SHARED(unsigned char, shared);
-    T *kept = reinterpret_cast<T *>(shared);
     Place p = place_of(z, s);
     Sums r = sums_of<V>(z, s, shared);
+    const T *image = static_cast<const T *>(a.x) + (int64_t)p.i * z.hw * z.ldx;
+    Feed<T> x[1] = { feed_of<V>(s, image, z.ldx, shared) };
     if (z.stats) moments_given(z, s, p, r, a.stats + 2 * (int64_t)p.i * z.c);
-    else moments<T, V, KEPT>(z, s, p, r, static_cast<const T *>(a.x) + (int64_t)p.i * z.hw * z.ldx, kept);
+    else moments<T, V, G>(z, s, p, r, x);
     write_moments(z, a, s, p, r);
-    if (a.y) apply<T, V, KEPT>(z, a, s, p, r, kept, keep_scale);
+    if (a.y) apply<T, V, G>(z, a, s, p, r, x, keep_scale);
 }
 
 // The mask where no thread of forward_kernel has eight elements of it: a thread per byte, zeros beyond the last bit.
@@ -297,17 +374,23 @@ static __global__ void __launch_bounds__(ROW_THREADS) mask_kernel(GroupNormShape
 static bool can(const GroupNormShape *z) { return z->layout == LAYOUT_NHWC && is_stored(z->dtype); }
 static float keep_scale_of(const GroupNormShape *z) { return (float)(65536.0 / (65536.0 - (double)z->p16)); }
 
+// launch(T, V, G) for a shape, as values that carry them in their types.
+template <int N> struct Number { static constexpr int value = N; };
+template <typename F> static void by_kind(const GroupNormShape *z, bool vector, F launch) {
+    by_type(z->dtype, [&](auto one) {
+        if (!vector) launch(one, Number<1>(), Number<1>());
+        else if (z->c / z->groups % 4 == 0) launch(one, Number<8>(), Number<2>());
+        else launch(one, Number<8>(), Number<8>());
+    });
+}
+
 static void forward(Stream *st, const GroupNormShape *z, const GroupNormForwardArgs *a, Work) {
     bool vector = z->c % 8 == 0 && is_vector(a->x, z->ldx, z->dtype) && is_vector(a->y, z->ldy, z->dtype);
-    by_width(vector, [&](auto width) {
-        constexpr int V = decltype(width)::value;
-        Slab s = slab_of(z, V, z->stats ? 0 : 1);
-        dim3 grid((unsigned)(z->n * s.slabs)), block((unsigned)s.threads);
-        by_type(z->dtype, [&](auto one) {
-            using T = decltype(one);
-            if (s.kept) LAUNCH(st, (forward_kernel<T, V, true>), grid, block, s.bytes, *z, *a, s, keep_scale_of(z));
-            else        LAUNCH(st, (forward_kernel<T, V, false>), grid, block, s.bytes, *z, *a, s, keep_scale_of(z));
-        });
+    Slab s = slab_of(z, vector ? 8 : 1, !z->stats, z->stats);
+    dim3 grid((unsigned)(z->n * s.slabs)), block((unsigned)s.threads);
+    by_kind(z, vector, [&](auto one, auto v, auto g) {
+        LAUNCH(st, (forward_kernel<decltype(one), decltype(v)::value, decltype(g)::value>), grid, block, s.bytes,
+               *z, *a, s, keep_scale_of(z));
     });
     if (a->mask && !(vector && a->y && z->p16)) {
         RowGrid g = run_grid((int64_t)z->n * z->hw * z->c, 8);
@@ -321,116 +404,128 @@ static void forward(Stream *st, const GroupNormShape *z, const GroupNormForwardA
 // Scratch: A and B, (n,c,2).
 static size_t backward_scratch(const GroupNormShape *z) { return (size_t)z->n * (size_t)z->c * 2 * sizeof(float); }
 
-template <int V> struct Columns { Vec<V> mean, rstd, gamma, beta; };                 // of a thread's channels
+template <int V, int G> struct Columns {                 // of a thread's channels
+    Vec<G> mean, rstd;
+    Vec<V> gamma, beta;
+};
+template <int V, int G>
+DEVICE Columns<V, G> columns_of(const GroupNormShape &z, const GroupNormBackwardArgs &a, const Place &p, int k) {
+    int64_t first = (int64_t)p.i * z.groups + p.k0 / group_width(z);
+    return { of_groups<V, G>(z, p, k, a.mean + first), of_groups<V, G>(z, p, k, a.rstd + first),
+             of_channels<V>(p, k, a.gamma), of_channels<V>(p, k, a.beta) };
+}
 
-// A vector of du and xhat. plain: dy is du already.
-template <typename T, int V> DEVICE void gradient(const GroupNormShape &z, const Columns<V> &o, Vec<V> dy, Vec<V> x,
-                                                  uint32_t keep, float keep_scale, bool plain, Vec<V> &du,
-                                                  Vec<V> &xhat) {
+// Keep bits of the vector at `element` of the dense tensor; all are set without a mask, and where dy is du already.
+template <int V> DEVICE uint32_t mask_bits(const GroupNormBackwardArgs &a, int64_t element) {
+    if (!a.mask || a.sums) return 0xFFu;
+    return V == 8 ? a.mask[element / 8] : (uint32_t)a.mask[element / 8] >> (element % 8) & 1;
+}
+
+// given: dy is du.
+template <typename T, int V, int G>
+DEVICE void gradient(const GroupNormShape &z, const Columns<V, G> &o, const Raw<T, V> &raw_x, const Raw<T, V> &raw_dy,
+                     uint32_t keep, float keep_scale, bool given, Vec<V> &du, Vec<V> &xhat) {
+    Vec<V> x = unpack(raw_x);
+    du = unpack(raw_dy);
     for (int e = 0; e < V; e++) {
-        xhat.v[e] = (x.v[e] - o.mean.v[e]) * o.rstd.v[e];
-        du.v[e] = dy.v[e];
-        if (plain) continue;
+        xhat.v[e] = (x.v[e] - o.mean.v[e * G / V]) * o.rstd.v[e * G / V];
+        if (given) continue;
         du.v[e] = keep >> e & 1 ? du.v[e] * keep_scale : 0.0f;
         if (z.act == ACT_SILU) du.v[e] *= silu_slope_of<T>(xhat.v[e] * o.gamma.v[e] + o.beta.v[e]);
     }
 }
 
-// Keep bits of V elements from `element` of the dense tensor on; all of them where there is no mask.
-template <int V> DEVICE uint32_t mask_bits(const uint8_t *mask, int64_t element) {
-    if (!mask) return 0xFFu;
-    return V == 8 ? mask[element / 8] : (uint32_t)mask[element / 8] >> (element % 8) & 1;
+// A and B of the strip from k0 on into r.first and r.second, and out to `sums` unless they were given.
+template <typename T, int V, int G>
+DEVICE void channel_sums(const GroupNormShape &z, const GroupNormBackwardArgs &a, const Slab &s, const Place &p,
+                         const Sums &r, const Feed<T> (&f)[2], int k0, float keep_scale, float *sums) {
+    int k = k0 + p.column * V, channels = min(s.columns * V, p.k1 - k0);
+    int64_t own = 2 * ((int64_t)p.i * z.c + k0), first = (int64_t)p.i * z.hw * z.c + k;
+    if (a.sums) {
+        for (int j = (int)threadIdx.x; j < channels; j += s.threads) {
+            r.first[j] = a.sums[own + 2 * j];
+            r.second[j] = a.sums[own + 2 * j + 1];
+        }
+        __syncthreads();
+        return;
+    }
+    Columns<V, G> o = columns_of<V, G>(z, a, p, k);
+    Vec<V> sum = {}, sum_xhat = {};
+    each_vector<V>(z, s, p, k0, f, [&](int pixel, const Raw<T, V> (&raw)[2]) {
+        Vec<V> du, xhat;
+        uint32_t keep = mask_bits<V>(a, first + (int64_t)pixel * z.c);
+        gradient<T, V, G>(z, o, raw[0], raw[1], keep, keep_scale, false, du, xhat);
+        for (int e = 0; e < V; e++) {
+            sum.v[e] += du.v[e];
+            sum_xhat.v[e] += du.v[e] * xhat.v[e];
+        }
+    });
+    sum_lanes<V>(s, r, sum, r.first);
+    sum_lanes<V>(s, r, sum_xhat, r.second);
+    for (int j = (int)threadIdx.x; j < channels; j += s.threads) {
+        sums[own + 2 * j] = r.first[j];
+        sums[own + 2 * j + 1] = r.second[j];
+    }
 }
 
-template <typename T, int V, bool KEPT>
-static __global__ void __launch_bounds__(THREADS, 2) backward_kernel(GroupNormShape z, GroupNormBackwardArgs a, Slab s,
-                                                           float keep_scale, float *sums) {
-    DYNAMIC_SHARED(unsigned char, shared);
-    Place p = place_of(z, s);
-    Sums r = sums_of<V>(z, s, shared);
-    T *kept_x = reinterpret_cast<T *>(shared), *kept_dy = reinterpret_cast<T *>(shared + s.kept_bytes / 2);
-    const T *x = static_cast<const T *>(a.x) + (int64_t)p.i * z.hw * z.ldx;
-    const T *dy = static_cast<const T *>(a.dy) + (int64_t)p.i * z.hw * z.ldy;
-    const T *add = static_cast<const T *>(a.add) + (int64_t)p.i * z.hw * z.c;        // not read where absent
-    T *dx = static_cast<T *>(a.dx) + (int64_t)p.i * z.hw * z.ldx;
-    int row = s.columns * V, width = group_width(z), groups = (p.k1 - p.k0) / width;
-    int64_t image = (int64_t)p.i * z.hw * z.c;
-    float count = (float)z.hw * (float)width;
-    const float *mean = a.mean + (int64_t)p.i * z.groups + p.k0 / width;
-    const float *rstd = a.rstd + (int64_t)p.i * z.groups + p.k0 / width;
-    const float *given = a.sums ? a.sums + 2 * (int64_t)p.i * z.c : NULL;
-    Columns<V> o;
-
-    // A and B, of channels and of groups
-    for (int k0 = p.k0; k0 < p.k1; k0 += row) {
+// dx from the groups' means of gamma A and gamma B in r. gamma du is rounded before the difference, as the mean's terms
+// are: a group of one element gets exactly 0.
+template <typename T, int V, int G>
+DEVICE void input_gradient(const GroupNormShape &z, const GroupNormBackwardArgs &a, const Slab &s, const Place &p,
+                           const Sums &r, const Feed<T> (&f)[3], float keep_scale) {
+    for (int k0 = p.k0; k0 < p.k1; k0 += s.columns * V) {
         int k = k0 + p.column * V;
-        if (given) {
-            for (int j = (int)threadIdx.x; j < min(row, p.k1 - k0); j += s.threads) {
-                r.first[j] = given[2 * (k0 + j)];
-                r.second[j] = given[2 * (k0 + j) + 1];
-            }
-            __syncthreads();
-        } else {
-            Vec<V> sum = {}, sum_xhat = {};
-            o = { of_groups<V>(z, p, k, mean), of_groups<V>(z, p, k, rstd), of_channels<V>(p, k, a.gamma),
-                  of_channels<V>(p, k, a.beta) };
-            each_vector<V>(z, s, p, k0, [&](int pixel, int slot) {
-                Vec<V> vx = load_vec<V>(x + (int64_t)pixel * z.ldx + k), du, xhat;
-                Vec<V> vy = load_vec<V>(dy + (int64_t)pixel * z.ldy + k);
-                if (KEPT) {
-                    store_vec<V>(kept_x + slot * V, vx);
-                    store_vec<V>(kept_dy + slot * V, vy);
-                }
-                uint32_t keep = mask_bits<V>(a.mask, image + (int64_t)pixel * z.c + k);
-                gradient<T, V>(z, o, vy, vx, keep, a.mask ? keep_scale : 1.0f, false, du, xhat);
-                for (int e = 0; e < V; e++) {
-                    sum.v[e] += du.v[e];
-                    sum_xhat.v[e] += du.v[e] * xhat.v[e];
-                }
-            });
-            sum_lanes<V>(s, r, sum, r.first);
-            sum_lanes<V>(s, r, sum_xhat, r.second);
-            for (int j = (int)threadIdx.x; j < min(row, p.k1 - k0); j += s.threads) {
-                sums[2 * ((int64_t)p.i * z.c + k0 + j)] = r.first[j];
-                sums[2 * ((int64_t)p.i * z.c + k0 + j) + 1] = r.second[j];
-            }
-        }
-        sum_groups(z, s, p, k0, row, r.first, a.gamma, r.mean);
-        sum_groups(z, s, p, k0, row, r.second, a.gamma, r.other);
-        if (given) __syncthreads();                      // first and second are free again
-    }
-    if (!a.dx) return;
-    for (int g = (int)threadIdx.x; g < groups; g += s.threads) {
-        r.mean[g] /= count;
-        r.other[g] /= count;
-    }
-    __syncthreads();
-
-    // dx. gamma du is rounded before the difference, as the mean's terms are: a group of one element gets exactly 0.
-    for (int k0 = p.k0; k0 < p.k1; k0 += row) {
-        int k = k0 + p.column * V;
-        Vec<V> mean_a = of_groups<V>(z, p, k, r.mean), mean_b = of_groups<V>(z, p, k, r.other);
-        o = { of_groups<V>(z, p, k, mean), of_groups<V>(z, p, k, rstd), of_channels<V>(p, k, a.gamma),
-              of_channels<V>(p, k, a.beta) };
-        each_vector<V>(z, s, p, k0, [&](int pixel, int slot) {
-            Vec<V> vx = load_vec<V>(KEPT ? kept_x + slot * V : x + (int64_t)pixel * z.ldx + k), du, xhat, residual = {};
-            Vec<V> vy = load_vec<V>(KEPT ? kept_dy + slot * V : dy + (int64_t)pixel * z.ldy + k);
-            if (a.add) residual = load_vec<V>(add + (int64_t)pixel * z.c + k);
-            uint32_t keep = given ? 0xFFu : mask_bits<V>(a.mask, image + (int64_t)pixel * z.c + k);
-            gradient<T, V>(z, o, vy, vx, keep, a.mask ? keep_scale : 1.0f, given != NULL, du, xhat);
+        int64_t first = (int64_t)p.i * z.hw * z.c + k;
+        T *dx = static_cast<T *>(a.dx) + (int64_t)p.i * z.hw * z.ldx + k;
+        Vec<G> mean_a = of_groups<V, G>(z, p, k, r.mean), mean_b = of_groups<V, G>(z, p, k, r.other);
+        Columns<V, G> o = columns_of<V, G>(z, a, p, k);
+        each_vector<V>(z, s, p, k0, f, [&](int pixel, const Raw<T, V> (&raw)[3]) {
+            Vec<V> du, xhat, out = {};
+            uint32_t keep = mask_bits<V>(a, first + (int64_t)pixel * z.c);
+            gradient<T, V, G>(z, o, raw[0], raw[1], keep, keep_scale, a.sums != NULL, du, xhat);
+            if (a.add) out = unpack(raw[2]);
             for (int e = 0; e < V; e++) {
-                float wide = fmaf(o.gamma.v[e], du.v[e], 0.0f) - mean_a.v[e];
-                vx.v[e] = o.rstd.v[e] * (wide - xhat.v[e] * mean_b.v[e]) + residual.v[e];
+                float d = fmaf(o.gamma.v[e], du.v[e], 0.0f) - mean_a.v[e * G / V];
+                out.v[e] += o.rstd.v[e * G / V] * (d - xhat.v[e] * mean_b.v[e * G / V]);
             }
-            store_vec<V>(dx + (int64_t)pixel * z.ldx + k, vx);
+            store_vec<V>(dx + (int64_t)pixel * z.ldx, out);
         });
     }
 }
 
+template <typename T, int V, int G>
+static __global__ void __launch_bounds__(THREADS, 2) backward_kernel(GroupNormShape z, GroupNormBackwardArgs a, Slab s,
+                                                              float keep_scale, float *sums) {
+    DYNAMIC_SHARED(unsigned char, shared);
+    Place p = place_of(z, s);
+    Sums r = sums_of<V>(z, s, shared);
+    int64_t image = (int64_t)p.i * z.hw;
+    Feed<T> x = feed_of<V>(s, static_cast<const T *>(a.x) + image * z.ldx, z.ldx, shared);
+    Feed<T> dy = feed_of<V>(s, static_cast<const T *>(a.dy) + image * z.ldy, z.ldy, shared + s.kept_bytes);
+    Feed<T> add = ring_of<V>(a.add ? static_cast<const T *>(a.add) + image * z.c : NULL, z.c,
+                             shared + 2 * s.kept_bytes);
+    const Feed<T> both[2] = { x, dy }, all[3] = { x, dy, add };
+    keep_all<V>(z, s, p, x);
+    keep_all<V>(z, s, p, dy);
+    for (int k0 = p.k0; k0 < p.k1; k0 += s.columns * V) {
+        channel_sums<T, V, G>(z, a, s, p, r, both, k0, keep_scale, sums);
+        sum_groups(z, s, p, k0, s.columns * V, r.first, a.gamma, r.mean);
+        sum_groups(z, s, p, k0, s.columns * V, r.second, a.gamma, r.other);
+        __syncthreads();                                 // first and second are free again
+    }
+    if (!a.dx) return;
+    float count = (float)z.hw * (float)group_width(z);
+    for (int g = (int)threadIdx.x; g < (p.k1 - p.k0) / group_width(z); g += s.threads) {
+        r.mean[g] /= count;
+        r.other[g] /= count;
+    }
+    __syncthreads();
+    input_gradient<T, V, G>(z, a, s, p, r, all, keep_scale);
+}
+
 // dgamma, dbeta from A and B: threads (channels, lanes of images); a lane adds its images in order, then the lanes.
 enum { IMAGE_LANES = 8 };
-static __global__ void __launch_bounds__(32 * IMAGE_LANES) parameter_kernel(int n, int c, const float *sums,
-                                                                            float *dgamma,
+static __global__ void __launch_bounds__(32 * IMAGE_LANES) parameter_kernel(int n, int c, const float *sums, float *dgamma,
                                                                      float *dbeta, bool accumulate) {
     SHARED(float, part, 2 * IMAGE_LANES * 32);
     int k = (int)(blockIdx.x * 32 + threadIdx.x), lane = (int)threadIdx.y, column = (int)threadIdx.x;
@@ -454,16 +549,13 @@ static void backward(Stream *st, const GroupNormShape *z, const GroupNormBackwar
     bool vector = z->c % 8 == 0 && is_vector(a->x, z->ldx, z->dtype) && is_vector(a->dy, z->ldy, z->dtype) &&
                   is_vector(a->add, z->c, z->dtype) && is_vector(a->dx, z->ldx, z->dtype);
     if (a->dx || !a->sums) {
-        by_width(vector, [&](auto width) {
-            constexpr int V = decltype(width)::value;
-            Slab s = slab_of(z, V, a->sums || !a->dx ? 0 : 2);
-            dim3 grid((unsigned)(z->n * s.slabs)), block((unsigned)s.threads);
-            float scale = keep_scale_of(z);
-            by_type(z->dtype, [&](auto one) {
-                using T = decltype(one);
-                if (s.kept) LAUNCH(st, (backward_kernel<T, V, true>), grid, block, s.bytes, *z, *a, s, scale, own);
-                else        LAUNCH(st, (backward_kernel<T, V, false>), grid, block, s.bytes, *z, *a, s, scale, own);
-            });
+        int twice = a->dx && !a->sums ? 2 : 0;
+        Slab s = slab_of(z, vector ? 8 : 1, twice, 2 - twice + (a->dx && a->add ? 1 : 0));
+        dim3 grid((unsigned)(z->n * s.slabs)), block((unsigned)s.threads);
+        float scale = a->mask ? keep_scale_of(z) : 1.0f;
+        by_kind(z, vector, [&](auto one, auto v, auto g) {
+            LAUNCH(st, (backward_kernel<decltype(one), decltype(v)::value, decltype(g)::value>), grid, block, s.bytes,
+                   *z, *a, s, scale, own);
         });
     }
     if (a->dgamma || a->dbeta) {

@@ -1,7 +1,7 @@
 // kernels/optim/optim.cu - gradient norm, Adam and EMA: one pass over all parameters, at the speed of memory.
 //
-// The flat buffers are cut into chunks of fixed size whatever tensors lie there, a block per chunk, so that the order of
-// every sum is fixed and large tensors are shared. A thread finds its tensor by search once per chunk and then walks on
+// The flat buffers are cut into chunks of fixed size whatever tensors lie there, a block per chunk, so that the order
+// of every sum is fixed and large tensors are shared. A thread finds its tensor by search once per chunk and then walks on
 // from there. Adam reads g, w, m, v, ema and writes w, m, v, ema and the bf16 shadow: 38 bytes an element with five
 // 16-byte loads in flight per thread, 1.36 GB for the 36 M parameters of the full network.
 //

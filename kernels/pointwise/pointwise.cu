@@ -113,9 +113,10 @@ static void add_channel(Stream *s, const AddChannelShape *z, const AddChannelArg
     });
 }
 
-// ---- its backward. A block owns `columns` channels of one image of x and all its copies: threads (columns / V, rows of
-// pixels). dy is read once: dv sums each copy over the pixels, in registers and then over the rows in shared memory, and
-// dx sums the copies. That is for COPIES 1 and 2; more copies take one block each for dv, and dx is a kernel of its own.
+// ---- its backward. A block owns some channels of one image of x and of all its copies: threads (vectors of channels,
+// lanes of pixels). dy is read once: dv sums each copy over the pixels, in registers and then over the lanes in shared
+// memory, and dx sums the copies. That is for COPIES 1 and 2; more take a block each for dv, and dx is a kernel of its
+// own.
 enum { SUM_VECTORS = 8 };                                // columns of a block / V: 64 channels, one line of bf16
 
 template <typename T, int V, int COPIES>

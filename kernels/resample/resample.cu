@@ -1,4 +1,4 @@
-// kernels/resample/resample.cu - upsampling, concatenation and repetition: copies and short sums at the speed of memory.
+// kernels/resample/resample.cu - upsampling, concatenation and repetition: copies and sums at the speed of memory.
 //
 // A thread takes eight channels with 16-byte accesses (one element where channels or strides are odd), reads each byte
 // once and writes each once. Rows of the grid are rows of pixels, so that only the column of a pixel takes a division.
