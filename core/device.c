@@ -94,7 +94,7 @@ static Device *open_spec(const Spec *s, Refusal *no) {
         }
         d->gpu = gpu;
     } else if (!d->null) {
-        d->reads = xmalloc(sizeof(char[READ_SLOTS][READ_BYTES]));
+        d->reads = xmalloc(sizeof(char[DEVICE_READS][DEVICE_READ_BYTES]));
     }
     return d;
 }
@@ -246,22 +246,22 @@ void device_read(Device *d, void *dst, const void *src, size_t bytes) {
 }
 
 void device_read_queue(Device *d, const void *src, size_t bytes) {
-    CHECK(!d->null && bytes <= READ_BYTES && d->reads_queued - d->reads_taken < READ_SLOTS,
+    CHECK(!d->null && bytes <= DEVICE_READ_BYTES && d->reads_queued - d->reads_taken < DEVICE_READS,
           "device %s: a queued read of %zu bytes, %lld not taken", d->name, bytes,
           (long long)(d->reads_queued - d->reads_taken));
-    int slot = (int)(d->reads_queued++ % READ_SLOTS);
+    int slot = (int)(d->reads_queued++ % DEVICE_READS);
     if (d->gpu) d->gpu->read_queue(d, slot, src, bytes);
     else memcpy(d->reads[slot], src, bytes);
 }
 
 bool device_read_ready(Device *d) {
     if (d->reads_taken == d->reads_queued) return false;
-    return !d->gpu || d->gpu->read_done(d, (int)(d->reads_taken % READ_SLOTS), false);
+    return !d->gpu || d->gpu->read_done(d, (int)(d->reads_taken % DEVICE_READS), false);
 }
 
 void device_read_take(Device *d, void *dst, size_t bytes) {
     CHECK(d->reads_taken < d->reads_queued, "device %s: no read is queued", d->name);
-    int slot = (int)(d->reads_taken++ % READ_SLOTS);
+    int slot = (int)(d->reads_taken++ % DEVICE_READS);
     if (d->gpu) d->gpu->read_done(d, slot, true);
     memcpy(dst, d->reads[slot], bytes);
 }

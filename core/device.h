@@ -38,7 +38,8 @@ void        device_poison(Device *d, void *p, size_t bytes);
 // ---- work: copies and launches of a device happen one after the other, on a GPU while the host goes on
 void        device_write(Device *d, void *dst, const void *src, size_t bytes);   // src may change when it returns
 void        device_read(Device *d, void *dst, const void *src, size_t bytes);    // waits for all work before it
-// A read that nobody waits for yet: of what src holds after all work so far. At most 64 bytes each and 64 not taken.
+// A read that nobody waits for yet: of what src holds after all work so far. At most DEVICE_READS are not taken.
+enum { DEVICE_READS = 64, DEVICE_READ_BYTES = 64 };
 void        device_read_queue(Device *d, const void *src, size_t bytes);
 bool        device_read_ready(Device *d);                            // whether device_read_take would not wait
 void        device_read_take(Device *d, void *dst, size_t bytes);    // the oldest one; waits for it

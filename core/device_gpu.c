@@ -28,7 +28,7 @@ typedef struct {
     Stream       stream;
     char         gpu[300];                      // name, compute capability, size
     char        *piece;                         // PIECES pieces of pinned memory
-    cudaEvent_t  piece_free[PIECES], read_done[READ_SLOTS];
+    cudaEvent_t  piece_free[PIECES], read_done[DEVICE_READS];
     int          next_piece;
     cudaEvent_t *mark;
     int          n_marks;
@@ -133,11 +133,11 @@ static cudaError_t create(Device *d, Gpu *g) {
     if (e == cudaSuccess) e = cudaHostAlloc(&pinned, (size_t)PIECES * PIECE_BYTES, cudaHostAllocDefault);
     g->piece = pinned;
     pinned = NULL;
-    if (e == cudaSuccess) e = cudaHostAlloc(&pinned, sizeof(char[READ_SLOTS][READ_BYTES]), cudaHostAllocDefault);
+    if (e == cudaSuccess) e = cudaHostAlloc(&pinned, sizeof(char[DEVICE_READS][DEVICE_READ_BYTES]), cudaHostAllocDefault);
     d->reads = pinned;
     for (int i = 0; i < PIECES && e == cudaSuccess; i++)
         e = cudaEventCreateWithFlags(&g->piece_free[i], cudaEventDisableTiming);
-    for (int i = 0; i < READ_SLOTS && e == cudaSuccess; i++)
+    for (int i = 0; i < DEVICE_READS && e == cudaSuccess; i++)
         e = cudaEventCreateWithFlags(&g->read_done[i], cudaEventDisableTiming);
 #ifdef DEVICE_EMULATED
     if (e == cudaSuccess) emu_stream_bind(&g->stream, g->stream.handle);
@@ -149,7 +149,7 @@ static void close_gpu(Device *d) {
     Gpu *g = gpu_of(d);
     for (int i = 0; i < PIECES; i++)
         if (g->piece_free[i]) cudaEventDestroy(g->piece_free[i]);
-    for (int i = 0; i < READ_SLOTS; i++)
+    for (int i = 0; i < DEVICE_READS; i++)
         if (g->read_done[i]) cudaEventDestroy(g->read_done[i]);
     for (int i = 0; i < g->n_marks; i++) cudaEventDestroy(g->mark[i]);
     if (g->piece) cudaFreeHost(g->piece);

@@ -2,7 +2,7 @@
 #ifndef CORE_DEVICE_IMPL_H
 #define CORE_DEVICE_IMPL_H
 #include "core/device.h"
-enum { MAX_PREFERENCES = 32, READ_SLOTS = 64, READ_BYTES = 64 };
+enum { MAX_PREFERENCES = 32 };
 
 // Why a device cannot be had, and what to do about it: parts of a sentence.
 typedef struct { char why[300], mend[160]; } Refusal;
@@ -55,7 +55,7 @@ struct Device {
     size_t      allocated;
     const GpuRuntime *gpu;                          // NULL on the host's devices and on null devices
     void       *own;                                // what the GPU's runtime keeps
-    char      (*reads)[READ_BYTES];                 // ring of queued reads; pinned on a GPU
+    char      (*reads)[DEVICE_READ_BYTES];                 // ring of queued reads; pinned on a GPU
     int64_t     reads_queued, reads_taken;
     double     *mark;                               // the host's times
     int         n_marks;

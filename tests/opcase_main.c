@@ -137,7 +137,10 @@ static void check_device(const OpCase *c, const char *device, const Yardstick *y
     bool bf16 = yard->dtype == DT_BF16, cpu = strcmp(device, "cpu") == 0, same = false;
     RunSpec plain = { .device = device, .dtype = yard->dtype, .rounded = bf16 };
     if (cpu && bf16) return;
-    if (is_emu(device) && c->use & CASE_LARGE) return;
+    if (is_emu(device) && c->use & CASE_LARGE) {
+        printf(" [%s: too large]", device);
+        return;
+    }
     if (cpu) {
         for (int layout = LAYOUT_NHWC; layout <= LAYOUT_C16; layout++) {
             plain.layout = (Layout)layout;

@@ -63,14 +63,13 @@ static void show_progress(const Trainer *t, const Meter *m, int64_t step, const 
     log_progress(text);
 }
 
-static void write_stats(Trainer *t, RunDir *dir, Meter *m, int64_t step) {
+static void write_stats(Trainer *t, RunDir *dir, Meter *m, int64_t step, const StepState *s) {
     LoopState *l = &t->loop;
     double now = now_seconds(), n = (double)l->n;
-    StepState s = param_state_read(unet_params(t->net));
     char *text = xasprintf("{\"step\": %lld, \"loss\": %.9g, \"denoising\": %.9g, \"balancing\": %.9g, "
                            "\"grad_norm\": %.9g, \"lr\": %.9g, \"skipped\": %lld, \"images_per_second\": %.4g}",
-                           (long long)step, l->sum[0] / n, l->sum[1] / n, l->sum[2] / n, (double)s.grad_norm,
-                           (double)s.lr, (long long)s.skipped,
+                           (long long)step, l->sum[0] / n, l->sum[1] / n, l->sum[2] / n, (double)s->grad_norm,
+                           (double)s->lr, (long long)s->skipped,
                            (double)(step - m->last_step) * t->c->batch / (now - m->last_log));
     run_dir_stat(dir, text);
     free(text);
@@ -81,41 +80,58 @@ static void write_stats(Trainer *t, RunDir *dir, Meter *m, int64_t step) {
 }
 
 // An update whose gradient is not finite was refused on the device; too many end the run.
-static bool check_finite(Trainer *t, int64_t step, const double loss[3], int64_t skipped_before, Error *err) {
-    StepState s = param_state_read(unet_params(t->net));
+static bool check_finite(Trainer *t, const StepResult *r, int64_t skipped_before, Error *err) {
     LoopState *l = &t->loop;
-    if (step % WINDOW == 0) l->bad_in_window = 0;
-    if (s.skipped == skipped_before) {
+    if (r->step % WINDOW == 0) l->bad_in_window = 0;
+    if (r->state.skipped == skipped_before) {
         l->bad_in_a_row = 0;
         return true;
     }
     l->bad_in_a_row++;
     l->bad_in_window++;
-    log_warn("step %lld is skipped: loss %g, gradient norm %g", (long long)step, loss[0], (double)s.grad_norm);
+    log_warn("step %lld is skipped: loss %g, gradient norm %g", (long long)r->step, r->loss[0],
+             (double)r->state.grad_norm);
     if (l->bad_in_a_row < BAD_IN_A_ROW && l->bad_in_window < BAD_IN_WINDOW) return true;
     return error_set(err, ERR_DIVERGED, "training diverged: the loss or its gradient is not finite at step %lld (%lld "
                      "in a row); the weights before it are saved; start again from an earlier checkpoint with "
-                     "--init-from and a lower --lr", (long long)step, (long long)l->bad_in_a_row);
+                     "--init-from and a lower --lr", (long long)r->step, (long long)l->bad_in_a_row);
+}
+
+// How many steps may be begun whose results are not known. On the host each is known as soon as it is begun. On a GPU
+// the host runs ahead, and still all is as if it waited for every step: no more are begun than must be bad, all of
+// them, to end the run, so that a run that ends has made no step after the one that ended it; and where something
+// looks at the device's memory (a checkpoint, a preview, a probe) nothing is begun before all is known and done.
+static bool may_begin(const Trainer *t, int64_t known) {
+    const RunConfig *c = t->c;
+    const LoopState *l = &t->loop;
+    int64_t ahead = trainer_steps_done(t) - known, row = BAD_IN_A_ROW - l->bad_in_a_row,
+            window = BAD_IN_WINDOW - l->bad_in_window, at = known + ahead;
+    bool looks = at % c->save_every == 0 || (c->probe_every && at % c->probe_every == 0) ||
+                 (c->preview_every && at % c->preview_every == 0);
+    if (at >= c->steps || stop_signal) return false;
+    return ahead == 0 || (!looks && ahead < row && ahead < window);
 }
 
 bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
     const RunConfig *c = t->c;
     int64_t step = trainer_steps_done(t), saved = *c->resume ? step : -1;
+    int64_t skipped = param_state_read(unet_params(t->net)).skipped;
     int failed_saves = 0;
     Meter m = { .start = now_seconds(), .last_log = now_seconds(), .first_step = step, .last_step = step };
     bool ok = true;
     trainer_catch_signals();
-    while (ok && step < c->steps && !stop_signal) {
-        double loss[3];
-        int64_t skipped = param_state_read(unet_params(t->net)).skipped;
-        trainer_step(t, loss);
-        ok = check_finite(t, step, loss, skipped, err);
+    while (ok && (trainer_pending(t) || may_begin(t, step))) {
+        if (may_begin(t, step)) trainer_begin(t);
+        if (!trainer_ready(t) && may_begin(t, step)) continue;
+        StepResult r = trainer_take(t);
+        ok = check_finite(t, &r, skipped, err);
+        skipped = r.state.skipped;
         step++;
-        for (int i = 0; i < 3; i++) t->loop.sum[i] += loss[i];
+        for (int i = 0; i < 3; i++) t->loop.sum[i] += r.loss[i];
         t->loop.n++;
-        show_progress(t, &m, step, loss);
+        show_progress(t, &m, step, r.loss);
         if (!ok) break;
-        if (step % c->log_every == 0) write_stats(t, dir, &m, step);
+        if (step % c->log_every == 0) write_stats(t, dir, &m, step, &r.state);
         if (c->probe_every && step % c->probe_every == 0) probe_run(t, dir);
         Error warn;
         if (c->preview_every && step % c->preview_every == 0 && !preview_run(t, dir, &warn)) log_warn("%s", warn.msg);

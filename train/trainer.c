@@ -133,6 +133,19 @@ static bool load_start(Trainer *t, Error *err) {
     return ok;
 }
 
+// For a device that has no memory left: what the run needs, and the batch for which a GPU would have had enough.
+static void print_plan(void *arg, FILE *f) {
+    const Trainer *t = arg;
+    if (!t->net || !t->arena || !arena_bytes(t->arena)) return;
+    trainer_report(t, f);
+    size_t left, total;
+    device_memory(t->device, &left, &total);
+    double fits = (double)left / (double)arena_bytes(t->arena) * t->micro;
+    if (total && fits >= 1)
+        fprintf(f, "there is room for about %d images at once: --batch %d, or --micro-batch %d\n", (int)fits, (int)fits,
+                (int)fits);
+}
+
 Trainer *trainer_new(RunConfig *c, Error *err) {
     Trainer *t = xcalloc(1, sizeof *t);
     UNetConfig u;
@@ -143,6 +156,7 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
         trainer_free(t);
         return NULL;
     }
+    device_set_plan(t->device, print_plan, t);
     t->program_mb = fmax(0, resident_mb() - data_mb(t));
     const DatasetInfo *info = dataset_info(t->data);
     t->micro = c->micro_batch ? c->micro_batch : c->batch;
@@ -158,7 +172,10 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     if (c->probe_every) probe_record(t);
     if (c->preview_every) preview_record(t);
     arena_seal(t->arena);
-    if (load_start(t, err)) return t;
+    if (load_start(t, err)) {
+        if (!device_is_null(t->device)) t->begun = t->taken = (int64_t)param_state_read(unet_params(t->net)).step;
+        return t;
+    }
     trainer_free(t);
     return NULL;
 }
@@ -184,42 +201,9 @@ void trainer_free(Trainer *t) {
     free(t);
 }
 
-int64_t trainer_steps_done(const Trainer *t) { return (int64_t)param_state_read(unet_params(t->net)).step; }
+int64_t trainer_steps_done(const Trainer *t) { return t->begun; }
 const DatasetInfo *trainer_data(const Trainer *t) { return dataset_info(t->data); }
 const Device *trainer_device(const Trainer *t) { return t->device; }
-
-// ---- steps
-static void feed(Trainer *t, const StepForm *f, int64_t step, int begin) {
-    int m = t->micro;
-    int32_t *time = t->ints, *y = time + m, *sample = y + 2 * m;
-    bool labels = f->io.y != NULL, balanced = f->copies == 2;
-    batcher_fill(t->batcher, step, begin, begin + m, t->x0, time, labels ? y : NULL, balanced ? y + m : NULL, sample);
-    for (int i = 0; balanced && i < m; i++) sample[m + i] = (int32_t)((uint32_t)sample[i] | 0x80000000u);
-    tensor_write_f32(f->io.x0, t->x0);
-    tensor_write(f->io.t, time);
-    tensor_write(f->io.sample, sample);
-    if (labels) tensor_write(f->io.y, y);
-    if (f->io.augment) {
-        float *zeros = xcalloc((size_t)(9 * m), sizeof *zeros);
-        tensor_write_f32(f->io.augment, zeros);
-        free(zeros);
-    }
-}
-
-void trainer_step(Trainer *t, double loss[3]) {
-    int64_t step = trainer_steps_done(t);
-    const StepForm *f = &t->form[!t->c->model.classes || batcher_drops_labels(t->batcher, step)];
-    loss[0] = loss[1] = loss[2] = 0;
-    if (f->begin) graph_run(f->begin);
-    for (int begin = 0; begin < t->c->batch; begin += t->micro) {
-        double part[3];
-        feed(t, f, step, begin);
-        graph_run(f->pass);
-        tensor_read_f64(f->io.loss, part);
-        for (int i = 0; i < 3; i++) loss[i] += part[i];
-    }
-    if (f->end) graph_run(f->end);
-}
 
 // ---- what it costs
 static void line(FILE *f, const char *what, double mb) { fprintf(f, "  %-34s %10.1f MB\n", what, mb); }
@@ -258,6 +242,6 @@ void trainer_profile(Trainer *t, FILE *f) {
     double loss[3];
     trainer_step(t, loss);
     const StepForm *form = &t->form[t->c->model.classes ? 0 : 1];
-    feed(t, form, trainer_steps_done(t), 0);
+    trainer_feed(t, form, trainer_steps_done(t), 0);
     graph_profile(form->pass, 3, f);
 }

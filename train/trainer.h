@@ -10,8 +10,16 @@ typedef struct Trainer Trainer;
 // null device nothing is placed or loaded. NULL: *err.
 Trainer *trainer_new(RunConfig *c, Error *err);
 void     trainer_free(Trainer *t);
-// One step: x_t, predictions, loss, gradients, Adam, EMA. loss: total, denoising, balancing.
-void     trainer_step(Trainer *t, double loss[3]);
+// A step is begun (x_t, predictions, loss, gradients, Adam, EMA are queued on the device) and its result taken later, so
+// that a GPU always has work: at most TRAINER_PENDING steps are begun and not taken. Results come in the order of steps.
+typedef struct { int64_t step; double loss[3]; StepState state; } StepResult;   // step: 0 is the first; state: after it
+enum { TRAINER_PENDING = 8 };
+void     trainer_begin(Trainer *t);
+int      trainer_pending(const Trainer *t);
+bool     trainer_ready(Trainer *t);                        // whether trainer_take would not wait
+StepResult trainer_take(Trainer *t);
+void     trainer_step(Trainer *t, double loss[3]);         // begin and take. loss: total, denoising, balancing
+// Begun so far: the number of the step that comes next. The device's memory is that after the last of them.
 int64_t  trainer_steps_done(const Trainer *t);
 const DatasetInfo *trainer_data(const Trainer *t);
 const Device *trainer_device(const Trainer *t);

@@ -13,6 +13,8 @@ typedef struct {
     int64_t n;                                    // steps in them
     int64_t bad_in_a_row, bad_in_window;          // updates refused because the gradient was not finite
 } LoopState;
+// A step under way: what has been read back of it, and how many of its losses have not.
+typedef struct { StepResult result; int parts; bool done; } PendingStep;
 struct Trainer {
     RunConfig *c;
     Dataset   *data, *held_out;                   // held_out: NULL if the source has no test images
@@ -29,8 +31,13 @@ struct Trainer {
     Sampler   *preview;
     float     *x0;                                // host staging, one pass
     int32_t   *ints;
+    int64_t    begun, taken;                      // steps, since the beginning of the run
+    int64_t    reading;                           // the step whose queued reads come next
+    int        reads;                             // queued and not taken
+    PendingStep pending[TRAINER_PENDING];             // by step modulo TRAINER_PENDING: those from `taken` to `begun`
     LoopState  loop;
 };
+void  trainer_feed(Trainer *t, const StepForm *f, int64_t step, int begin);   // inputs of one pass
 char *loop_state_text(const LoopState *s);        // caller frees
 bool  loop_state_parse(LoopState *s, const char *text);
 void probe_record(Trainer *t);

@@ -5,7 +5,9 @@
 // __shared__, no memcpy, no __activemask, no __CUDA_ARCH__ (tests/check_words.sh looks for them). Loads and stores that
 // the emulation must see are plain ones, through pointers and vector types.
 //
-//   __global__ void __launch_bounds__(N) name_kernel(Shape z, Args a)   kernels; templates are fine
+//   static __global__ void __launch_bounds__(N) name_kernel(Shape z, Args a)
+//                                  kernels; templates are fine. static, since nvcc's stub of a kernel and the kernel
+//                                  for the host come into one program
 //   DEVICE                         in front of a device function
 //   SHARED(T, name, n)             a static shared array of n elements T, contents undefined
 //   DYNAMIC_SHARED(T, name)        T *name: the dynamic shared memory of the launch, 1024-byte aligned

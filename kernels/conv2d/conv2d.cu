@@ -121,7 +121,7 @@ DEVICE void store_output(const Conv2dShape &z, const Conv2dArgs &a, int pixel, i
 
 // y, or dx and dx2; gradient: where BACKWARD leaves da (n,h,w,c+c2) for conv_finish_kernel instead, NULL: nowhere.
 template <typename E, int TILE, bool BACKWARD>
-__global__ void __launch_bounds__(Tiling<TILE>::threads, Tiling<TILE>::blocks)
+static __global__ void __launch_bounds__(Tiling<TILE>::threads, Tiling<TILE>::blocks)
 conv_gather_kernel(Conv2dShape z, Conv2dArgs a, Gather g, float *gradient) {
     typedef Tiling<TILE> T;
     SHARED(float4, steps, 4 * T::quads);

@@ -51,7 +51,7 @@ DEVICE void patch_load(const EndConv &e, float4 *patch, int image, int y, int x,
 }
 
 // ---- expand. Blocks: any number x chunks of 128 channels of the many side. E: float if quads may be stored whole.
-template <typename E, int F> __global__ void __launch_bounds__(256, 2) end_expand_kernel(EndConv e) {
+template <typename E, int F> static __global__ void __launch_bounds__(256, 2) end_expand_kernel(EndConv e) {
     constexpr int groups = FewGroups<F>::count, width = FewGroups<F>::width, window = RUN + 2;
     SHARED(float4, filter, 9 * groups * width * CHUNK / 4);    // (tap, few, 128)
     SHARED(float4, patches, 8 * 3 * window * groups);
@@ -118,7 +118,8 @@ template <int HALF> DEVICE void lane_transpose_sum(float (&v)[32]) {
 
 // A block: four neighbouring strips, of P pixels and SEGMENT rows. Dynamic shared memory: the filter (tap, F, padded
 // many). E: how the many side is stored.
-template <typename E, int F> __global__ void __launch_bounds__(128, F == 3 ? 3 : 2) end_contract_kernel(EndConv e) {
+template <typename E, int F>
+static __global__ void __launch_bounds__(128, F == 3 ? 3 : 2) end_contract_kernel(EndConv e) {
     constexpr int P = F == 3 ? 8 : 4, window = P + 2;
     DYNAMIC_SHARED(float4, filter);
     int lane = (int)threadIdx.x % 32, padded = (e.many + CHUNK - 1) / CHUNK * CHUNK;
@@ -181,7 +182,7 @@ template <typename E, int F> __global__ void __launch_bounds__(128, F == 3 ? 3 :
 
 // ---- weight. partial (splits, 9 F + 1, padded): the sums of one block's rows as (tap, few, many), then a row of plain
 // sums over pixels: of the many side where sum_many, else of the few. Blocks: splits x chunks of 128 channels.
-template <typename E, int F> __global__ void __launch_bounds__(96 * WEIGHT_GROUPS, 1)
+template <typename E, int F> static __global__ void __launch_bounds__(96 * WEIGHT_GROUPS, 1)
 end_weight_kernel(EndConv e, bool sum_many, float *partial) {
     constexpr int groups = FewGroups<F>::count, width = FewGroups<F>::width, pixels = WEIGHT_RUN + 2, rows = 9 * F + 1;
     constexpr int quads = 9 * F * CHUNK / 4;

@@ -24,7 +24,7 @@ DEVICE void store_input_gradient(const Conv2dShape &z, const Conv2dArgs &a, int 
 }
 
 // ---- du = da * mask * silu'(u) with its sums, dx = du + add. A block: 64 channels of one image.
-template <typename E> __global__ void __launch_bounds__(REDUCE_THREADS)
+template <typename E> static __global__ void __launch_bounds__(REDUCE_THREADS)
 conv_finish_kernel(Conv2dShape z, Conv2dArgs a, const float *gradient) {
     SHARED(float4, slot, REDUCE_THREADS);
     int channels = z.c + z.c2, blocks = (channels + 4 * REDUCE_QUADS - 1) / (4 * REDUCE_QUADS), pixels = z.h * z.w;
@@ -77,7 +77,7 @@ static inline void conv_finish(Stream *s, const Conv2dShape *z, const Conv2dArgs
 }
 
 // ---- stats (n,k,2): mean and squared deviations of y as stored. A block: 64 channels of one image, read twice.
-template <typename E> __global__ void __launch_bounds__(REDUCE_THREADS)
+template <typename E> static __global__ void __launch_bounds__(REDUCE_THREADS)
 conv_stats_kernel(const void *y, DType dt, int pixels, int k, int ld, float *stats) {
     SHARED(float4, slot, REDUCE_THREADS);
     int blocks = (k + 4 * REDUCE_QUADS - 1) / (4 * REDUCE_QUADS);

@@ -4,7 +4,7 @@
 #include "kernels/conv2d/conv2d.cuh"
 
 // a (n,h,w,c+c2) = drop(silu(x * scale + shift)), rounded to dtype. A thread per quad.
-template <typename E> __global__ void __launch_bounds__(256)
+template <typename E> static __global__ void __launch_bounds__(256)
 conv_activate_kernel(Conv2dShape z, Conv2dArgs a, void *to, int64_t quads) {
     int c = z.c + z.c2, per_pixel = (c + 3) / 4;
     int64_t item = (int64_t)blockIdx.x * 256 + threadIdx.x;

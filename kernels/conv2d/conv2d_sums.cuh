@@ -5,7 +5,7 @@
 #include "kernels/conv2d/conv2d.cuh"
 
 // sums (n,k) = dy (n,pixels,k) summed over pixels. Grid: images x blocks of 64 channels. Reads dy once.
-template <typename E> __global__ void __launch_bounds__(REDUCE_THREADS)
+template <typename E> static __global__ void __launch_bounds__(REDUCE_THREADS)
 conv_dy_sums_kernel(const void *dy, DType dt, int pixels, int k, int ld, float *sums) {
     SHARED(float4, slot, REDUCE_THREADS);
     int blocks = (k + 4 * REDUCE_QUADS - 1) / (4 * REDUCE_QUADS);
@@ -20,7 +20,7 @@ conv_dy_sums_kernel(const void *dy, DType dt, int pixels, int k, int ld, float *
 }
 
 // dbias (k) = or += sums (n,k) over n. A block: 32 channels x 8 images at a time.
-template <int LINES> __global__ void __launch_bounds__(32 * LINES)
+template <int LINES> static __global__ void __launch_bounds__(32 * LINES)
 conv_dbias_kernel(const float *sums, int n, int k, float *dbias, bool accumulate) {
     SHARED(float, slot, 32 * LINES);
     int channel = (int)(blockIdx.x * 32 + threadIdx.x % 32), line = (int)threadIdx.x / 32;
@@ -57,7 +57,7 @@ static inline void conv_bias_gradients(Stream *s, const Conv2dShape *z, const Co
 
 // ---- the sum of partial sums: what a weight gradient does last
 // dw (numel) = or += partial (splits,stride) summed over splits in order. stride: a multiple of 4.
-template <typename E> __global__ void __launch_bounds__(256)
+template <typename E> static __global__ void __launch_bounds__(256)
 conv_dw_sum_kernel(const float *partial, int splits, int64_t stride, int64_t numel, float *dw, bool accumulate) {
     int64_t at = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 4;
     if (at >= numel) return;

@@ -71,7 +71,7 @@ DEVICE void step_store(float *a, float *b, const float4 (&qa)[TILE_LOADS], const
 }
 
 // partial (splits,stride): the sums of blockIdx.y's range of pixels, as dw (k,r,s,c+c2), every `stride` elements.
-template <typename E, int TILE> __global__ void __launch_bounds__(Tiling<TILE>::threads, Tiling<TILE>::blocks)
+template <typename E, int TILE> static __global__ void __launch_bounds__(Tiling<TILE>::threads, Tiling<TILE>::blocks)
 conv_weight_kernel(Conv2dShape z, Conv2dArgs a, int range, int64_t stride, float *partial) {
     typedef Tiling<TILE> T;
     SHARED(float4, steps, 4 * T::quads);

@@ -15,7 +15,7 @@ DEVICE Roots roots_of(const float *root, int32_t t, int T) {
 }
 
 // ---- xt = root[t][0] x0 + root[t][1] eps
-template <typename T, int V> __global__ void __launch_bounds__(ROW_THREADS) add_noise_kernel(AddNoiseShape z,
+template <typename T, int V> static __global__ void __launch_bounds__(ROW_THREADS) add_noise_kernel(AddNoiseShape z,
                                                                                              AddNoiseArgs a) {
     T *xt = static_cast<T *>(a.xt);
     for (ROWS(i, z.n)) {
@@ -68,7 +68,8 @@ DEVICE uint32_t image_block(const QSampleShape &z, const uint8_t *image, int e, 
 // fuses.
 DEVICE float normal_byte(uint32_t byte) { return ((float)byte / 255.0f - 0.5f) / 0.5f; }
 
-template <typename T> __global__ void __launch_bounds__(ROW_THREADS) q_sample_kernel(QSampleShape z, QSampleArgs a) {
+template <typename T>
+static __global__ void __launch_bounds__(ROW_THREADS) q_sample_kernel(QSampleShape z, QSampleArgs a) {
     T *xt = static_cast<T *>(a.xt);
     int64_t image = (int64_t)z.h * z.w * z.c;
     bool aligned = image % 4 == 0;
@@ -106,7 +107,7 @@ DEVICE float clipped(const SamplerCoef &c, float x, float eps_hat) {
     return (x0 - c.x0_x * x) / c.x0_eps;
 }
 
-__global__ void __launch_bounds__(ROW_THREADS) sampler_step_kernel(SamplerStepShape z, SamplerStepArgs a) {
+static __global__ void __launch_bounds__(ROW_THREADS) sampler_step_kernel(SamplerStepShape z, SamplerStepArgs a) {
     const SamplerCoef c = a.coef[a.state->sampler_index];
     const uint32_t seed[2] = { a.state->seed[0], a.state->seed[1] };
     bool aligned = z.e % 4 == 0;

@@ -8,7 +8,8 @@
 static bool can_embed(const EmbedShape *z) { return is_stored(z->out); }
 
 // ---- y[i,:] = table[index[i],:]
-template <typename T> __global__ void __launch_bounds__(ROW_THREADS) embed_kernel(EmbedShape z, EmbedForwardArgs a) {
+template <typename T>
+static __global__ void __launch_bounds__(ROW_THREADS) embed_kernel(EmbedShape z, EmbedForwardArgs a) {
     T *y = static_cast<T *>(a.y);
     for (ROWS(i, z.n)) {
         int32_t row = a.index[i];
@@ -27,7 +28,7 @@ static void forward(Stream *s, const EmbedShape *z, const EmbedForwardArgs *a, W
 // ---- dtable[r,:]: a thread looks through all of the batch for its row, in order. The indices are the same for a whole
 // block and stay in the first-level cache.
 template <typename T>
-__global__ void __launch_bounds__(ROW_THREADS) embed_grad_kernel(EmbedShape z, EmbedBackwardArgs a) {
+static __global__ void __launch_bounds__(ROW_THREADS) embed_grad_kernel(EmbedShape z, EmbedBackwardArgs a) {
     const T *dy = static_cast<const T *>(a.dy);
     for (ROWS(r, z.rows)) {
         for (COLUMNS(k, z.c, 1)) {
@@ -71,7 +72,8 @@ DEVICE void sincos_double(float phase, double *s, double *c) {
 }
 
 // Float up to the phase, rounded where the published table rounds: quotients, products, and no sum that could fuse.
-template <typename T> __global__ void __launch_bounds__(ROW_THREADS) sinusoid_kernel(SinusoidShape z, SinusoidArgs a) {
+template <typename T>
+static __global__ void __launch_bounds__(ROW_THREADS) sinusoid_kernel(SinusoidShape z, SinusoidArgs a) {
     T *y = static_cast<T *>(a.y);
     for (ROWS(i, z.n)) {
         float t = z.in == DT_I32 ? (float)static_cast<const int32_t *>(a.t)[i] : static_cast<const float *>(a.t)[i];

@@ -12,6 +12,9 @@ __attribute__((noinline)) static void judge(const void *p, size_t bytes, unsigne
             report("host-access", pc, "host code %s device memory", kind & ACCESS_WRITE ? "writes" : "reads");
         return;
     }
+    size_t at = (uintptr_t)p - (uintptr_t)t->block->shared;
+    if (kind == ACCESS_READ && at < SHARED_WINDOW && aligned && ((uintptr_t)p & (bytes - 1)) == 0 &&
+        shared_seen(t->block->rank * SHARED_WINDOW + at, bytes)) return;
     const FiberStack *stack = fiber_stack(machine->running);
     if ((uintptr_t)p - (uintptr_t)stack->stack < stack->bytes) return;
     if (aligned && (uintptr_t)p & (bytes - 1)) {

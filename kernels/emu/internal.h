@@ -121,6 +121,7 @@ struct Machine {
     std::vector<Block *> blocks;        // resident: one, or a cluster's; by rank
     uint32_t  serial, epoch;            // of the resident blocks; of the last full barrier: see clocks
     uint32_t  serial_first, fine_epoch; // of the launch's first blocks; in which thread_release() was last called
+    uint32_t  tag;                      // of this serial and epoch: see shared_tags in shadow.h
     std::vector<uint3> places;          // blockIdx of the first block of serial serial_first + i
     Agent     agents, agent_limit;      // in use; length of every `clocks`
     std::vector<uint32_t> clock_store;
@@ -153,6 +154,7 @@ void warp_thread_ended(Thread *t);                  // its absence may complete 
 // whoever has clocks[agent] >= c. __syncthreads of a whole machine raises machine->epoch instead: all accesses by
 // *threads* in older epochs happen before all in newer ones, and clocks of older epochs are void (they read as 0), which
 // makes the common case free. A record by an asynchronous agent gets its epoch when it is completed by somebody's wait.
+void      epoch_begin();                            // all that the resident threads have done is ordered from now on
 uint32_t *thread_clocks(Thread *t);                 // brought into this epoch; clocks[t->agent] == t->clock
 uint32_t *clocks_join(uint32_t *to, const uint32_t *from);      // elementwise maximum over machine->agents
 void      thread_release(Thread *t);                // t's next accesses are not seen by who copied its clocks before

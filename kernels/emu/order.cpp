@@ -6,6 +6,13 @@
 
 namespace emu {
 // ---- inside the resident blocks
+void epoch_begin() {
+    static thread_local uint32_t tags;
+    machine->epoch++;
+    if (++tags == TAG_NONE) tags = 1;           // after four thousand million barriers
+    machine->tag = tags;
+}
+
 uint32_t *thread_clocks(Thread *t) {
     if (t->clocks_epoch != machine->epoch) {
         memset(t->clocks, 0, machine->agents * sizeof *t->clocks);
@@ -23,9 +30,8 @@ uint32_t *clocks_join(uint32_t *to, const uint32_t *from) {
 void thread_release(Thread *t) {
     t->clock++;
     machine->fine_epoch = machine->epoch;
+    machine->tag = TAG_NONE;
 }
-
-bool fine_order() { return machine->fine_epoch == machine->epoch; }
 
 Agent agent_new() {
     Machine *m = machine;
@@ -34,11 +40,6 @@ Agent agent_new() {
     for (Block *b : m->blocks)          // their clocks in this epoch were cleared without the new one
         for (Thread &t : b->thread) t.clocks[a] = 0;
     return a;
-}
-
-bool ordered(const Thread *t, const Stamp &s) {
-    if (s.epoch != machine->epoch || s.agent == t->agent) return true;
-    return t->clocks_epoch == machine->epoch && t->clocks[s.agent] >= s.clock;
 }
 
 // ---- between blocks of a launch
@@ -110,7 +111,7 @@ void *atomic_access(void *p, size_t bytes, Site) {
     Release *r = new Release{ machine->serial, machine->epoch, t->clock, t->agent, fenced, {} };
     if (fenced && t->clocks_epoch == machine->epoch) r->clocks.assign(t->clocks, t->clocks + machine->agents);
     location.push_back(r);
-    t->clock++;                         // what t does from now on is not part of the release
+    thread_release(t);
     return p;
 }
 

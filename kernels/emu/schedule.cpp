@@ -140,7 +140,7 @@ static void sync_complete(Block *b) {
     b->sync_arrived = b->sync_true = 0;
     b->sync_generation++;
     if (machine->blocks.size() == 1) {
-        machine->epoch++;
+        epoch_begin();
     } else if (options.check) {         // other blocks of the cluster have not come: the epoch goes on
         std::vector<uint32_t> all(machine->agents);
         for (Thread &t : b->thread) clocks_join(all.data(), thread_clocks(&t));
@@ -314,7 +314,8 @@ static void cluster_run(uint3 first) {
     while (m->blocks.size() < l.cluster) m->blocks.push_back(new Block());
     m->serial = serials++;
     m->places.push_back(first);
-    m->epoch = 1;
+    m->epoch = 0;
+    epoch_begin();
     m->fine_epoch = 0;
     m->agents = (Agent)all;
     m->agent_limit = (Agent)(all + 512);

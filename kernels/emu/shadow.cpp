@@ -33,16 +33,14 @@ struct SharedCell {
 static_assert(sizeof(SharedCell) == 64, "one line of the cache");
 }
 static thread_local SharedCell *shared_cells;       // of all windows
+thread_local uint32_t *shared_tags;
 
-static SharedCell *shared_cell(size_t at) {         // at: offset from the first window
-    if (!shared_cells) {
-        size_t bytes = MAX_CLUSTER * SHARED_WINDOW / 4 * sizeof(SharedCell);
-        void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        CHECK(p != MAP_FAILED, "no address space for %zu bytes of records", bytes);
-        shared_cells = static_cast<SharedCell *>(p);
-    }
-    SharedCell *c = shared_cells + at / 4;
-    return c;
+static void shared_cells_reserve() {
+    size_t cells = MAX_CLUSTER * SHARED_WINDOW / 4, bytes = cells * (sizeof(SharedCell) + sizeof(uint32_t));
+    void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(p != MAP_FAILED, "no address space for %zu bytes of records", bytes);
+    shared_cells = static_cast<SharedCell *>(p);
+    shared_tags = reinterpret_cast<uint32_t *>(shared_cells + cells);
 }
 
 static inline void shared_cell_open(SharedCell &c) {
@@ -128,6 +126,7 @@ void heap_changed() { generation++; }
 
 void shadow_launch_begin() {
     if (!options.check) return;
+    if (!shared_cells) shared_cells_reserve();
     generation++;
     cells_used = 0;
     order_launch_begin();
@@ -205,6 +204,7 @@ static bool global_access(const Access &a) {
                 return end <= heap.bytes;
             }
         }
+        // A page that this launch may only read has no races.
         GlobalCell *cells = heap.cells + page.cells + from % PAGE / 4;
         uint8_t *written = heap.written + from / 4;
         size_t first = from / 4 * 4;
@@ -215,7 +215,7 @@ static bool global_access(const Access &a) {
                 report("uninitialised", a.pc, "reads %s, which was never written", memory_text(heap.base + cell));
                 written[i] |= 15;
             }
-            global_judge(a, cells[i], bytes, heap.base + std::max(cell, from));
+            if (page.access != EMU_READ) global_judge(a, cells[i], bytes, heap.base + std::max(cell, from));
             if (a.kind & ACCESS_WRITE) written[i] = (uint8_t)(written[i] | bytes);
         }
         from = to;
@@ -240,7 +240,8 @@ static bool proxy_fenced(const Access &a, const Stamp &s) {
     return s.epoch == writer.fence_epoch && s.clock <= writer.fence_clock;
 }
 
-static void shared_remember_read(const Access &a, SharedCell &c, const Stamp &now) {
+// Returns whether more reads need no look: see shared_tags.
+static bool shared_remember_read(const Access &a, SharedCell &c, const Stamp &now) {
     int slot = -1;
     for (int i = 0; i < 3 && slot < 0; i++)
         if (c.read[i].epoch != 0 && c.read[i].agent == now.agent) slot = i;
@@ -251,9 +252,13 @@ static void shared_remember_read(const Access &a, SharedCell &c, const Stamp &no
         c.next_read = (uint8_t)((c.next_read + 1) % 3);
     }
     c.read[slot] = now;
+    if (c.written != 15 || c.pending_writes || (c.write.epoch == now.epoch)) return false;
+    for (const Stamp &r : c.read)
+        if (r.epoch == now.epoch && r.agent != now.agent) return true;
+    return false;
 }
 
-static void shared_judge(const Access &a, SharedCell &c, unsigned bytes, const void *p) {
+static void shared_judge(const Access &a, SharedCell &c, uint32_t &tag, unsigned bytes, const void *p) {
     Thread *t = a.thread;
     bool atomic = a.kind & ACCESS_ATOMIC, write = a.kind & ACCESS_WRITE;
     if (c.pending_writes) {
@@ -276,6 +281,7 @@ static void shared_judge(const Access &a, SharedCell &c, unsigned bytes, const v
     }
     Stamp now = stamp_make(a, bytes);
     if (write) {
+        tag = 0;
         for (Stamp &r : c.read) {
             if (r.epoch && r.bytes & bytes && !ordered(t, r)) report_race(a, p, r, machine->serial, false);
             if (bytes == 15) r.epoch = 0;
@@ -293,20 +299,22 @@ static void shared_judge(const Access &a, SharedCell &c, unsigned bytes, const v
         c.pending_reads++;
         c.pending_place[1] = now.place;
     }
-    shared_remember_read(a, c, now);
+    if (shared_remember_read(a, c, now)) tag = machine->tag;
 }
 
 static bool shared_access(const Access &a, Block *owner) {
     size_t at = (size_t)(static_cast<const uint8_t *>(a.p) - owner->shared), end = at + a.bytes;
+    size_t base = owner->rank * SHARED_WINDOW;
+    if (a.kind == ACCESS_READ && shared_seen(base + at, a.bytes)) return true;
     if (!shared_allocated(owner, at, a.bytes)) {
         report("out-of-bounds", a.pc, "%zu bytes are %s at %s", a.bytes, a.kind & ACCESS_WRITE ? "written" : "read",
                memory_text(a.p));
         return end <= SHARED_WINDOW;
     }
-    SharedCell *c = shared_cell(owner->rank * SHARED_WINDOW + at);
-    for (size_t cell = at / 4 * 4; cell < end; cell += 4, c++) {
-        shared_cell_open(*c);
-        shared_judge(a, *c, bytes_of(cell, at, end), owner->shared + std::max(cell, at));
+    for (size_t cell = at / 4 * 4; cell < end; cell += 4) {
+        SharedCell &c = shared_cells[(base + cell) / 4];
+        shared_cell_open(c);
+        shared_judge(a, c, shared_tags[(base + cell) / 4], bytes_of(cell, at, end), owner->shared + std::max(cell, at));
     }
     return true;
 }
@@ -316,7 +324,7 @@ void pending_end(const void *p, size_t bytes, unsigned kind, Agent agent, uint32
     if (!options.check || !owner) return;
     size_t at = (size_t)(static_cast<const uint8_t *>(p) - owner->shared), end = at + bytes;
     if (!shared_allocated(owner, at, bytes)) return;
-    SharedCell *c = shared_cell(owner->rank * SHARED_WINDOW + at);
+    SharedCell *c = shared_cells + (owner->rank * SHARED_WINDOW + at) / 4;
     auto renew = [=](Stamp &s) {
         if (s.epoch == 0 || s.agent != agent) return;
         s.epoch = machine->epoch;

@@ -24,11 +24,28 @@ const void *place_pc(uint32_t place);
 
 // Does the access happen before what t does now? In the same resident blocks; in a block that ran before in this
 // launch (through a fence and an atomic of both); at p, for an atomic that needs no fence for its own location.
-bool ordered(const Thread *t, const Stamp &s);
+static inline bool ordered(const Thread *t, const Stamp &s) {
+    if (s.epoch != machine->epoch || s.agent == t->agent) return true;
+    return t->clocks_epoch == machine->epoch && t->clocks[s.agent] >= s.clock;
+}
 bool ordered_between(const Thread *t, const Stamp &s, uint32_t serial, const void *p);
 bool acquired_any();                    // have the resident blocks acquired anything from another one?
-bool fine_order();                      // has anything but whole barriers ordered threads in this epoch?
+static inline bool fine_order() {       // has anything but whole barriers ordered threads in this epoch?
+    return machine->fine_epoch == machine->epoch;
+}
 void order_launch_begin();
 void order_cluster_begin();
+
+// One tag per cell of shared memory. It equals machine->tag where more reads of the cell by whomever need no look before
+// the next barrier: it is all written, nothing is pending, the last write is older than this epoch, and two different
+// threads have been remembered reading it in this epoch, so that a write would be a race with one of them. That is no
+// proof once something finer than a whole barrier orders threads: then no tag counts (TAG_NONE).
+constexpr uint32_t TAG_NONE = 0xFFFFFFFFu;
+extern thread_local uint32_t *shared_tags;      // of the cells of all windows
+static inline bool shared_seen(size_t at, size_t bytes) {       // at: from the first window on
+    const uint32_t *tag = shared_tags + at / 4, now = machine->tag;
+    if (bytes == 16) return tag[0] == now && tag[1] == now && tag[2] == now && tag[3] == now;
+    return bytes <= 4 ? tag[0] == now : bytes == 8 && tag[0] == now && tag[1] == now;
+}
 }  // namespace emu
 #endif

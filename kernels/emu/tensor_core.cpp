@@ -253,10 +253,13 @@ static void product_run(Warp &w, const Product &p) {
     tile_multiply(s.value.data(), a, b, p.n);
 }
 
-// Calls range(offset, bytes) for the shared memory that this warp's part of the product reads.
+// Calls range(offset, bytes) for the shared memory whose reading is put down to this warp: its rows of a, and of b,
+// which all four warps read, a quarter. Whoever overwrites b too early meets the quarter of a warp that is not done.
 template <typename Range> static void product_ranges(const Warp &w, const Product &p, Range range) {
-    if (!p.a_registers) operand_ranges(operand_of(p.a, p.a_transposed), w.number % 4 * 16, 16, range);
-    operand_ranges(operand_of(p.b, p.b_transposed), 0, p.n, range);
+    int i = w.number % 4, first = p.n / 8 * i / 4 * 8, end = p.n / 8 * (i + 1) / 4 * 8;
+    if (!options.check) return;
+    if (!p.a_registers) operand_ranges(operand_of(p.a, p.a_transposed), i * 16, 16, range);
+    if (end > first) operand_ranges(operand_of(p.b, p.b_transposed), first, end - first, range);
 }
 
 // A tile starts where the swizzling pattern does; only a step along a K-major row changes bits below it.
@@ -303,8 +306,7 @@ static void products_finish(Warp &w, size_t count) {
             accumulator_give_back(own, p.sum, p.pc);
         }
         clock = p.clock;
-        if (!options.check || !p.legal) continue;
-        product_ranges(w, p, [&](size_t offset, size_t bytes) {
+        if (p.legal) product_ranges(w, p, [&](size_t offset, size_t bytes) {
             pending_end(w.block->shared + offset, bytes, ACCESS_READ | ACCESS_ASYNC | ACCESS_PENDING, own.agent,
                         p.clock);
         });

@@ -27,7 +27,7 @@ void collective(const char *what, uint32_t mask, Site site, CollectiveWork *work
     Meeting *m = nullptr;
     for (Meeting *open : w.meetings)
         if (open->mask == mask && open->work == work && open->site.line == site.line && !(open->arrived & me) &&
-            strcmp(open->site.file, site.file) == 0) m = open;
+            (open->site.file == site.file || strcmp(open->site.file, site.file) == 0)) m = open;
     if (!m) {
         for (Meeting *unused : w.meetings)
             if (unused->mask == 0) m = unused;

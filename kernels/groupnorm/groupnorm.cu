@@ -262,7 +262,7 @@ DEVICE void apply(const GroupNormShape &z, const GroupNormForwardArgs &a, const 
 }
 
 template <typename T, int V, bool KEPT>
-__global__ void __launch_bounds__(THREADS, 2) forward_kernel(GroupNormShape z, GroupNormForwardArgs a, Slab s,
+static __global__ void __launch_bounds__(THREADS, 2) forward_kernel(GroupNormShape z, GroupNormForwardArgs a, Slab s,
                                                           float keep_scale) {
     DYNAMIC_SHARED(unsigned char, shared);
     T *kept = reinterpret_cast<T *>(shared);
@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(THREADS, 2) forward_kernel(GroupNormShape z, G
 }
 
 // The mask where no thread of forward_kernel has eight elements of it: a thread per byte, zeros beyond the last bit.
-__global__ void __launch_bounds__(ROW_THREADS) mask_kernel(GroupNormShape z, GroupNormForwardArgs a) {
+static __global__ void __launch_bounds__(ROW_THREADS) mask_kernel(GroupNormShape z, GroupNormForwardArgs a) {
     int64_t image = (int64_t)z.hw * z.c, total = z.n * image;
     uint32_t seed[2] = { 0, 0 }, step = 0;
     if (z.p16) {
@@ -343,7 +343,7 @@ template <int V> DEVICE uint32_t mask_bits(const uint8_t *mask, int64_t element)
 }
 
 template <typename T, int V, bool KEPT>
-__global__ void __launch_bounds__(THREADS, 2) backward_kernel(GroupNormShape z, GroupNormBackwardArgs a, Slab s,
+static __global__ void __launch_bounds__(THREADS, 2) backward_kernel(GroupNormShape z, GroupNormBackwardArgs a, Slab s,
                                                            float keep_scale, float *sums) {
     DYNAMIC_SHARED(unsigned char, shared);
     Place p = place_of(z, s);
@@ -429,7 +429,8 @@ __global__ void __launch_bounds__(THREADS, 2) backward_kernel(GroupNormShape z, 
 
 // dgamma, dbeta from A and B: threads (channels, lanes of images); a lane adds its images in order, then the lanes.
 enum { IMAGE_LANES = 8 };
-__global__ void __launch_bounds__(32 * IMAGE_LANES) parameter_kernel(int n, int c, const float *sums, float *dgamma,
+static __global__ void __launch_bounds__(32 * IMAGE_LANES) parameter_kernel(int n, int c, const float *sums,
+                                                                            float *dgamma,
                                                                      float *dbeta, bool accumulate) {
     SHARED(float, part, 2 * IMAGE_LANES * 32);
     int k = (int)(blockIdx.x * 32 + threadIdx.x), lane = (int)threadIdx.y, column = (int)threadIdx.x;

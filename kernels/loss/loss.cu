@@ -18,7 +18,8 @@ DEVICE double weight_of(const CbdmLossShape &z, const CbdmLossArgs &a, int64_t i
 }
 
 // Grid: (pieces, images). hb, dh and dhb may be absent, and dh may be h, dhb may be hb.
-__global__ void __launch_bounds__(ROW_THREADS) loss_kernel(CbdmLossShape z, CbdmLossArgs a, double unit, bool aligned,
+static __global__ void __launch_bounds__(ROW_THREADS) loss_kernel(CbdmLossShape z, CbdmLossArgs a, double unit,
+                                                                  bool aligned,
                                                            PieceSums *sums) {
     SHARED(double, slot, ROW_THREADS);
     int64_t e = (int64_t)blockIdx.x * PIECE + threadIdx.x * 4, count = z.e - e;
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(ROW_THREADS) loss_kernel(CbdmLossShape z, Cbdm
 }
 
 // One block. A thread adds the pieces of its images one after another, then the tree adds the threads.
-__global__ void __launch_bounds__(ROW_THREADS) loss_total_kernel(CbdmLossShape z, CbdmLossArgs a, double unit,
+static __global__ void __launch_bounds__(ROW_THREADS) loss_total_kernel(CbdmLossShape z, CbdmLossArgs a, double unit,
                                                                  int64_t pieces, const PieceSums *sums) {
     SHARED(double, slot, ROW_THREADS);
     double denoising = 0, balancing = 0;

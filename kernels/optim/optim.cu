@@ -10,7 +10,7 @@
 #include "kernels/common/vector.cuh"
 #include "kernels/optim/optim.h"
 
-__global__ void step_advance_kernel(StepAdvanceArgs a) {
+static __global__ void step_advance_kernel(StepAdvanceArgs a) {
     a.state->step++;
     a.state->sampler_index++;
 }
@@ -54,7 +54,8 @@ DEVICE double square_sum(const GradNormShape &z, const GradNormArgs &a, int64_t 
     return sum;
 }
 
-__global__ void __launch_bounds__(ROW_THREADS) norm_chunks_kernel(GradNormShape z, GradNormArgs a, double *part) {
+static __global__ void __launch_bounds__(ROW_THREADS) norm_chunks_kernel(GradNormShape z, GradNormArgs a,
+                                                                         double *part) {
     SHARED(double, slot, ROW_THREADS);
     int64_t begin = (int64_t)blockIdx.x * CHUNK, end = min(z.n, begin + CHUNK);
     int t = span_at(a.span, z.tensors, begin);
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(ROW_THREADS) norm_chunks_kernel(GradNormShape 
 }
 
 enum { TOTAL_THREADS = 1024 };
-__global__ void __launch_bounds__(TOTAL_THREADS) norm_total_kernel(int64_t chunks, const double *part,
+static __global__ void __launch_bounds__(TOTAL_THREADS) norm_total_kernel(int64_t chunks, const double *part,
                                                                    StepState *state) {
     SHARED(double, slot, TOTAL_THREADS);
     double sum = 0;
@@ -100,7 +101,7 @@ DEVICE double power(double b, int64_t k) {
     return r;
 }
 
-__global__ void __launch_bounds__(ROW_THREADS) factors_kernel(AdamShape z, AdamArgs a, AdamScratch *out) {
+static __global__ void __launch_bounds__(ROW_THREADS) factors_kernel(AdamShape z, AdamArgs a, AdamScratch *out) {
     StepState *state = a.state;
     float norm = state->grad_norm;
     double updates = (double)state->updates, lr = z.lr, clip = 1, ramp = (1 + updates) / (10 + updates);
@@ -166,7 +167,7 @@ DEVICE void update_one(const AdamArgs &a, int64_t at, const CommonFactors &f, co
     if (a.shadow) store_real(static_cast<bf16 *>(a.shadow) + at, e.w);
 }
 
-__global__ void __launch_bounds__(ROW_THREADS) adam_kernel(AdamShape z, AdamArgs a, const AdamScratch *factors) {
+static __global__ void __launch_bounds__(ROW_THREADS) adam_kernel(AdamShape z, AdamArgs a, const AdamScratch *factors) {
     const CommonFactors f = factors->common;
     if (f.skip) return;
     int64_t begin = (int64_t)blockIdx.x * CHUNK, end = min(z.n, begin + CHUNK);

@@ -24,7 +24,7 @@ template <typename T> DEVICE float value(SiluGrad, const PointwiseShape &, float
 template <typename T> DEVICE float value(Fill, const PointwiseShape &z, float, float)         { return z.alpha; }
 
 template <typename Op, typename In, typename Out, int V>
-__global__ void __launch_bounds__(ROW_THREADS) pointwise_kernel(PointwiseShape z, PointwiseArgs p) {
+static __global__ void __launch_bounds__(ROW_THREADS) pointwise_kernel(PointwiseShape z, PointwiseArgs p) {
     const In *a = static_cast<const In *>(p.a), *b = static_cast<const In *>(p.b);
     Out *y = static_cast<Out *>(p.y);
     for (ROWS(r, z.rows)) {
@@ -81,7 +81,7 @@ static void fill_run(Stream *s, const PointwiseShape *z, const PointwiseArgs *a,
 
 // ---- a vector per image: y[i,p,k] = x[i mod n,p,k] + v[i,k]. A thread keeps its channels of v for all its pixels.
 template <typename T, int V>
-__global__ void __launch_bounds__(ROW_THREADS) add_channel_kernel(AddChannelShape z, AddChannelArgs a) {
+static __global__ void __launch_bounds__(ROW_THREADS) add_channel_kernel(AddChannelShape z, AddChannelArgs a) {
     const T *x = static_cast<const T *>(a.x);
     T *y = static_cast<T *>(a.y);
     int64_t image = (int64_t)z.hw * z.c, pixels = (int64_t)gridDim.z * blockDim.y;
@@ -119,7 +119,8 @@ static void add_channel(Stream *s, const AddChannelShape *z, const AddChannelArg
 enum { SUM_VECTORS = 8 };                                // columns of a block / V: 64 channels, one line of bf16
 
 template <typename T, int V, int COPIES>
-__global__ void __launch_bounds__(ROW_THREADS, 4) add_channel_grad_kernel(AddChannelShape z, AddChannelGradArgs a) {
+static __global__ void __launch_bounds__(ROW_THREADS, 4) add_channel_grad_kernel(AddChannelShape z,
+                                                                                 AddChannelGradArgs a) {
     constexpr int lanes = ROW_THREADS / SUM_VECTORS, wide = SUM_VECTORS * V;
     SHARED(float, part, lanes * wide);
     const T *dy = static_cast<const T *>(a.dy);
@@ -155,7 +156,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) add_channel_grad_kernel(AddCha
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(ROW_THREADS) sum_copies_kernel(int64_t size, int copies, const T *dy, T *dx) {
+static __global__ void __launch_bounds__(ROW_THREADS) sum_copies_kernel(int64_t size, int copies, const T *dy, T *dx) {
     for (COLUMNS(j, size, V)) {
         Vec<V> sum = {};
         for (int copy = 0; copy < copies; copy++) {
@@ -194,7 +195,7 @@ static void add_channel_grad(Stream *s, const AddChannelShape *z, const AddChann
 }
 
 // ---- relayout: between row-major tensors a copy, 16 bytes at a time
-__global__ void __launch_bounds__(ROW_THREADS) copy_kernel(int64_t bytes, const uint8_t *x, uint8_t *y) {
+static __global__ void __launch_bounds__(ROW_THREADS) copy_kernel(int64_t bytes, const uint8_t *x, uint8_t *y) {
     for (COLUMNS(j, bytes, 16)) {
         if (j + 16 <= bytes) {
             *reinterpret_cast<uint4 *>(y + j) = *reinterpret_cast<const uint4 *>(x + j);
@@ -217,7 +218,7 @@ static void relayout_run(Stream *s, const RelayoutShape *z, const RelayoutArgs *
 enum { MEAN_PIECE = 1 << 14 };
 
 template <typename T, int V>
-__global__ void __launch_bounds__(ROW_THREADS) mean_pieces_kernel(int64_t e, const T *x, double *part) {
+static __global__ void __launch_bounds__(ROW_THREADS) mean_pieces_kernel(int64_t e, const T *x, double *part) {
     SHARED(double, slot, ROW_THREADS);
     int64_t begin = (int64_t)blockIdx.x * MEAN_PIECE, end = min(e, begin + MEAN_PIECE);
     double sum = 0;
@@ -228,7 +229,7 @@ __global__ void __launch_bounds__(ROW_THREADS) mean_pieces_kernel(int64_t e, con
     sum = block_tree_sum(sum, slot);
     if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
-__global__ void __launch_bounds__(ROW_THREADS) mean_total_kernel(int64_t e, int64_t pieces, const double *part,
+static __global__ void __launch_bounds__(ROW_THREADS) mean_total_kernel(int64_t e, int64_t pieces, const double *part,
                                                                  float *y) {
     SHARED(double, slot, ROW_THREADS);
     double sum = 0;
@@ -237,7 +238,7 @@ __global__ void __launch_bounds__(ROW_THREADS) mean_total_kernel(int64_t e, int6
     if (threadIdx.x == 0) y[0] = (float)(sum / (double)e);
 }
 template <typename T, int V>
-__global__ void __launch_bounds__(ROW_THREADS) mean_grad_kernel(int64_t e, const float *dy, T *dx) {
+static __global__ void __launch_bounds__(ROW_THREADS) mean_grad_kernel(int64_t e, const float *dy, T *dx) {
     Vec<V> v;
     for (int i = 0; i < V; i++) v.v[i] = dy[0] / (float)e;
     for (COLUMNS(j, e, V)) store_some<V>(dx + j, v, e - j);

@@ -20,7 +20,7 @@ template <typename T> DEVICE void store_normals(T *y, const float *draw, int64_t
     }
 }
 
-template <typename T> __global__ void __launch_bounds__(ROW_THREADS) randn_kernel(RandomShape z, RandomArgs a) {
+template <typename T> static __global__ void __launch_bounds__(ROW_THREADS) randn_kernel(RandomShape z, RandomArgs a) {
     T *y = static_cast<T *>(a.y);
     int64_t image = (int64_t)z.hw * z.c;
     const uint32_t seed[2] = { a.state->seed[0], a.state->seed[1] };
@@ -46,7 +46,7 @@ DEVICE uint32_t keep_byte(const Philox &r, uint32_t p16) {
     return bits;
 }
 
-template <typename T> __global__ void __launch_bounds__(ROW_THREADS)
+template <typename T> static __global__ void __launch_bounds__(ROW_THREADS)
 dropout_kernel(RandomShape z, RandomArgs a, float scale) {
     const T *x = static_cast<const T *>(a.x);
     T *y = static_cast<T *>(a.y);
@@ -66,7 +66,7 @@ dropout_kernel(RandomShape z, RandomArgs a, float scale) {
 }
 
 // Any image: a thread owns a byte of the mask, whose eight elements may belong to several blocks and images.
-template <typename T> __global__ void __launch_bounds__(ROW_THREADS)
+template <typename T> static __global__ void __launch_bounds__(ROW_THREADS)
 dropout_any_kernel(RandomShape z, RandomArgs a, float scale) {
     const T *x = static_cast<const T *>(a.x);
     T *y = static_cast<T *>(a.y);

@@ -7,7 +7,7 @@
 
 // ---- upsampling: x (n h, w c) and the large image (n h, 2, 2 w c)
 template <typename T, int V>
-__global__ void __launch_bounds__(ROW_THREADS) upsample_kernel(UpsampleShape z, const T *x, T *y) {
+static __global__ void __launch_bounds__(ROW_THREADS) upsample_kernel(UpsampleShape z, const T *x, T *y) {
     int64_t row = (int64_t)z.w * z.c;
     for (ROWS(r, (int64_t)z.n * z.h)) {
         for (COLUMNS(j, row, V)) {
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(ROW_THREADS) upsample_kernel(UpsampleShape z, 
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(ROW_THREADS) upsample_grad_kernel(UpsampleShape z, const T *dy, T *dx) {
+static __global__ void __launch_bounds__(ROW_THREADS) upsample_grad_kernel(UpsampleShape z, const T *dy, T *dx) {
     int64_t row = (int64_t)z.w * z.c;
     for (ROWS(r, (int64_t)z.n * z.h)) {
         for (COLUMNS(j, row, V)) {
@@ -64,7 +64,7 @@ static void upsample_grad(Stream *s, const UpsampleShape *z, const ResampleArgs 
 
 // ---- concatenation: y (rows,ca+cb) = [a (rows,ca), b (rows,cb)]
 template <typename T, int V>
-__global__ void __launch_bounds__(ROW_THREADS) concat_kernel(ConcatShape z, ConcatArgs p) {
+static __global__ void __launch_bounds__(ROW_THREADS) concat_kernel(ConcatShape z, ConcatArgs p) {
     const T *a = static_cast<const T *>(p.a), *b = static_cast<const T *>(p.b);
     T *y = static_cast<T *>(p.y);
     int64_t c = (int64_t)z.ca + z.cb;
@@ -92,14 +92,14 @@ static void concat(Stream *s, const ConcatShape *z, const ConcatArgs *a, Work) {
 
 // ---- repetition: y (copies,e) = x (e); backward: the copies summed, in order
 template <typename T, int V>
-__global__ void __launch_bounds__(ROW_THREADS) repeat_kernel(RepeatShape z, const T *x, T *y) {
+static __global__ void __launch_bounds__(ROW_THREADS) repeat_kernel(RepeatShape z, const T *x, T *y) {
     for (COLUMNS(j, z.e, V)) {
         Vec<V> v = load_some<V>(x + j, z.e - j);
         for (int copy = 0; copy < z.copies; copy++) store_some<V>(y + copy * z.e + j, v, z.e - j);
     }
 }
 template <typename T, int V>
-__global__ void __launch_bounds__(ROW_THREADS) repeat_grad_kernel(RepeatShape z, const T *dy, T *dx) {
+static __global__ void __launch_bounds__(ROW_THREADS) repeat_grad_kernel(RepeatShape z, const T *dy, T *dx) {
     for (COLUMNS(j, z.e, V)) {
         Vec<V> sum = {};
         for (int copy = 0; copy < z.copies; copy++) {

@@ -30,7 +30,7 @@ template <int FAULT> static __global__ void copy_kernel(const uint4 *in, uint32_
     out[t] = sum;
 }
 
-// ---- a TMA and wgmma pipeline: warpgroup 0 multiplies, thread 128 loads; out (64, 64) = a (64, 64 STEPS) b (64, ...)^T
+// ---- a TMA and wgmma pipeline: warpgroup 0 multiplies, thread 128 loads; out (64, 64) = a (64, 64 STEPS) b^T
 enum { TILE = 64 * 64 * 2, RING = 2 };                       // bytes of a 64 x 64 bf16 tile, 128-byte rows swizzled
 template <int FAULT>
 static __global__ void __launch_bounds__(160) ring_kernel(const __grid_constant__ TensorMap a,
@@ -54,7 +54,7 @@ static __global__ void __launch_bounds__(160) ring_kernel(const __grid_constant_
             if (FAULT != RING_NO_EMPTY_WAIT)
                 MBARRIER_WAIT(&empty[i], phase ^ 1);         // at: ring_no_init_barrier
             if (FAULT == RING_BYTES_SHORT)     MBARRIER_ARRIVE_EXPECT(&full[i], TILE);
-            else if (FAULT == RING_BYTES_LONG) MBARRIER_ARRIVE_EXPECT(&full[i], 2 * TILE + 16);    // at: ring_bytes_long
+            else if (FAULT == RING_BYTES_LONG) MBARRIER_ARRIVE_EXPECT(&full[i], 2 * TILE + 16);   // at: ring_bytes_long
             else                               MBARRIER_ARRIVE_EXPECT(&full[i], 2 * TILE); // at: ring_no_empty_wait
             TMA_LOAD(tiles + i * 2 * TILE, &a, &full[i], k * 64, 0);            // at: ring_early_release
             TMA_LOAD(tiles + i * 2 * TILE + TILE, &b, &full[i], k * 64, 0);     // at: ring_bytes_short
