@@ -22,7 +22,8 @@ static const struct { const char *name; int (*run)(int argc, char **argv); const
 #endif
     { "data", data_main, "look at a data set, draw long-tailed subsets of it" },
     { "eval", eval_main, "judge samples" },
-    { "check", launchers_main, "hold kernels to the reference" },
+    { "check", check_main, "hold kernels to the reference" },
+    { "bench", bench_main, "time kernels at the network's shapes" },
     { "op", op_main, "run one launcher on arrays from a file" },
     { "replay", replay_main, "recompute a case of the published code" },
 };

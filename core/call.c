@@ -176,7 +176,8 @@ bool call_gaps_untouched(const Call *c, Error *err) {
         uint8_t *copy = xmalloc(bytes);
         device_read(c->device, copy, c->memory[i], bytes);
         for (int64_t row = 0; row + 1 < rows; row++) {
-            size_t from = (size_t)(array_at(a, row * run + run - 1) + 1) * size, to = (size_t)array_at(a, (row + 1) * run) * size;
+            size_t from = (size_t)(array_at(a, row * run + run - 1) + 1) * size;
+            size_t to = (size_t)array_at(a, (row + 1) * run) * size;
             for (size_t b = from; b < to; b++)
                 if (copy[b] != 0xFF) {
                     free(copy);

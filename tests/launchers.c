@@ -1,7 +1,8 @@
-// tests/launchers.c - cases of launchers called directly: what no layer of the network reaches, strides, and the shapes
+// tests/launchers.c - cbdm check: launchers called directly; what no layer of the network reaches, strides, and the shapes
 // that kernels find awkward. Every implementation of every kind that can do a case is held to ref.
 //
-//   launchers [--device KIND,...] [--list] [LAUNCHER or "CASE" ...]      KIND: cpu, emu, emu:90, cuda
+//   cbdm check [--device KIND,...] [--schedules N] [--list] [LAUNCHER ...]      KIND: cpu, emu, emu:90, cuda
+//   cbdm check LAUNCHER --case "n=2 h=8 w=8 c=16 k=32 use=bias"
 //
 // For an output of type T, with ref and ref32 storing what the case stores:
 //   max|y - ref| <= 2 E + 2 ulp_T(max|ref|),   E = max(max|ref32 - ref|, u sqrt(K) max sqrt(sum a^2 b^2))
@@ -17,6 +18,9 @@
 
 #include "core/call.h"
 #include "core/cli.h"
+#ifdef CBDM_EMU
+#include "kernels/emu/host.h"
+#endif
 
 typedef struct { const char *launcher, *shape; } Case;
 static const Case cases[] = {
@@ -155,7 +159,9 @@ typedef struct {
     DType dtype;                                 // of all that the case does not name
 } Bound;
 
-static bool names_dtype(const char *text) { return strstr(text, "type=") || strstr(text, "out=") || strstr(text, "in="); }
+static bool names_dtype(const char *text) {
+    return strstr(text, "dtype=") || strstr(text, "out=") || strstr(text, "in=");
+}
 static bool has_dtype(const Description *d) {
     for (const Field *f = d->shape; f->name; f++)
         if (f->type == FIELD_DTYPE) return true;
@@ -242,7 +248,8 @@ static bool sums_products(const Bound *b) {
     const char *name = b->what->launcher->name;
     char text[512];
     description_print(b->what, b->shape, b->args, text, sizeof text);
-    return (strncmp(name, "conv2d", 6) == 0 || strcmp(name, "gemm") == 0) && !strstr(text, "norm") && !strstr(text, "silu");
+    bool sums = strncmp(name, "conv2d", 6) == 0 || strcmp(name, "gemm") == 0;
+    return sums && !strstr(text, "norm") && !strstr(text, "silu");
 }
 
 static bool yard_new(const Bound *b, Yard *y, Error *err) {
@@ -279,10 +286,11 @@ static bool same_state(const double *got, const double *ref, Error *err) {
         ((uint8_t *)&a)[i] = (uint8_t)got[i];
         ((uint8_t *)&b)[i] = (uint8_t)ref[i];
     }
-    bool ok = a.step == b.step && a.sampler_index == b.sampler_index && a.updates == b.updates && a.skipped == b.skipped;
+    bool ok = a.step == b.step && a.sampler_index == b.sampler_index && a.updates == b.updates &&
+              a.skipped == b.skipped;
     ok &= fabsf(a.lr - b.lr) <= 2e-7f * fabsf(b.lr) && fabsf(a.grad_norm - b.grad_norm) <= 1e-6f * fabsf(b.grad_norm);
-    return ok || error_set(err, ERR_DIVERGED, "state: step %u, updates %lld, lr %.9g, norm %.9g; ref has %u, %lld, %.9g, "
-                           "%.9g", a.step, (long long)a.updates, (double)a.lr, (double)a.grad_norm, b.step,
+    return ok || error_set(err, ERR_DIVERGED, "state: step %u, updates %lld, lr %.9g, norm %.9g; ref has %u, %lld, "
+                           "%.9g, %.9g", a.step, (long long)a.updates, (double)a.lr, (double)a.grad_norm, b.step,
                            (long long)b.updates, (double)b.lr, (double)b.grad_norm);
 }
 
@@ -307,10 +315,53 @@ static bool within(const Yard *y, const Values *got, Error *err) {
     return true;
 }
 
+// ---- schedules: on the emulator, the same bits whatever the order of blocks and threads
+// 0: as CBDM_EMU says, natural if it says nothing; 1: reverse, asynchronous work as early as it can be; more: random.
+static void choose_schedule(int schedule) {
+#ifdef CBDM_EMU
+    static EmuOptions given;
+    static bool known;
+    if (!known) given = *emu_options();
+    known = true;
+    EmuOptions o = given;
+    if (schedule) o.schedule = schedule == 1 ? EMU_REVERSE : EMU_RANDOM;
+    if (schedule) o.eager = schedule % 2 == 1;
+    if (schedule > 1) o.seed = (uint64_t)schedule;
+    *emu_options() = o;
+#else
+    (void)schedule;
+#endif
+}
+
+static bool same_values(const Yard *y, const Values *a, const Values *b, int schedule, Error *err) {
+    for (int i = 0; i < y->arrays.n; i++)
+        for (int64_t j = 0; a->value[i] && j < array_numel(&y->arrays.array[i]); j++) {
+            double u = a->value[i][j], v = b->value[i][j];
+            if (u != v && !(isnan(u) && isnan(v)))
+                return error_set(err, ERR_DIVERGED, "%s[%lld] = %.9g, under schedule %d %.9g", y->arrays.array[i].name,
+                                 (long long)j, u, schedule, v);
+        }
+    return true;
+}
+
+static bool check_schedules(const Bound *b, const char *device, const char *impl, const Yard *y, const Values *natural,
+                            int schedules, Error *err) {
+    bool ok = true;
+    for (int k = 1; ok && k <= schedules; k++) {
+        Values other;
+        choose_schedule(k);
+        ok = results(b, device, impl, CALL_VALUES, &other, err) && same_values(y, natural, &other, k, err);
+        if (ok) values_free(&other);
+    }
+    choose_schedule(0);
+    return ok;
+}
+
 // ---- the program
+typedef struct { const char *device, *text; int schedules; bool list; } Config;
 static int passed, failed, missing;
 
-static void check_on(const Bound *b, const char *device, Yard *y, bool *have_yard) {
+static void check_on(const Bound *b, const char *device, int schedules, Yard *y, bool *have_yard) {
     Error err = { 0 };
     Device *d = device_open(device, &err);
     if (!d) {
@@ -331,6 +382,7 @@ static void check_on(const Bound *b, const char *device, Yard *y, bool *have_yar
         ok = ok && results(b, device, i->name, CALL_VALUES, &got, &err);
         if (ok) {
             ok = within(y, &got, &err);
+            if (ok && kind == DEV_EMU) ok = check_schedules(b, device, i->name, y, &got, schedules, &err);
             values_free(&got);
         }
         passed += ok;
@@ -351,12 +403,16 @@ static bool asked_for(const Case *c, int n_words, const char **words) {
     return n_words == 0;
 }
 
-typedef struct { const char *device; bool list; } Config;
 static const Flag flags[] = {
     { "device", "", "kinds to check, separated by commas; empty: cpu, emu, emu:90 and cuda where they are", FLAG_LIST,
       offsetof(Config, device), NULL, 0, 0 },
+    { "case", "", "this shape instead of the table's, as in \"n=2 h=8 w=8 c=16 k=32 use=bias\"", FLAG_STR,
+      offsetof(Config, text), NULL, 0, 0 },
+    { "schedules", "2", "on emu: orders of blocks and threads beside the natural one, all with the same bits", FLAG_INT,
+      offsetof(Config, schedules), NULL, 0, 1000 },
     { "list", "false", "name the cases, run none", FLAG_BOOL, offsetof(Config, list), NULL, 0, 0 },
 };
+enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 
 static bool device_is_there(const char *spec) {
     Error err = { 0 };
@@ -365,13 +421,51 @@ static bool device_is_there(const char *spec) {
     return d != NULL;
 }
 
-int launchers_main(int argc, char **argv) {
+static void check_case(const Case *one, const Config *c, const char *devices) {
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        Bound b = bind_case(one, bf16 ? DT_BF16 : DT_F32);
+        Yard y = { .ref = { .n = 0 } };
+        bool have_yard = false;
+        char copy[128], *rest = copy;
+        snprintf(copy, sizeof copy, "%s", devices);
+        if (!bf16 || (has_dtype(b.what) && !names_dtype(one->shape))) {
+            printf("%s:", b.text);
+            for (char *device; !c->list && (device = strsep(&rest, ","));)
+                if (*device) check_on(&b, device, c->schedules, &y, &have_yard);
+            putchar('\n');
+        }
+        values_free(&y.ref);
+        unbind(&b);
+    }
+}
+
+// A case that a user wrote: its text is checked first, since the table's are taken as right.
+static bool own_case(const Config *c, int n_words, const char **words, Case *out, Error *err) {
+    const Description *what = n_words == 1 ? description_find(words[0]) : NULL;
+    if (!what) return error_set(err, ERR_USAGE, "--case needs one launcher's name before it, as in conv2d_forward");
+    void *shape = xcalloc(1, what->launcher->shape_bytes), *args = xcalloc(1, what->launcher->args_bytes);
+    char with[WITH_MAX];
+    const char *wrong = description_parse(what, c->text, shape, args, with);
+    free(shape);
+    free(args);
+    *out = (Case){ words[0], c->text };
+    return !wrong || error_set(err, ERR_USAGE, "--case: %s", wrong);
+}
+
+int check_main(int argc, char **argv) {
     Config c;
     Error err = { 0 };
     const char *words[64];
     int n_words = 64;
-    cli_defaults(flags, 2, &c);
-    if (!cli_parse(flags, 2, &c, argc - 1, argv + 1, words, &n_words, NULL, &err)) {
+    Case own;
+    if (cli_wants_help(argc, argv)) {
+        cli_help(flags, N_FLAGS, "cbdm check [LAUNCHER ...] [flags]", "Hold every kernel to the reference.");
+        return 0;
+    }
+    cli_defaults(flags, N_FLAGS, &c);
+    bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, words, &n_words, NULL, &err);
+    ok = ok && (!*c.text || own_case(&c, n_words, words, &own, &err));
+    if (!ok) {
         log_info("error: %s", err.msg);
         return err.code;
     }
@@ -380,26 +474,17 @@ int launchers_main(int argc, char **argv) {
     for (int i = 0; i < 4 && !*c.device; i++)
         if (device_is_there(known[i])) snprintf(list + strlen(list), sizeof list - strlen(list), "%s,", known[i]);
     if (*c.device) snprintf(list, sizeof list, "%s", c.device);
-    for (int i = 0; i < N_CASES; i++) {
+    if (*c.text) check_case(&own, &c, list);
+    int found = *c.text != 0;
+    for (int i = 0; i < N_CASES && !*c.text; i++) {
         if (!asked_for(&cases[i], n_words, words)) continue;
-        for (int bf16 = 0; bf16 < 2; bf16++) {
-            Bound b = bind_case(&cases[i], bf16 ? DT_BF16 : DT_F32);
-            bool twice = has_dtype(b.what) && !names_dtype(cases[i].shape), have_yard = false;
-            Yard y = { .ref = { .n = 0 } };
-            if (bf16 && !twice) {
-                unbind(&b);
-                continue;
-            }
-            printf("%s:", b.text);
-            char devices[128], *rest = devices;
-            snprintf(devices, sizeof devices, "%s", list);
-            for (char *one; !c.list && (one = strsep(&rest, ",")); )
-                if (*one) check_on(&b, one, &y, &have_yard);
-            putchar('\n');
-            values_free(&y.ref);
-            unbind(&b);
-        }
+        check_case(&cases[i], &c, list);
+        found++;
     }
-    if (!c.list) printf("launchers: %d passed, %d failed, %d without an implementation\n", passed, failed, missing);
+    if (!found) {
+        log_info("error: no case of %s; --list names all", words[0]);
+        return ERR_USAGE;
+    }
+    if (!c.list) printf("check: %d passed, %d failed, %d without an implementation\n", passed, failed, missing);
     return failed || (!c.list && !passed) ? ERR_DIVERGED : 0;
 }

@@ -16,12 +16,16 @@ static const Flag flags[] = {
     { "device", "auto", "where to run", STR(device) },
     { "kernel", "", "which implementation; empty: the device's choice", STR(kernel) },
     { "shape", "", "fields of the shape, as in \"n=2 h=8 w=8 c=16 k=32 use=bias dtype=bf16 with=add\"", STR(shape) },
-    { "list", "false", "what the launcher takes and which implementations there are", FLAG_BOOL, offsetof(Config, list), NULL, 0, 0 },
+    { "list", "false", "what the launcher takes and which implementations there are", FLAG_BOOL, offsetof(Config, list),
+      NULL, 0, 0 },
 };
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 
 static const char *descr_of(ArrayType t) {
-    return t == TYPE_I32 || t == TYPE_U32 ? "<i4" : t == TYPE_U8 ? "|u1" : t == TYPE_I64 ? "<i8" : t == TYPE_F64 ? "<f8" : "<f4";
+    static const char *const descr[] = { [TYPE_F32] = "<f4", [TYPE_BF16] = "<f4", [TYPE_F64] = "<f8",
+                                         [TYPE_I32] = "<i4", [TYPE_U8] = "|u1", [TYPE_U32] = "<i4",
+                                         [TYPE_I64] = "<i8" };
+    return descr[t];
 }
 
 static double number_at(const NpyArray *a, int64_t i) {
@@ -36,7 +40,8 @@ static double number_at(const NpyArray *a, int64_t i) {
 
 static void shape_text(int ndim, const int64_t *dim, char *text, size_t bytes) {
     size_t at = (size_t)snprintf(text, bytes, "(");
-    for (int i = 0; i < ndim; i++) at += (size_t)snprintf(text + at, bytes - at, "%s%lld", i ? "," : "", (long long)dim[i]);
+    for (int i = 0; i < ndim; i++)
+        at += (size_t)snprintf(text + at, bytes - at, "%s%lld", i ? "," : "", (long long)dim[i]);
     snprintf(text + at, bytes - at, ")");
 }
 
@@ -107,7 +112,8 @@ static void list_launcher(const Description *what, const Call *call) {
         const Array *a = call_array(call, i);
         char dims[96];
         shape_text(a->ndim, a->dim, dims, sizeof dims);
-        printf("  %-9s %s %s\n", a->use == ARRAY_IN ? "input" : a->use == ARRAY_OUT ? "output" : "in, out", a->name, dims);
+        printf("  %-9s %s %s\n", a->use == ARRAY_IN ? "input" : a->use == ARRAY_OUT ? "output" : "in, out", a->name,
+               dims);
     }
     static const char *const kinds[] = { "ref", "ref32", "ref64", "cpu", "emu", "cuda" };
     for (const Impl *i = impl_next(what->launcher, NULL); i; i = impl_next(what->launcher, i))
@@ -164,7 +170,8 @@ int op_main(int argc, char **argv) {
     int words = 1;
     cli_defaults(flags, N_FLAGS, &c);
     if (cli_wants_help(argc, argv)) {
-        cli_help(flags, N_FLAGS, "cbdm op LAUNCHER --shape \"...\" --in X.npz --out Y.npz", "Run one launcher on arrays.");
+        cli_help(flags, N_FLAGS, "cbdm op LAUNCHER --shape \"...\" --in X.npz --out Y.npz",
+                 "Run one launcher on arrays.");
         printf("launchers:%s\n", all_launchers());
         return 0;
     }

@@ -3,9 +3,8 @@
 #define TESTS_WORKBENCH_H
 #include "core/base.h"
 EXTERN_C_BEGIN
-int check_main(int argc, char **argv);       // cbdm check NAME: the tables of cases, against ref
+int check_main(int argc, char **argv);       // cbdm check LAUNCHER: direct calls (launchers.c), against ref
 int op_main(int argc, char **argv);          // cbdm op LAUNCHER: one launcher on arrays from a file
 int bench_main(int argc, char **argv);       // cbdm bench: every launcher at the network's shapes
-int launchers_main(int argc, char **argv);   // part of check: direct calls (launchers.c). argv: arguments only
 EXTERN_C_END
 #endif

@@ -13,8 +13,8 @@ extern const Description describe_conv2d_forward, describe_conv2d_backward_input
     describe_relayout, describe_mean_forward, describe_mean_backward, describe_randn, describe_dropout,
     describe_upsample2x_forward, describe_upsample2x_backward, describe_concat_forward, describe_repeat_batch_forward,
     describe_repeat_batch_backward, describe_embed_forward, describe_embed_backward, describe_sinusoid,
-    describe_add_noise, describe_q_sample, describe_sampler_step, describe_cbdm_loss, describe_step_advance, describe_grad_norm,
-    describe_adam_ema;
+    describe_add_noise, describe_q_sample, describe_sampler_step, describe_cbdm_loss, describe_step_advance,
+    describe_grad_norm, describe_adam_ema;
 
 const Description *const descriptions[] = {
     &describe_conv2d_forward, &describe_conv2d_backward_input, &describe_conv2d_backward_weight, &describe_gemm,
@@ -24,8 +24,8 @@ const Description *const descriptions[] = {
     &describe_mean_forward, &describe_mean_backward, &describe_randn, &describe_dropout, &describe_upsample2x_forward,
     &describe_upsample2x_backward, &describe_concat_forward, &describe_repeat_batch_forward,
     &describe_repeat_batch_backward, &describe_embed_forward, &describe_embed_backward, &describe_sinusoid,
-    &describe_add_noise, &describe_q_sample, &describe_sampler_step, &describe_cbdm_loss, &describe_step_advance, &describe_grad_norm,
-    &describe_adam_ema, NULL,
+    &describe_add_noise, &describe_q_sample, &describe_sampler_step, &describe_cbdm_loss, &describe_step_advance,
+    &describe_grad_norm, &describe_adam_ema, NULL,
 };
 
 const Description *description_find(const char *launcher) {
@@ -65,7 +65,8 @@ int64_t array_span(const Array *a) {
     return n ? array_at(a, n - 1) + 1 : 0;
 }
 
-Array *array_add(Arrays *l, const char *name, size_t offset, ArrayUse use, ArrayType type, int ndim, const int64_t *dim) {
+Array *array_add(Arrays *l, const char *name, size_t offset, ArrayUse use, ArrayType type, int ndim,
+                 const int64_t *dim) {
     CHECK(l->n < ARRAYS_MAX && ndim >= 1 && ndim <= 4, "array %s: %d dimensions, number %d", name, ndim, l->n);
     Array *a = &l->array[l->n++];
     *a = (Array){ .name = name, .offset = offset, .use = use, .type = type, .ndim = ndim, .ld = dim[ndim - 1] };
@@ -115,14 +116,14 @@ static bool set_field(const Field *f, void *base, const char *text) {
     char *end = NULL;
     double number = strtod(text, &end);
     bool whole = end != text && *end == 0 && number == floor(number) && fabs(number) < 0x1p53;
+    bool any = end != text && *end == 0;
     switch (f->type) {
-    case FIELD_INT:    if (!whole || fabs(number) > 0x7FFFFFFF) return false; *(int *)at = (int)number; return true;
-    case FIELD_I64:    if (!whole) return false; *(int64_t *)at = (int64_t)number; return true;
-    case FIELD_U32:    if (!whole || number < 0 || number > 0xFFFFFFFFp0) return false; *(uint32_t *)at = (uint32_t)number;
-                       return true;
-    case FIELD_BOOL:   if (!whole || (number != 0 && number != 1)) return false; *(bool *)at = number != 0; return true;
-    case FIELD_FLOAT:  if (end == text || *end) return false; *(float *)at = (float)number; return true;
-    case FIELD_DOUBLE: if (end == text || *end) return false; *(double *)at = number; return true;
+    case FIELD_INT:    return whole && fabs(number) <= 0x7FFFFFFF && (*(int *)at = (int)number, true);
+    case FIELD_I64:    return whole && (*(int64_t *)at = (int64_t)number, true);
+    case FIELD_U32:    return whole && number >= 0 && number < 0x1p32 && (*(uint32_t *)at = (uint32_t)number, true);
+    case FIELD_BOOL:   return whole && (number == 0 || number == 1) && (*(bool *)at = number != 0, true);
+    case FIELD_FLOAT:  return any && (*(float *)at = (float)number, true);
+    case FIELD_DOUBLE: return any && (*(double *)at = number, true);
     default:           return set_names(f, at, text);
     }
 }
