@@ -78,7 +78,8 @@ DEVICE void store_tap(const Sums<T> &sums, unsigned char *shared, const ConvWeig
     float *dw = g.sums + (int64_t)blockIdx.y * g.k * taps * channels;
     store_sums<T>(sums, shared, [&](int row, int column, float (&v)[8]) {
         if (m0 + row >= g.k || channel + column >= own) return;
-        float *to = dw + ((int64_t)(m0 + row) * taps + tap) * channels + (second ? g.x.channels : 0) + channel + column;
+        int at = (second ? g.x.channels : 0) + channel + column;
+        float *to = dw + ((int64_t)(m0 + row) * taps + tap) * channels + at;
         float4 low = make_float4(v[0], v[1], v[2], v[3]), high = make_float4(v[4], v[5], v[6], v[7]);
         if (g.accumulate) {
             float4 a = load4(to), b = load4(to + 4);
