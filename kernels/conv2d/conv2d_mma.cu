@@ -81,7 +81,7 @@ template <class T> DEVICE void walk_on(Walk<T> &walk, const ConvProduct &g, int 
 
 // Block x: tiles, columns first, so that blocks of one time share their pixels; z: splits or phases.
 template <class T, bool BACKWARD, bool ALIGNED>
-__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(ConvProduct g, ConvFinish f) {
+static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(ConvProduct g, ConvFinish f) {
     DYNAMIC_SHARED(unsigned char, shared);
     // Phases last to first: with the usual padding of 1 the last has the most taps, and what is longest starts first.
     int phases = BACKWARD ? g.stride * g.stride : 1, phase = phases - 1 - (int)blockIdx.z % phases;
@@ -116,8 +116,8 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(Conv
 }
 
 // Adds the splits in order. A thread: eight columns of a row.
-__global__ void __launch_bounds__(256) conv_finish_splits_kernel(ConvFinish f, const float *partial, int partial_ld,
-                                                                 int splits, int rows, int pixels) {
+static __global__ void __launch_bounds__(256)
+conv_finish_splits_kernel(ConvFinish f, const float *partial, int partial_ld, int splits, int rows, int pixels) {
     int64_t item = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     int chunks = partial_ld / 8, row = (int)(item / chunks), column = (int)(item % chunks) * 8;
     if (row >= rows) return;

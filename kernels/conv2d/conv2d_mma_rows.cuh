@@ -51,8 +51,8 @@ template <class T> DEVICE void copy_slab(unsigned char *to, const Slab<T> &slab,
 
 // Block x: tiles, columns first; z: splits, of chunks of STEP channels. tile_rows: rows_of_tile.
 template <class T, bool BACKWARD>
-static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_rows_kernel(ConvProduct g, ConvFinish f,
-                                                                                 int tile_rows) {
+static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS)
+conv_rows_kernel(ConvProduct g, ConvFinish f, int tile_rows) {
     typedef RowsLayout<T> Map;
     DYNAMIC_SHARED(unsigned char, shared);
     int thread = (int)threadIdx.x, lane = thread % 32, pixels = g.height * g.width, rows = g.images * pixels;
