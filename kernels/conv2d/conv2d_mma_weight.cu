@@ -220,7 +220,7 @@ conv_bias_sums_kernel(const float *sums, int images, int k, float *dbias, bool a
 }
 
 // ---- which kernel and tile, how many splits: by the shape alone, conv2d_mma.cuh's model_clocks
-enum PlanName { ROW_OF_TAPS, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
+enum WeightPlanName { ROW_OF_TAPS, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
 struct WeightPlan { int name, splits; };
 enum { MOST_SPLITS = 64, FEWEST_STEPS = 6 };                 // FEWEST_STEPS: of a split
 static const struct { int m, n, taps, resident; double step_clocks; } plan_tiles[PLANS] = {
