@@ -227,3 +227,17 @@ PROBE(cluster) {
     }
     LAUNCH_CLUSTER(s, 2, (cluster_kernel), 2, 32, 512, map, (const uint32_t *)in, (uint32_t *)out);
 }
+
+// ---- registers moved from one warpgroup to another, and the order of dependent launches: no effect on values
+static __global__ void __launch_bounds__(256, 1) registers_kernel(const uint32_t *in, uint32_t *out) {
+    int t = (int)threadIdx.x;
+    GRID_WAIT();
+    if (t < 128) SETMAXNREG_DEC(40);
+    else         SETMAXNREG_INC(232);
+    out[t] = in[255 - t];
+    GRID_LAUNCH();
+}
+PROBE(registers) {
+    (void)arg;
+    LAUNCH(s, (registers_kernel), 1, 256, 0, (const uint32_t *)in, (uint32_t *)out);
+}
