@@ -199,6 +199,9 @@ int main(void) {
         judge(emu_faults() > 0, p->name, "no report");
         judge(reported(p->kind, line), p->name, "not reported as expected, with its line; instead:");
     }
+    const char *wrong = async_map_refusals();
+    faults[0] = 0;
+    judge(!wrong, "tensor_map_tiled", wrong);
     emu_clear();
     printf("%d kernels, %d failures\n", PLANTED, failures);
     return failures != 0;

@@ -16,6 +16,7 @@ enum {
 };
 // Runs the kernel with that fault. in: random bits or small bf16 integers; out: as the kernel writes it.
 EXTERN_C void async_run(int fault, const void *in, void *out);
+EXTERN_C const char *async_map_refusals(void);
 
 #ifdef __cplusplus
 template <int... N> struct Faults {};

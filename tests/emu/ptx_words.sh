@@ -36,7 +36,8 @@ for i in .multicast::cluster wgmma.fence.sync.aligned wgmma.commit_group.sync.al
     mbarrier.try_wait.parity.shared::cta.b64 mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 \
     mbarrier.test_wait.parity.shared::cta.b64 fence.proxy.async.shared::cta cp.async.bulk.commit_group \
     'cp.async.bulk.wait_group.read 0' 'cp.async.bulk.wait_group 0' prefetch.tensormap \
-    stmatrix.sync.aligned.m8n8.x4.shared stmatrix.sync.aligned.m8n8.x4.trans.shared mapa.u64 %cluster_ctarank barrier.cluster.arrive.release.aligned \
+    stmatrix.sync.aligned.m8n8.x4.shared \
+    stmatrix.sync.aligned.m8n8.x4.trans.shared mapa.u64 %cluster_ctarank barrier.cluster.arrive.release.aligned \
     barrier.cluster.wait.acquire.aligned setmaxnreg.inc.sync.aligned.u32 setmaxnreg.dec.sync.aligned.u32 \
     griddepcontrol.wait griddepcontrol.launch_dependents; do
     expect 90 "$i"
