@@ -177,6 +177,7 @@ static void bar_complete_if_due(Mbarrier &m) {
         std::fill(m.gathered.of.begin(), m.gathered.of.end(), 0);
     }
     m.phase++;
+    m.peers_arrived = m.peers_arrived || m.peers_arrive;
     m.missing = m.count;
     bar_write(m);
     for (Thread *t : m.waiting) thread_wake(t);
@@ -226,13 +227,14 @@ __attribute__((noinline)) void mbarrier_arrive(uint64_t *bar, int64_t expect_byt
         m->expect_pc = pc;
     }
     m->gathered.add_thread(current);
+    if (shared_block(m->place) != current->block) m->peers_arrive = true;
     m->missing--;
     bar_write(*m);
     bar_complete_if_due(*m);
     if (!m->waiting.empty()) bar_serve(*m);
 }
 
-__attribute__((noinline)) void mbarrier_wait(uint64_t *bar, uint32_t parity, Site site) {
+__attribute__((noinline)) void mbarrier_wait(uint64_t *bar, uint32_t parity, bool of_cluster, Site site) {
     const void *pc = __builtin_return_address(0);
     Mbarrier *m = bar_own(bar, "wait", pc);
     if (!m) return;
@@ -243,6 +245,9 @@ __attribute__((noinline)) void mbarrier_wait(uint64_t *bar, uint32_t parity, Sit
         m->waiting.push_back(current);
         thread_wait("mbarrier", site);
     }
+    if (m->peers_arrived && !of_cluster)
+        report("mbarrier-scope", pc, "threads of another block arrive at %s: that takes MBARRIER_WAIT_CLUSTER",
+               bar_name(bar));
     m->completed.give_thread(current);
 }
 

@@ -45,6 +45,7 @@ struct Mbarrier {
     uint32_t count, missing;            // arrivals per phase; still missing in this one
     int64_t  bytes;                     // expected minus arrived
     uint64_t phase;
+    bool     peers_arrive, peers_arrived;   // threads of other blocks: in this phase, in an earlier one
     Agent    agent;                     // of the copies counted here
     uint32_t clock;
     Agent    init_agent;

@@ -123,15 +123,28 @@ static __global__ void __launch_bounds__(64) store_kernel(const __grid_constant_
     if (FAULT == STORE_NOT_READ && t == 0) TMA_STORE_WAIT_READ(0);
 }
 
-// ---- clusters of two: each block sums what the other wrote in its own shared memory
+// ---- clusters of two: each block reads what the other wrote in its own shared memory, and what it wrote here
 template <int FAULT> static __global__ void __launch_bounds__(64) peer_kernel(const uint32_t *in, uint32_t *out) {
     SHARED(uint32_t, word, 64);
+    SHARED(uint32_t, gift, 64);
+    SHARED(uint64_t, bar, 1);
     int t = (int)threadIdx.x;
     uint32_t rank = CLUSTER_RANK();
     word[t] = in[rank * 64 + (uint32_t)t];
+    if (t == 0) {
+        MBARRIER_INIT(bar, 64);
+        MBARRIER_INIT_FENCE();
+    }
     if (FAULT == PEER_BLOCK_BARRIER) __syncthreads();
     else                             CLUSTER_SYNC();
     out[rank * 64 + (uint32_t)t] = CLUSTER_MAP(word, rank ^ 1)[63 - t];  // at: peer_block_barrier
+    if (FAULT != PEER_BLOCK_BARRIER && FAULT != PEER_NO_LAST_SYNC) {     // it orders what these two leave unordered
+        CLUSTER_MAP(gift, rank ^ 1)[t] = word[t];
+        MBARRIER_ARRIVE_PEER(bar, rank ^ 1);
+        if (FAULT == PEER_WAIT_SCOPE)     MBARRIER_WAIT(bar, 0);            // at: peer_wait_scope
+        else if (FAULT != PEER_NO_WAIT)   MBARRIER_WAIT_CLUSTER(bar, 0);
+        out[128 + rank * 64 + (uint32_t)t] = gift[63 - t];                  // at: peer_no_wait
+    }
     if (FAULT != PEER_NO_LAST_SYNC) CLUSTER_SYNC();
     word[t] = 0;                                             // at: peer_no_last_sync
 }
