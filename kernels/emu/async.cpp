@@ -441,6 +441,7 @@ BlockAsync &async_create(Block *b) {
     a->stores.resize((size_t)b->threads);
     a->cluster_arrivals.resize((size_t)b->threads);
     a->products.resize(b->warp.size());
+    a->tiles.resize(b->warp.size());
     a->calls.resize((b->warp.size() + 3) / 4);
     b->async = a;
     return *a;
