@@ -36,6 +36,11 @@ if(CBDM_CUDA)
     target_compile_definitions(probe PRIVATE PROBE_CUDA_SM90)
   endif()
 endif()
+if(CBDM_CUDA)
+  add_test(NAME ptx_words
+    COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/emu/ptx_words.sh ${CMAKE_SOURCE_DIR} ${CMAKE_CUDA_COMPILER})
+  set_tests_properties(ptx_words PROPERTIES LABELS ptxas TIMEOUT 300)
+endif()
 add_test(NAME probe COMMAND probe)
 set_tests_properties(probe PROPERTIES LABELS emu TIMEOUT 300)
 
