@@ -4,6 +4,7 @@
 // launch, a cell of shared memory the last write and three reads since, each as a Stamp: who, where in the source,
 // at which clock. An access that touches the same bytes as a remembered one, one of them a write and not both atomic,
 // is a race unless the remembered one happens before it (order.cpp) - whatever order they ran in here.
+#include <link.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -342,13 +343,32 @@ void pending_end(const void *p, size_t bytes, unsigned kind, Agent agent, uint32
 }
 
 // ---- any memory
-// What the kernel call's own parameters and the program's constants are; everything else is the host's.
-static bool host_readable(const void *p, size_t bytes) {
-    extern char end_of_program __asm__("end");
-    const Launch &l = *machine->launch;
+// The program's constants: its segments that cannot be written, and what was made so after it was loaded.
+static bool constant(const void *p, size_t bytes) {
+    struct Segment { uintptr_t from, to; };
+    static const std::vector<Segment> ranges = [] {
+        std::vector<Segment> found;
+        dl_iterate_phdr([](struct dl_phdr_info *info, size_t, void *to) {
+            for (int i = 0; i < info->dlpi_phnum; i++) {
+                const ElfW(Phdr) &h = info->dlpi_phdr[i];
+                uintptr_t from = info->dlpi_addr + h.p_vaddr;
+                if ((h.p_type == PT_LOAD && !(h.p_flags & PF_W)) || h.p_type == PT_GNU_RELRO)
+                    static_cast<std::vector<Segment> *>(to)->push_back({ from, from + h.p_memsz });
+            }
+            return 1;                   // the first is the program itself
+        }, &found);
+        return found;
+    }();
     uintptr_t a = (uintptr_t)p;
-    if (a - (uintptr_t)l.kernel_call <= l.kernel_call_bytes - bytes) return true;
-    return a >= (uintptr_t)&__executable_start && a + bytes <= (uintptr_t)&end_of_program;
+    for (const Segment &r : ranges)
+        if (a >= r.from && a + bytes <= r.to) return true;
+    return false;
+}
+
+// The kernel call's own parameters and the program's constants are not device memory and yet may be read.
+static bool host_readable(const void *p, size_t bytes) {
+    const Launch &l = *machine->launch;
+    return (uintptr_t)p - (uintptr_t)l.kernel_call <= l.kernel_call_bytes - bytes || constant(p, bytes);
 }
 
 bool access(const Access &a) {
