@@ -12,7 +12,7 @@ function(add_emu_objects target)
   target_compile_options(${target} PRIVATE -Wno-unused-parameter -Wno-unused-function -Wno-unknown-pragmas
     -fno-tree-vectorize -fno-strict-aliasing -fno-optimize-sibling-calls -gdwarf-4)
   if(NOT CBDM_SANITIZE)        # as the kernels of the library
-    target_compile_options(${target} PRIVATE -fsanitize=thread
+    target_compile_options(${target} PRIVATE -fsanitize=thread,alignment
       $<$<CXX_COMPILER_ID:GNU>:--param=tsan-instrument-func-entry-exit=0>)
   endif()
 endfunction()
