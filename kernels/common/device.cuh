@@ -16,6 +16,8 @@
 //   LAUNCH_CLUSTER(s, cluster_x, (kernel), grid, block, shared_bytes, arguments...)   thread-block clusters along x
 //   BLOCK_BARRIER(id, n)           named barrier 1..15 over n threads, a multiple of 32: arrive and wait
 //   BLOCK_ARRIVE(id, n)            arrive only
+//   STORE_GLOBAL(p, v)             *p = v for a vector type in global memory, as one store: of a plain one, nvcc makes
+//                                  a store per component where it has unrolled or reordered a loop around it
 // and CUDA's own threadIdx, blockIdx, blockDim, gridDim, dim3, float2/4, int2/4, uint2/4 with make_*, __syncthreads,
 // __syncthreads_or, __syncwarp, __shfl_sync, _up_, _down_, _xor_, __ballot_sync, __any_sync, __all_sync, __ldg, __popc,
 // __clz, __ffs, __float_as_uint, __uint_as_float, __umulhi, min, max, expf, __expf, exp2f, logf, sqrtf, rsqrtf,
@@ -69,6 +71,7 @@ static void launch_kernel(Stream *s, const char *name, int cluster, void (*kerne
     launch_kernel(s, #kernel, cluster, KERNEL_NAME_ kernel, grid, block, shared, __VA_ARGS__)
 #define BLOCK_BARRIER(id, n) asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory")
 #define BLOCK_ARRIVE(id, n)  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory")
+#define STORE_GLOBAL(p, v)   __stwb(p, v)
 DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
 DEVICE float    bf16_float(bf16 v) { return __uint_as_float((uint32_t)v.bits << 16); }
