@@ -1,4 +1,4 @@
-// tests/test_device_train.c - training on the emulated GPU: the host runs ahead of it, and nothing of that is to be seen.
+// tests/test_device_train.c - training on the emulated GPU: the host runs ahead of it, and nothing of that shows.
 //
 // Runs whose steps are begun before the results of earlier ones are known, with each graph one captured launch and the
 // GPU's work done as late as possible or at chance moments, must leave the same files, bit for bit, as a run whose
