@@ -104,6 +104,7 @@ typedef struct {
     // of a result, derived in the suite. It also stands, times sqrt(elements), in the Frobenius bound. NULL: 0.
     double       (*rounding)(const OpCase *c, const Results *ref, const char *result);
     int            draws;                        // sets of inputs that |ref32 - ref| is the largest over; 0 means 1
+    bool           whole;                        // a network: on emu and cuda only with the default implementations
     const char    *amplified;                    // implementations whose names start so have
     double         amplification;                // this one, derived in their contract
     const OpExtra *extra;

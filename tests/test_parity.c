@@ -73,6 +73,37 @@ static void cpu_computes_what_was_published(void **state) {
     results_free(&out);
 }
 
+// ---- on the emulated GPU, whose accesses tests/ops judges: here it only computes
+#ifdef CBDM_EMU
+static Results emulated(const char *device, const char *dtype) {
+    assert_int_equal(setenv("CBDM_EMU", "check=0", 1), 0);
+    Results out = replayed(device, dtype);
+    unsetenv("CBDM_EMU");
+    return out;
+}
+
+static void emulated_kernels_compute_what_was_published(void **state) {
+    (void)state;
+    static const char *const devices[] = { "emu", "emu:90" };
+    for (int i = 0; i < 2; i++) {
+        Results out = emulated(devices[i], "f32");
+        expect_parity(&out, devices[i], 1);
+        results_free(&out);
+    }
+}
+
+static void emulated_kernels_in_bf16(void **state) {
+    (void)state;
+    static const char *const devices[] = { "emu", "emu:90" };
+    for (int i = 0; i < 2; i++) {
+        Results out = emulated(devices[i], "bf16");
+        Verdict v = judge_bf16(&example, &of_ref, &yard, &out);
+        print_verdict(&v, devices[i]);
+        results_free(&out);
+    }
+}
+#endif
+
 // ---- in bf16
 
 // ref adds in double where ref32 adds in floats: another fair draw of the roundings to bf16.
@@ -185,6 +216,10 @@ int main(void) {
         cmocka_unit_test(cpu_computes_what_was_published),
         cmocka_unit_test(bf16_costs_what_it_must),
         cmocka_unit_test(judge_sees_far_results_in_bf16),
+#ifdef CBDM_EMU
+        cmocka_unit_test(emulated_kernels_compute_what_was_published),
+        cmocka_unit_test(emulated_kernels_in_bf16),
+#endif
         cmocka_unit_test(judge_sees_a_thousandth),
         cmocka_unit_test(judge_sees_what_is_missing),
         cmocka_unit_test(judge_sees_an_idle_optimiser),
