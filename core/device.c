@@ -103,8 +103,8 @@ Device *device_open(const char *spec, Error *err) {
     Spec s, cuda;
     Refusal no;
     if (!parse_spec(spec, &s)) {
-        error_set(err, ERR_USAGE, "device %s is unknown: use auto, cpu, cuda, cuda:N, emu, emu:90, ref, ref32, ref64, null "
-                  "or null:KIND", spec);
+        error_set(err, ERR_USAGE, "device %s is unknown: use auto, cpu, cuda, cuda:N, emu, emu:90, ref, ref32, ref64, "
+                  "null or null:KIND", spec);
         return NULL;
     }
     if (strcmp(spec, "auto") == 0) {
@@ -186,8 +186,8 @@ NORETURN static void no_memory(Device *d, size_t bytes) {
         d->gpu->memory(d, &left, &total);
         snprintf(room, sizeof room, " (%.1f MB of %.1f MB are free)", (double)left / 1e6, (double)total / 1e6);
     }
-    log_info("error: no memory for %.1f MB on device %s%s, where this run already holds %.1f MB; try a smaller --batch or "
-             "--micro-batch, and see `--device null` for the plan", (double)bytes / 1e6, d->name, room,
+    log_info("error: no memory for %.1f MB on device %s%s, where this run already holds %.1f MB; try a smaller --batch "
+             "or --micro-batch, and see `--device null` for the plan", (double)bytes / 1e6, d->name, room,
              (double)(d->allocated - bytes) / 1e6);
     if (d->plan) d->plan(d->plan_arg, stderr);
     exit(ERR_MEMORY);

@@ -133,7 +133,7 @@ static cudaError_t create(Device *d, Gpu *g) {
     if (e == cudaSuccess) e = cudaHostAlloc(&pinned, (size_t)PIECES * PIECE_BYTES, cudaHostAllocDefault);
     g->piece = pinned;
     pinned = NULL;
-    if (e == cudaSuccess) e = cudaHostAlloc(&pinned, sizeof(char[DEVICE_READS][DEVICE_READ_BYTES]), cudaHostAllocDefault);
+    if (e == cudaSuccess) e = cudaHostAlloc(&pinned, DEVICE_READS * sizeof *d->reads, cudaHostAllocDefault);
     d->reads = pinned;
     for (int i = 0; i < PIECES && e == cudaSuccess; i++)
         e = cudaEventCreateWithFlags(&g->piece_free[i], cudaEventDisableTiming);
@@ -258,7 +258,8 @@ static void read_queue(Device *d, int slot, const void *src, size_t bytes) {
 }
 
 static bool read_done(Device *d, int slot, bool wait) {
-    cudaError_t e = wait ? cudaEventSynchronize(gpu_of(d)->read_done[slot]) : cudaEventQuery(gpu_of(d)->read_done[slot]);
+    cudaEvent_t done = gpu_of(d)->read_done[slot];
+    cudaError_t e = wait ? cudaEventSynchronize(done) : cudaEventQuery(done);
     if (e == cudaErrorNotReady) return false;
     must(d, e, "reading back");
     return true;

@@ -141,6 +141,28 @@ static inline void expect_same_checkpoint(const char *a, const char *b, int64_t 
     free(path_b);
 }
 
+// A copy of the checkpoint whose averaged last layer is near the end of the floats: the first prediction is infinite.
+static inline void write_poisoned(const char *from, const char *to) {
+    Error err;
+    SafeTensors *st = st_open(from, &err);
+    if (!st) fail_msg("%s", err.msg);
+    int n = st_count(st), poisoned = 0;
+    StTensor *t = xcalloc((size_t)n, sizeof *t);
+    for (int i = 0; i < n; i++) {
+        t[i] = *st_get(st, i);
+        if (strcmp(t[i].name, "ema.tail.2.weight") != 0) continue;
+        float *huge = xmalloc(t[i].bytes);
+        for (size_t j = 0; j < t[i].bytes / 4; j++) huge[j] = 3e38f;
+        t[i].data = huge;
+        poisoned = i;
+    }
+    assert_true(poisoned > 0);
+    if (!st_write(to, t, n, NULL, NULL, 0, &err)) fail_msg("%s", err.msg);
+    free((void *)(uintptr_t)t[poisoned].data);
+    free(t);
+    st_close(st);
+}
+
 // stats.jsonl without what depends on the clock; caller frees.
 static inline char *run_stats(const char *run) {
     char *path = xasprintf("%s/stats.jsonl", run);

@@ -414,7 +414,7 @@ static void run_and_fail(void) {
     device_sync(l.d);
 }
 
-// 0: the run node by node; 1: the capture; 2: a replay. Launches are refused while captured, kernels fail while replayed.
+// Runs before the failing one: 0, it is node by node; 1, it is captured; 2, it is a replay, which launches nothing itself.
 static void failures_name_the_node(void **unused) {
     (void)unused;
     static const char *const node[] = { "node 0 (randn, ", "node 1 (add, ", "node 2 (silu, ", "node 3 (mul, " };

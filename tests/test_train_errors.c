@@ -134,28 +134,6 @@ static void missing_and_damaged_data(void **state) {
 
 // ---- divergence
 
-// A copy of the checkpoint whose averaged last layer is near the end of the floats: the first prediction is infinite.
-static void write_poisoned(const char *from, const char *to) {
-    Error err;
-    SafeTensors *st = st_open(from, &err);
-    if (!st) fail_msg("%s", err.msg);
-    int n = st_count(st), poisoned = 0;
-    StTensor *t = xcalloc((size_t)n, sizeof *t);
-    for (int i = 0; i < n; i++) {
-        t[i] = *st_get(st, i);
-        if (strcmp(t[i].name, "ema.tail.2.weight") != 0) continue;
-        float *huge = xmalloc(t[i].bytes);
-        for (size_t j = 0; j < t[i].bytes / 4; j++) huge[j] = 3e38f;
-        t[i].data = huge;
-        poisoned = i;
-    }
-    assert_true(poisoned > 0);
-    if (!st_write(to, t, n, NULL, NULL, 0, &err)) fail_msg("%s", err.msg);
-    free((void *)(uintptr_t)t[poisoned].data);
-    free(t);
-    st_close(st);
-}
-
 static void divergence_ends_the_run(void **state) {
     (void)state;
     program_expect(0, "train " TINY "--steps 4 --out healthy");

@@ -62,6 +62,7 @@ if ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-query >/dev/null 2>
 fi
 
 need gcc gcc
+need g++ g++          # the host emulation of the GPU kernels
 command -v make >/dev/null 2>&1 || need ninja make
 need cmake cmake
 need pkg-config pkg-config

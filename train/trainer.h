@@ -10,8 +10,8 @@ typedef struct Trainer Trainer;
 // null device nothing is placed or loaded. NULL: *err.
 Trainer *trainer_new(RunConfig *c, Error *err);
 void     trainer_free(Trainer *t);
-// A step is begun (x_t, predictions, loss, gradients, Adam, EMA are queued on the device) and its result taken later, so
-// that a GPU always has work: at most TRAINER_PENDING steps are begun and not taken. Results come in the order of steps.
+// A step is begun (x_t, predictions, loss, gradients, Adam, EMA are queued on the device) and its result taken later,
+// so that a GPU always has work: at most TRAINER_PENDING steps are begun and not taken. Results come in their order.
 typedef struct { int64_t step; double loss[3]; StepState state; } StepResult;   // step: 0 is the first; state: after it
 enum { TRAINER_PENDING = 8 };
 void     trainer_begin(Trainer *t);

@@ -109,10 +109,11 @@ DEVICE Spot part_spot(const PartArgs &a, bf16 *stages) {
     b.step = 0;
     return b;
 }
-// Where the thread's columns of fragment (i, j), half, lie in the tile of p.
+// Where the thread's columns of fragment (i, j), half, lie in the tile of p, of a warp whose columns start at n. All
+// rows of a thread have the same row % 8, and n / 8 is a multiple of NS: moving to fragment j flips bits of the chunk.
 template <typename K>
-DEVICE uint32_t *part_place(const Spot &b, int i, int j, int half) {
-    int chunk = chunk_at<K::KEYS / 8>(b.my_row + 16 * i + 8 * half, b.n / 8 + j);
+DEVICE uint32_t *part_place(const Spot &b, int n, int i, int j, int half) {
+    int chunk = (chunk_at<K::KEYS / 8>(b.my_row, n / 8) ^ j) + (16 * i + 8 * half) * (K::KEYS / 8);
     return reinterpret_cast<uint32_t *>(b.p + chunk * 8 + (int)threadIdx.x % 4 * 2);
 }
 
@@ -122,7 +123,7 @@ DEVICE void queue_copy(const PartArgs &a, const Spot &b, int step, int each) {
     int meeting = K::ONE ? 0 : step / each, i = K::ONE ? step : step % each;
     bf16 *to = b.stages + step % K::STAGES * K::STAGE;
     if (step < b.meetings * each && i >= b.mix_from) {
-        int mix = i - b.mix_from, token = meeting * K::KEYS + (mix < b.mix_steps ? mix : mix - b.mix_steps) * K::TERMS;
+        int token = meeting * K::KEYS + (i - b.mix_from) * K::TERMS;
         MmaSource x = { a.mixed + pair_offset(a.z, b.pair, a.ld_mixed), a.ld_mixed, a.z.t, a.z.c };
         tile_copy<K::TERMS, K::SLICE / 8, K::THREADS, K::ALIGNED>(to, x, token, b.slice);
     } else if (step < b.meetings * each) {
@@ -288,41 +289,73 @@ DEVICE void put_probabilities(const PartArgs &a, const Spot &b, const float (&s)
                 float of = inside ? lse[K::BY_ROW ? row : column + e] : 0.0f;
                 v[e] = inside ? __expf(a.z.scale * s[i][j][2 * h + e] - of) : 0.0f;
             }
-            *part_place<K>(b, i, j, h) = pack_bf16(v[0], v[1]);
+            *part_place<K>(b, b.n, i, j, h) = pack_bf16(v[0], v[1]);
         }
     }
 }
-// s = dp; ds = p (dp - D): its high parts into `high`, what they leave over to where p was.
+// s = dp -> ds = p (dp - D), with p from shared memory.
 template <typename K>
-DEVICE void put_gradients(const PartArgs &a, const Spot &b, const float (&s)[K::MI][K::NS][4],
-                          uint32_t (&high)[K::MI][K::NS][2], int meeting) {
+DEVICE void take_gradients(const PartArgs &a, const Spot &b, float (&s)[K::MI][K::NS][4], int meeting) {
     const float *inner = a.inner + (int64_t)b.pair * a.z.t;
     EACH_FRAGMENT(i, K::MI, j, K::NS) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int row = b.my_row + 16 * i + 8 * h, column = meeting * K::KEYS + b.my_column + 8 * j;
-            uint32_t *at = part_place<K>(b, i, j, h), both = *at;
-            float d[2] = { bf16_low(both), bf16_high(both) };
+            uint32_t both = *part_place<K>(b, b.n, i, j, h);
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 bool inside = (K::BY_ROW ? b.row0 + row : column + e) < a.z.t;       // beyond, p is zero
-                d[e] *= s[i][j][2 * h + e] - (!inside ? 0.0f : K::BY_ROW ? b.inner[row] : inner[column + e]);
+                float of = !inside ? 0.0f : K::BY_ROW ? b.inner[row] : inner[column + e];
+                s[i][j][2 * h + e] = (e ? bf16_high(both) : bf16_low(both)) * (s[i][j][2 * h + e] - of);
             }
-            high[i][j][h] = pack_bf16(d[0], d[1]);
-            *at = pack_bf16(d[0] - bf16_low(high[i][j][h]), d[1] - bf16_high(high[i][j][h]));
         }
     }
 }
-// The block's rows of p -> (n, heads, t, keep_ld), 16 bytes a thread; columns beyond t up to keep_ld are zeros.
+// Columns from .. from + count - 1 of the tile -> columns `to` .. of kept rows (n, heads, t, keep_ld), 16 bytes a
+// thread; beyond t, up to keep_ld, they are zeros.
 template <typename K>
-DEVICE void keep_rows(const PartArgs &a, const Spot &b, bf16 *to) {
-    if (!K::KEEP || b.slice > 0) return;
-    __syncthreads();                             // everyone's part of p
-    for (int i = (int)threadIdx.x; i < K::ROWS * K::KEYS / 8; i += K::THREADS) {
-        int r = i / (K::KEYS / 8), c = i % (K::KEYS / 8);
-        if (b.row0 + r >= a.z.t || c * 8 >= a.keep_ld) continue;
-        *reinterpret_cast<uint4 *>(to + ((int64_t)b.pair * a.z.t + b.row0 + r) * a.keep_ld + c * 8) =
-            *reinterpret_cast<const uint4 *>(b.p + chunk_at<K::KEYS / 8>(r, c) * 8);
+DEVICE void keep_rows(const PartArgs &a, const Spot &b, bf16 *kept, int from, int count, int to) {
+    for (int i = (int)threadIdx.x; i < K::ROWS * count / 8; i += K::THREADS) {
+        int r = i / (count / 8), c = i % (count / 8);
+        if (b.row0 + r >= a.z.t || to + c * 8 >= a.keep_ld) continue;
+        *reinterpret_cast<uint4 *>(kept + ((int64_t)b.pair * a.z.t + b.row0 + r) * a.keep_ld + to + c * 8) =
+            *reinterpret_cast<const uint4 *>(b.p + chunk_at<K::KEYS / 8>(r, from / 8 + c) * 8);
+    }
+}
+// out += s y with s as the sum of two bf16. The tile has room for both of half the columns, so the halves take turns:
+// high parts on the left, what these leave over on the right.
+template <typename K>
+DEVICE void mix_parts(const PartArgs &a, Spot &b, const float (&s)[K::MI][K::NS][4], float (&out)[K::MI][K::NO][4],
+                      int each) {
+    const int HALF = K::KEYS / 2;
+#pragma unroll 1
+    for (int from = 0; from < b.mix_steps * K::TERMS; from += HALF) {
+        __syncthreads();                         // what was in the tile has been read
+        if (b.n / HALF == from / HALF) {
+            EACH_FRAGMENT(i, K::MI, j, K::NS) {
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    float x = s[i][j][2 * h], y = s[i][j][2 * h + 1];
+                    uint32_t high = pack_bf16(x, y);
+                    *part_place<K>(b, b.n - from, i, j, h) = high;
+                    *part_place<K>(b, b.n - from + HALF, i, j, h) =
+                        pack_bf16(x - bf16_low(high), y - bf16_high(high));
+                }
+            }
+        }
+        if (K::KEEP && b.slice == 0) {
+            __syncthreads();
+            keep_rows<K>(a, b, a.keep_ds, 0, HALF, from);
+            keep_rows<K>(a, b, a.keep_ds + a.keep_all, HALF, HALF, from);
+        }
+#pragma unroll 1
+        for (int k = 0; k < HALF && from + k < b.mix_steps * K::TERMS; k += K::TERMS) {
+            const bf16 *y = queue_next<K>(a, b, each);       // its barrier also shows everyone's parts
+            if (b.slice + b.n_out >= a.z.c) continue;
+            warp_product<K::TERMS, K::KEYS / 8, false, K::SLICE / 8, true>(out, b.p, b.offset_p, k, y, b.offset_mixed);
+            warp_product<K::TERMS, K::KEYS / 8, false, K::SLICE / 8, true>(out, b.p, b.offset_p, HALF + k, y,
+                                                                           b.offset_mixed);
+        }
     }
 }
 
@@ -358,7 +391,7 @@ static __global__ void __launch_bounds__(G::THREADS, ONE && PART == PART_O ? 2 :
     typedef Kind<PART, G, ONE, ALIGNED> K;
     DYNAMIC_SHARED(bf16, stages);
     Spot b = part_spot<K>(a, stages);
-    const int each = b.mix_from + (K::GRADIENT ? 2 : 1) * b.mix_steps;
+    const int each = b.mix_from + b.mix_steps;
     float s[K::MI][K::NS][4], out[K::MI][K::NO][4], top[K::MI][2], sum[K::MI][2];
     EACH_FRAGMENT(i, K::MI, h, 2) top[i][h] = -3.402823466e38f, sum[i][h] = 0;
     if (PART == PART_O && !ONE) walk_rows<K>(a, b, s, top, sum);
@@ -380,29 +413,25 @@ static __global__ void __launch_bounds__(G::THREADS, ONE && PART == PART_O ? 2 :
             EACH_FRAGMENT(i, K::MI, j, K::NS) {
 #pragma unroll
                 for (int h = 0; h < 2; h++)
-                    *part_place<K>(b, i, j, h) = pack_bf16(s[i][j][2 * h] / sum[i][h], s[i][j][2 * h + 1] / sum[i][h]);
+                    *part_place<K>(b, b.n, i, j, h) =
+                        pack_bf16(s[i][j][2 * h] / sum[i][h], s[i][j][2 * h + 1] / sum[i][h]);
             }
         } else {
             put_probabilities<K>(a, b, s, meeting);
-            keep_rows<K>(a, b, a.keep_p);
+            if (K::KEEP && b.slice == 0) {
+                __syncthreads();
+                keep_rows<K>(a, b, a.keep_p, 0, K::KEYS, 0);
+            }
         }
         if (K::GRADIENT) {
-            score_product<K>(a, b, s, meeting, each);        // dp; its barriers also end the reading of p
-            uint32_t high[K::MI][K::NS][2];
-            put_gradients<K>(a, b, s, high, meeting);
-            keep_rows<K>(a, b, a.keep_ds + a.keep_all);
+            score_product<K>(a, b, s, meeting, each);        // dp
+            take_gradients<K>(a, b, s, meeting);
+            if (ONE) sums_clear(out);
+            mix_parts<K>(a, b, s, out, each);
+        } else {
             if (ONE) sums_clear(out);
             mix_product<K>(a, b, out, each);
-            __syncthreads();                     // what the high parts leave over has been read
-            EACH_FRAGMENT(i, K::MI, j, K::NS) {
-                *part_place<K>(b, i, j, 0) = high[i][j][0];
-                *part_place<K>(b, i, j, 1) = high[i][j][1];
-            }
-            keep_rows<K>(a, b, a.keep_ds);
-        } else if (ONE) {
-            sums_clear(out);
         }
-        mix_product<K>(a, b, out, each);
     }
     store_out<K>(a, b, out);
 }

@@ -16,6 +16,8 @@
 //   LAUNCH_CLUSTER(s, cluster_x, (kernel), grid, block, shared_bytes, arguments...)   thread-block clusters along x
 //   BLOCK_BARRIER(id, n)           named barrier 1..15 over n threads, a multiple of 32: arrive and wait
 //   BLOCK_ARRIVE(id, n)            arrive only
+//   STORE_GLOBAL(p, v)             *p = v for a vector type in global memory, as one store: of a plain one, nvcc makes
+//                                  a store per component where it has unrolled or reordered a loop around it
 // and CUDA's own threadIdx, blockIdx, blockDim, gridDim, dim3, float2/4, int2/4, uint2/4 with make_*, __syncthreads,
 // __syncthreads_or, __syncwarp, __shfl_sync, _up_, _down_, _xor_, __ballot_sync, __any_sync, __all_sync, __ldg, __popc,
 // __clz, __ffs, __float_as_uint, __uint_as_float, __umulhi, min, max, expf, __expf, exp2f, logf, sqrtf, rsqrtf,
@@ -69,6 +71,7 @@ static void launch_kernel(Stream *s, const char *name, int cluster, void (*kerne
     launch_kernel(s, #kernel, cluster, KERNEL_NAME_ kernel, grid, block, shared, __VA_ARGS__)
 #define BLOCK_BARRIER(id, n) asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory")
 #define BLOCK_ARRIVE(id, n)  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory")
+#define STORE_GLOBAL(p, v)   __stwb(p, v)
 DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
 DEVICE float    bf16_float(bf16 v) { return __uint_as_float((uint32_t)v.bits << 16); }
@@ -78,8 +81,20 @@ DEVICE uint32_t pack_bf16(float low, float high) {       // two bf16 in a word, 
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
     return r;
 }
+template <typename V> DEVICE V load_whole(const V *p) { return *p; }
+template <typename V> DEVICE void store_whole(V *p, V v) { *p = v; }
 #else
 #include "kernels/emu/emu.h"                             // the same words on fibers
+// A vector in one access, as on the GPU. The host's compiler copies structs member by member; so the checker sees the
+// true width and alignment, and is called once.
+template <typename V> DEVICE V load_whole(const V *p) {
+    typedef uint32_t Words __attribute__((vector_size(sizeof(V)), may_alias));
+    return emu::bits_as<V>(*reinterpret_cast<const Words *>(p));
+}
+template <typename V> DEVICE void store_whole(V *p, V v) {
+    typedef uint32_t Words __attribute__((vector_size(sizeof(V)), may_alias));
+    *reinterpret_cast<Words *>(p) = emu::bits_as<Words>(v);
+}
 #endif
 
 // ---- the same for both
@@ -93,14 +108,14 @@ DEVICE void  store_real(float *p, float v) { *p = v; }
 DEVICE void  store_real(bf16 *p, float v) { *p = float_bf16(v); }
 
 // Four elements, 16 or 8 bytes: p aligned accordingly.
-DEVICE float4 load4(const float *p) { return *reinterpret_cast<const float4 *>(p); }
+DEVICE float4 load4(const float *p) { return load_whole(reinterpret_cast<const float4 *>(p)); }
 DEVICE float4 load4(const bf16 *p) {
-    uint2 w = *reinterpret_cast<const uint2 *>(p);
+    uint2 w = load_whole(reinterpret_cast<const uint2 *>(p));
     return make_float4(bf16_low(w.x), bf16_high(w.x), bf16_low(w.y), bf16_high(w.y));
 }
-DEVICE void store4(float *p, float4 v) { *reinterpret_cast<float4 *>(p) = v; }
+DEVICE void store4(float *p, float4 v) { store_whole(reinterpret_cast<float4 *>(p), v); }
 DEVICE void store4(bf16 *p, float4 v) {
-    *reinterpret_cast<uint2 *>(p) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+    store_whole(reinterpret_cast<uint2 *>(p), make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)));
 }
 
 DEVICE float warp_sum(float v) {                         // over all 32 lanes, in a fixed order; every lane gets it

@@ -10,44 +10,44 @@
 
 template <int V> struct Vec { float v[V]; };             // V elements as the accumulator sees them
 
-// V elements as stored, in half the registers for bf16: for loads that are issued well before their use.
-template <typename T, int V> struct Raw { T v; };
-template <> struct Raw<float, 8> { float4 low, high; };
-template <> struct Raw<bf16, 8> { uint4 words; };
-DEVICE void load_raw(Raw<float, 8> &r, const float *p) {
-    r.low = load4(p);
-    r.high = load4(p + 4);
+template <int V> DEVICE Vec<V> load_vec(const float *p) {
+    if constexpr (V == 1) {
+        return { { *p } };
+    } else {
+        static_assert(V == 8, "two times 16 bytes");
+        float4 a = load4(p), b = load4(p + 4);
+        return { { a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w } };
+    }
 }
-DEVICE void load_raw(Raw<bf16, 8> &r, const bf16 *p) { r.words = *reinterpret_cast<const uint4 *>(p); }
-template <typename T> DEVICE void load_raw(Raw<T, 1> &r, const T *p) { r.v = *p; }
-
-DEVICE Vec<8> unpack(const Raw<float, 8> &r) {
-    return { { r.low.x, r.low.y, r.low.z, r.low.w, r.high.x, r.high.y, r.high.z, r.high.w } };
-}
-DEVICE Vec<8> unpack(const Raw<bf16, 8> &r) {
-    return { { bf16_low(r.words.x), bf16_high(r.words.x), bf16_low(r.words.y), bf16_high(r.words.y),
-               bf16_low(r.words.z), bf16_high(r.words.z), bf16_low(r.words.w), bf16_high(r.words.w) } };
-}
-template <typename T> DEVICE Vec<1> unpack(const Raw<T, 1> &r) { return { { load_real(&r.v) } }; }
-template <int V, typename T> DEVICE Vec<V> load_vec(const T *p) {
-    Raw<T, V> r;
-    load_raw(r, p);
-    return unpack(r);
+template <int V> DEVICE Vec<V> load_vec(const bf16 *p) {
+    if constexpr (V == 1) {
+        return { { bf16_float(*p) } };
+    } else {
+        static_assert(V == 8, "16 bytes");
+        uint4 w = *reinterpret_cast<const uint4 *>(p);
+        return { { bf16_low(w.x), bf16_high(w.x), bf16_low(w.y), bf16_high(w.y),
+                   bf16_low(w.z), bf16_high(w.z), bf16_low(w.w), bf16_high(w.w) } };
+    }
 }
 
+// Four elements to global memory, p aligned to all of them.
+DEVICE void store_four(float *p, float4 v) { STORE_GLOBAL(reinterpret_cast<float4 *>(p), v); }
+DEVICE void store_four(bf16 *p, float4 v) {
+    STORE_GLOBAL(reinterpret_cast<uint2 *>(p), make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)));
+}
 template <int V> DEVICE void store_vec(float *p, const Vec<V> &r) {
     if constexpr (V == 1) {
         *p = r.v[0];
     } else {
-        for (int i = 0; i < V; i += 4) store4(p + i, make_float4(r.v[i], r.v[i + 1], r.v[i + 2], r.v[i + 3]));
+        for (int i = 0; i < V; i += 4) store_four(p + i, make_float4(r.v[i], r.v[i + 1], r.v[i + 2], r.v[i + 3]));
     }
 }
 template <int V> DEVICE void store_vec(bf16 *p, const Vec<V> &r) {
     if constexpr (V == 1) {
         *p = float_bf16(r.v[0]);
     } else {
-        *reinterpret_cast<uint4 *>(p) = make_uint4(pack_bf16(r.v[0], r.v[1]), pack_bf16(r.v[2], r.v[3]),
-                                                   pack_bf16(r.v[4], r.v[5]), pack_bf16(r.v[6], r.v[7]));
+        STORE_GLOBAL(reinterpret_cast<uint4 *>(p), make_uint4(pack_bf16(r.v[0], r.v[1]), pack_bf16(r.v[2], r.v[3]),
+                                                              pack_bf16(r.v[4], r.v[5]), pack_bf16(r.v[6], r.v[7])));
     }
 }
 
@@ -77,7 +77,7 @@ template <typename T> DEVICE float4 load_block(const T *p, int64_t count, bool a
 }
 template <typename T> DEVICE void store_block(T *p, float4 v, int64_t count, bool aligned) {
     if (aligned) {
-        store4(p, v);
+        store_four(p, v);
         return;
     }
     const float own[4] = { v.x, v.y, v.z, v.w };

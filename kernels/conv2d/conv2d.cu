@@ -6,9 +6,9 @@
 // same taps only; it then gathers with unit steps like any other. The sources of one sum follow each other: x and x2 of
 // the concat, which is never stored, and the 1x1 shortcut's xs and xs2.
 // A step takes 16 channels of one tap: the next one's quads are on their way from memory into registers while this one
-// is multiplied out of shared memory (two buffers, one barrier a step). Tiles of 128x128 do 8 FMAs per byte that a
-// block reads from L2; 64x64 where those would leave multiprocessors idle. bf16 here is for shapes that the
-// tensor-core kernels refuse.
+// is multiplied out of shared memory (two buffers, one barrier a step). Tiles of 128x128 do 16 FMAs per byte
+// that a block reads from L2 (2 TB/s at an H100's f32 rate), those of 64x64 do 8 and serve where the wide ones would
+// leave multiprocessors idle. bf16 here is for shapes that the tensor-core kernels refuse.
 // Rare parts are passes of their own: the norm prologue writes the activated input into scratch first; silu's slope,
 // mask and sums follow on the f32 gradient in scratch; statistics are taken from y as stored.
 #include "kernels/conv2d/conv2d_epilogue.cuh"
@@ -190,7 +190,8 @@ static Gather forward_sources(const Conv2dShape *z, const Conv2dArgs *a) {
     Gather g = {};
     g.step = g.by = 1;
     g.source[n++] = { a->x, w, filter, z->c, z->ldx, z->h, z->w, c, z->s, z->stride, y, x };
-    if (z->c2 > 0) g.source[n++] = { a->x2, w + z->c * size, filter, z->c2, z->ldx2, z->h, z->w, c, z->s, z->stride, y, x };
+    if (z->c2 > 0)
+        g.source[n++] = { a->x2, w + z->c * size, filter, z->c2, z->ldx2, z->h, z->w, c, z->s, z->stride, y, x };
     if (z->cs > 0) g.source[n++] = { a->xs, ws, cs, z->cs, z->lds, z->p, z->q, cs, 1, 1, one, one };
     if (z->cs2 > 0) g.source[n++] = { a->xs2, ws + z->cs * size, cs, z->cs2, z->lds2, z->p, z->q, cs, 1, 1, one, one };
     g.sources = n;

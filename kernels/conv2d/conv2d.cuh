@@ -29,7 +29,8 @@ DEVICE void store_any(void *p, DType dt, int64_t at, float v) {
 DEVICE float quad_part(float4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 DEVICE float4 quad_add(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
-// Elements at..at+3 of type dt, which E is if it is not AnyReal, zero from the count-th on. Where E is not AnyReal, count is at least 4 or at most 0.
+// Elements at..at+3 of type dt, zero from the count-th on. Where E is not AnyReal, it is dt, and count is at least 4 or
+// at most 0.
 template <typename E> DEVICE float4 load_quad(const void *p, DType dt, int64_t at, int count) {
     float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if constexpr (!IsAny<E>::value) {
@@ -42,10 +43,11 @@ template <typename E> DEVICE float4 load_quad(const void *p, DType dt, int64_t a
     }
     return v;
 }
+// The same of a vector in f32 beside tensors of E.
 template <typename E> DEVICE float4 load_reals(const float *p, int64_t at, int count) {
     return load_quad<typename RealQuads<E>::type>(p, DT_F32, at, count);
 }
-// The same to memory, in the type dt whatever E is, which only says that a quad may be stored whole.
+// Stores the first `count`, in the type dt whatever E is, which only says that a quad may be stored whole.
 template <typename E> DEVICE void store_quad(void *p, DType dt, int64_t at, int count, float4 v) {
     if constexpr (!IsAny<E>::value) {
         if (dt == DT_BF16) store4((bf16 *)p + at, v);
@@ -86,9 +88,9 @@ DEVICE float4 load_concat(const Conv2dShape &z, const Conv2dArgs &a, int64_t pix
                        k > 2 ? high.x : k > 1 ? high.y : high.z);
 }
 
-// keep_scale where the mask keeps element `at` of the dense concat, else 0.
-DEVICE float mask_scale(const Conv2dShape &z, const Conv2dArgs &a, int64_t at) {
-    return !a.mask ? 1.0f : a.mask[at / 8] >> (at % 8) & 1 ? z.keep_scale : 0.0f;
+// v, element `at` of the dense concat, as dropout leaves it.
+DEVICE float drop(const Conv2dShape &z, const Conv2dArgs &a, int64_t at, float v) {
+    return !a.mask ? v : a.mask[at / 8] >> (at % 8) & 1 ? v * z.keep_scale : 0.0f;
 }
 
 // ---- reductions over the pixels of an image: a block has 64 channels of one image, 16 quads x 16 pixels at a time

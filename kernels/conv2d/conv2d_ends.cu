@@ -15,8 +15,8 @@
 
 enum { FEW_MOST = 8, CHUNK = 128, RUN = 8, WEIGHT_RUN = 32, WEIGHT_GROUPS = 4, WEIGHT_SPLITS = 264, SEGMENT = 8 };
 
-// One end, whichever way it goes. The filter's element (few, many, tap) is at few * w_few + many * w_many + tap * w_tap,
-// with tap 8 - t for t where flip.
+// One end, whichever way it goes. The filter's element (few, many, tap) is at few * w_few + many * w_many + tap *
+// w_tap; where flip, tap t stands for 8 - t.
 struct EndConv {
     int n, height, width, few, many;             // images; channels of either side
     const void *from_few, *from_many, *w, *term; // what is read; term: an image added to the result, or NULL
@@ -75,12 +75,12 @@ template <typename E, int F> static __global__ void __launch_bounds__(256, 2) en
             int r = rg / groups, g = rg % groups;
             float4 few[window];
 #pragma unroll
-            for (int i = 0; i < window; i++) few[i] = patch[(r * window + i) * groups + g];
+            for (int i = 0; i < window; i++) few[i] = load_whole(&patch[(r * window + i) * groups + g]);
 #pragma unroll
             for (int s = 0; s < 3; s++)
 #pragma unroll
                 for (int f = 0; f < width; f++) {
-                    float4 w = filter[(((r * 3 + s) * groups + g) * width + f) * (CHUNK / 4) + lane];
+                    float4 w = load_whole(&filter[(((r * 3 + s) * groups + g) * width + f) * (CHUNK / 4) + lane]);
 #pragma unroll
                     for (int i = 0; i < RUN; i++) {
                         float v = quad_part(few[i + s], f);
@@ -148,7 +148,7 @@ static __global__ void __launch_bounds__(128, F == 3 ? 3 : 2) end_contract_kerne
             }
 #pragma unroll
             for (int t = 0; t < 9 * F; t++) {                  // tap (r,s) of row y belongs to output row y + 1 - r
-                float4 w = filter[(t * padded + m) / 4];
+                float4 w = load_whole(&filter[(t * padded + m) / 4]);
                 int r = t / F / 3, s = t / F % 3, f = t % F;
 #pragma unroll
                 for (int i = 0; i < P; i++) {
@@ -204,12 +204,15 @@ end_weight_kernel(EndConv e, bool sum_many, float *partial) {
 #pragma unroll 4
         for (int i = 0; i < count; i++) {
             float4 v = load_quad<E>(e.from_many, e.many_type, first + (int64_t)i * e.ld_many, e.many - m);
+            float4 few[3][groups];
+#pragma unroll
+            for (int j = 0; j < 3 * groups; j++) few[j / groups][j % groups] = load_whole(&patch[i * groups + j]);
             if (r == 1) many_sum = quad_add(many_sum, v);
 #pragma unroll
             for (int s = 0; s < 3; s++)
 #pragma unroll
                 for (int f = 0; f < F; f++) {
-                    float u = quad_part(patch[(i + s) * groups + f / width], f % width);
+                    float u = quad_part(few[s][f / width], f % width);
                     sum[s][f][0] = fmaf(u, v.x, sum[s][f][0]);
                     sum[s][f][1] = fmaf(u, v.y, sum[s][f][1]);
                     sum[s][f][2] = fmaf(u, v.z, sum[s][f][2]);
@@ -375,13 +378,16 @@ static size_t weight_scratch(const Conv2dShape *z) {
     EndConv e = end_of(z, z->c <= FEW_MOST);
     return (size_t)weight_splits(z) * (9 * (size_t)padded_few(e.few) + 1) * (size_t)padded_many(e.many) * sizeof(float);
 }
-template <int F> static void weight_launch(Stream *s, const EndConv *e, unsigned splits, bool sum_many, float *partial) {
+template <int F>
+static void weight_launch(Stream *s, const EndConv *e, unsigned splits, bool sum_many, float *partial) {
     dim3 grid(splits, (unsigned)padded_many(e->many) / CHUNK);
     constexpr int threads = 96 * WEIGHT_GROUPS;
     if (e->many % 4 || !quads_aligned(e->from_many, e->many_type, e->ld_many))
         LAUNCH(s, (end_weight_kernel<AnyReal, F>), grid, threads, 0, *e, sum_many, partial);
-    else if (e->many_type == DT_BF16) LAUNCH(s, (end_weight_kernel<bf16, F>), grid, threads, 0, *e, sum_many, partial);
-    else LAUNCH(s, (end_weight_kernel<float, F>), grid, threads, 0, *e, sum_many, partial);
+    else if (e->many_type == DT_BF16)
+        LAUNCH(s, (end_weight_kernel<bf16, F>), grid, threads, 0, *e, sum_many, partial);
+    else
+        LAUNCH(s, (end_weight_kernel<float, F>), grid, threads, 0, *e, sum_many, partial);
 }
 static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     bool few_in = z->c <= FEW_MOST;
@@ -393,8 +399,8 @@ static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a
     e.flip = !few_in;                                          // dy at p sees x at p + tap - 1: seen from x, backwards
     if (few == 3) weight_launch<3>(s, &e, (unsigned)splits, few_in, partial);
     else weight_launch<FEW_MOST>(s, &e, (unsigned)splits, few_in, partial);
-    LAUNCH(s, (end_weight_sum_kernel), (unsigned)((9 * few + 1) * many / 32), 256, 0, e, partial, splits, few, many, few_in,
-           a->dw, a->dbias, a->accumulate);
+    LAUNCH(s, (end_weight_sum_kernel), (unsigned)((9 * few + 1) * many / 32), 256, 0, e, partial, splits, few, many,
+           few_in, a->dw, a->dbias, a->accumulate);
 }
 
 IMPLS(conv2d_ends,

@@ -24,7 +24,7 @@ DEVICE void store_input_gradient(const Conv2dShape &z, const Conv2dArgs &a, int 
 }
 
 // ---- du = da * mask * silu'(u) with its sums, dx = du + add. A block: 64 channels of one image.
-template <typename E> static __global__ void __launch_bounds__(REDUCE_THREADS)
+template <typename E> static __global__ void __launch_bounds__(REDUCE_THREADS, 2)
 conv_finish_kernel(Conv2dShape z, Conv2dArgs a, const float *gradient) {
     SHARED(float4, slot, REDUCE_THREADS);
     int channels = z.c + z.c2, blocks = (channels + 4 * REDUCE_QUADS - 1) / (4 * REDUCE_QUADS), pixels = z.h * z.w;
@@ -48,7 +48,7 @@ conv_finish_kernel(Conv2dShape z, Conv2dArgs a, const float *gradient) {
         float d[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            d[i] = i < count ? quad_part(da, i) * mask_scale(z, a, at + i) : 0.0f;
+            d[i] = i < count ? drop(z, a, at + i, quad_part(da, i)) : 0.0f;
             if (a.scale) d[i] *= silu_slope(fmaf(quad_part(x, i), scale[i], shift[i]));
             sum[i] += d[i];
             sum_xhat[i] += d[i] * (quad_part(x, i) - mean[i]) * rstd[i];
@@ -106,7 +106,8 @@ static inline void conv_stats(Stream *s, const Conv2dShape *z, const Conv2dArgs 
     unsigned blocks = (unsigned)(z->n * ceil_div(z->k, 4 * REDUCE_QUADS));
     int pixels = z->p * z->q;
     if (z->k % 4 || !quads_aligned(a->y, z->out, z->ldy))
-        LAUNCH(s, (conv_stats_kernel<AnyReal>), blocks, REDUCE_THREADS, 0, a->y, z->out, pixels, z->k, z->ldy, a->stats);
+        LAUNCH(s, (conv_stats_kernel<AnyReal>), blocks, REDUCE_THREADS, 0, a->y, z->out, pixels, z->k, z->ldy,
+               a->stats);
     else if (z->out == DT_BF16)
         LAUNCH(s, (conv_stats_kernel<bf16>), blocks, REDUCE_THREADS, 0, a->y, z->out, pixels, z->k, z->ldy, a->stats);
     else

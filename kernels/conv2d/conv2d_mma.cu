@@ -28,7 +28,7 @@ template <bool BACKWARD> DEVICE Axis axis_of(int phase, int stride, int pad, int
 
 // What a thread copies: rows of the image tile, and where the next step begins. A step is a tap and STEP channels
 // of one source.
-template <class T> struct Walk {
+template <class T> struct TapWalk {
     static constexpr int ROWS = T::M * 4 / T::THREADS;
     int at[ROWS];                    // source pixel under tap 0: its index,
     int corner[ROWS];                // its row * 65536 + column, or INT32_MIN past the last row
@@ -37,9 +37,9 @@ template <class T> struct Walk {
 };
 template <class T> DEVICE int walk_row(int i) { return (int)threadIdx.x / 4 + i * (T::THREADS / 4); }
 
-template <class T>
-DEVICE void walk_begin(Walk<T> &walk, const ConvProduct &g, const Axis &v, const Axis &h, int m0, int rows, int step) {
-    for (int i = 0; i < Walk<T>::ROWS; i++) {
+template <class T> DEVICE void walk_begin(TapWalk<T> &walk, const ConvProduct &g, const Axis &v, const Axis &h,
+                                          int m0, int rows, int step) {
+    for (int i = 0; i < TapWalk<T>::ROWS; i++) {
         int m = m0 + walk_row<T>(i), image = m / (v.count * h.count), pixel = m % (v.count * h.count);
         int row = pixel / h.count * v.scale + v.base, column = pixel % h.count * h.scale + h.base;
         walk.at[i] = (image * g.height + row) * g.width + column;
@@ -54,12 +54,12 @@ DEVICE void walk_begin(Walk<T> &walk, const ConvProduct &g, const Axis &v, const
 }
 
 template <class T, bool ALIGNED>
-DEVICE void copy_image(unsigned char *to, const Walk<T> &walk, const ConvProduct &g, const Axis &v, const Axis &h) {
+DEVICE void copy_image(unsigned char *to, const TapWalk<T> &walk, const ConvProduct &g, const Axis &v, const Axis &h) {
     const bf16 *data = walk.second ? g.x2.data : g.x.data;
     int channels = walk.second ? g.x2.channels : g.x.channels, ld = walk.second ? g.x2.ld : g.x.ld;
     int chunk = (int)threadIdx.x % 4, term = walk.channel + chunk * 8;
     int down = v.direction * walk.tap_h, right = h.direction * walk.tap_w;
-    for (int i = 0; i < Walk<T>::ROWS; i++) {
+    for (int i = 0; i < TapWalk<T>::ROWS; i++) {
         int row = (walk.corner[i] >> 16) + down, column = (int16_t)(walk.corner[i] & 0xFFFF) + right;
         bool inside = term < channels && (unsigned)row < (unsigned)g.height && (unsigned)column < (unsigned)g.width;
         const bf16 *from = data + (inside ? (int64_t)(walk.at[i] + down * g.width + right) * ld + term : 0);
@@ -67,7 +67,7 @@ DEVICE void copy_image(unsigned char *to, const Walk<T> &walk, const ConvProduct
     }
 }
 
-template <class T> DEVICE void walk_on(Walk<T> &walk, const ConvProduct &g, int taps_w) {
+template <class T> DEVICE void walk_on(TapWalk<T> &walk, const ConvProduct &g, int taps_w) {
     walk.channel += STEP;
     if (walk.channel < (walk.second ? g.x2.channels : g.x.channels)) return;
     walk.channel = 0;
@@ -81,7 +81,7 @@ template <class T> DEVICE void walk_on(Walk<T> &walk, const ConvProduct &g, int 
 
 // Block x: tiles, columns first, so that blocks of one time share their pixels; z: splits or phases.
 template <class T, bool BACKWARD, bool ALIGNED>
-__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(ConvProduct g, ConvFinish f) {
+static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(ConvProduct g, ConvFinish f) {
     DYNAMIC_SHARED(unsigned char, shared);
     // Phases last to first: with the usual padding of 1 the last has the most taps, and what is longest starts first.
     int phases = BACKWARD ? g.stride * g.stride : 1, phase = phases - 1 - (int)blockIdx.z % phases;
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(Conv
 
     int steps = v.taps * h.taps * ((g.x.channels + STEP - 1) / STEP + (g.x2.channels + STEP - 1) / STEP);
     int begin = (int)((int64_t)steps * split / g.splits), end = (int)((int64_t)steps * (split + 1) / g.splits);
-    Walk<T> walk;
+    TapWalk<T> walk;
     walk_begin(walk, g, v, h, m0, rows, begin);
     Sums<T> sums;
     constexpr Order FILTER = BACKWARD ? TERMS_OUTER : TERMS_INNER;
@@ -116,8 +116,8 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_gather_kernel(Conv
 }
 
 // Adds the splits in order. A thread: eight columns of a row.
-__global__ void __launch_bounds__(256) conv_finish_splits_kernel(ConvFinish f, const float *partial, int partial_ld,
-                                                                 int splits, int rows, int pixels) {
+static __global__ void __launch_bounds__(256)
+conv_finish_splits_kernel(ConvFinish f, const float *partial, int partial_ld, int splits, int rows, int pixels) {
     int64_t item = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     int chunks = partial_ld / 8, row = (int)(item / chunks), column = (int)(item % chunks) * 8;
     if (row >= rows) return;

@@ -181,7 +181,7 @@ static inline bool whole_chunks(int channels, int ld) { return channels % 8 == 0
 // images).
 static inline bool sizes_fit(const Conv2dShape *z) {
     int64_t in = (int64_t)z->n * z->h * z->w, out = (int64_t)z->n * z->p * z->q;
-    int64_t filter = (int64_t)z->k * z->r * z->s * (z->c + z->c2);
+    int64_t filter = (int64_t)(z->k + 128) * z->r * z->s * (z->c + z->c2);       // to the end of its last tile
     return in < 1 << 30 && out < 1 << 30 && filter < 1 << 30 && z->h <= 8192 && z->w <= 8192 && z->p <= 8192 &&
            z->q <= 8192 && z->p * z->stride <= 16384 && z->q * z->stride <= 16384 && z->r <= 64 && z->s <= 64 &&
            z->stride <= 16 && z->pad_h <= 64 && z->pad_w <= 64;

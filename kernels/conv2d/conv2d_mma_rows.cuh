@@ -4,8 +4,8 @@
 // below each image's: at most 192 pixels of 32 channels, 12 KiB of shared memory, for nine steps. A fragment of A
 // is 16 neighbouring pixels, whose rows of shared memory, shifted by a tap, are neighbours again, and ldmatrix
 // takes the address of each row: the one beside the image is a row of zeros. Two buffers of pixels and three
-// stages of filter fill 48 KiB, so that two blocks share an SM of 100 KiB. From L2 comes 9.4 instead of 16 KiB a
-// step of 128 x 128, 112 FLOP a byte.
+// stages of filter fill 48 KiB, so that two blocks share an SM of 100 KiB. From L2 come 9.4 instead of 16 KiB a
+// step of 128 x 128: 109 FLOP a byte.
 #ifndef KERNELS_CONV2D_MMA_ROWS_CUH
 #define KERNELS_CONV2D_MMA_ROWS_CUH
 #include "kernels/conv2d/conv2d_mma_product.cuh"
@@ -51,8 +51,8 @@ template <class T> DEVICE void copy_slab(unsigned char *to, const Slab<T> &slab,
 
 // Block x: tiles, columns first; z: splits, of chunks of STEP channels. tile_rows: rows_of_tile.
 template <class T, bool BACKWARD>
-static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_rows_kernel(ConvProduct g, ConvFinish f,
-                                                                                 int tile_rows) {
+static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS)
+conv_rows_kernel(ConvProduct g, ConvFinish f, int tile_rows) {
     typedef RowsLayout<T> Map;
     DYNAMIC_SHARED(unsigned char, shared);
     int thread = (int)threadIdx.x, lane = thread % 32, pixels = g.height * g.width, rows = g.images * pixels;

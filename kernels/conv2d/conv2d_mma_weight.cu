@@ -78,7 +78,8 @@ DEVICE void store_tap(const Sums<T> &sums, unsigned char *shared, const ConvWeig
     float *dw = g.sums + (int64_t)blockIdx.y * g.k * taps * channels;
     store_sums<T>(sums, shared, [&](int row, int column, float (&v)[8]) {
         if (m0 + row >= g.k || channel + column >= own) return;
-        float *to = dw + ((int64_t)(m0 + row) * taps + tap) * channels + (second ? g.x.channels : 0) + channel + column;
+        int at = (second ? g.x.channels : 0) + channel + column;
+        float *to = dw + ((int64_t)(m0 + row) * taps + tap) * channels + at;
         float4 low = make_float4(v[0], v[1], v[2], v[3]), high = make_float4(v[4], v[5], v[6], v[7]);
         if (g.accumulate) {
             float4 a = load4(to), b = load4(to + 4);
@@ -92,7 +93,7 @@ DEVICE void store_tap(const Sums<T> &sums, unsigned char *shared, const ConvWeig
 
 // Block x: tiles of one tap, y: splits. The tiles of a split are neighbours in time and share their pixels.
 template <class T, bool ALIGNED>
-__global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_weight_tap_kernel(ConvWeightProduct g) {
+static __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_weight_tap_kernel(ConvWeightProduct g) {
     DYNAMIC_SHARED(unsigned char, shared);
     int tile = (int)blockIdx.x, m0 = tile % g.tiles_m * T::M, tap = tile / g.tiles_m % (g.r * g.s);
     int tile_c = tile / (g.tiles_m * g.r * g.s);
@@ -118,7 +119,8 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS) conv_weight_tap_kernel(
 // image. 8 KiB from L2 a step of 0.79 MFLOP: 96 FLOP a byte.
 typedef Tile<64, 64, 64, 16, 3> TapsTile;
 enum { ROW_TAPS = 3, ZEROS_BYTES = 16 };
-__global__ void __launch_bounds__(TapsTile::THREADS, TapsTile::BLOCKS) conv_weight_row_kernel(ConvWeightProduct g) {
+static __global__ void __launch_bounds__(TapsTile::THREADS, TapsTile::BLOCKS)
+conv_weight_row_kernel(ConvWeightProduct g) {
     typedef TapsTile T;
     DYNAMIC_SHARED(unsigned char, shared);
     unsigned char *zeros = shared + T::SHARED_BYTES;
@@ -158,8 +160,8 @@ __global__ void __launch_bounds__(TapsTile::THREADS, TapsTile::BLOCKS) conv_weig
 }
 
 // dw (+)= the splits in order; n: elements of dw, a multiple of 4. A thread: 4 of them.
-__global__ void __launch_bounds__(256) conv_add_splits_kernel(float *dw, const float *sums, int64_t n, int splits,
-                                                         bool accumulate) {
+static __global__ void __launch_bounds__(256)
+conv_add_splits_kernel(float *dw, const float *sums, int64_t n, int splits, bool accumulate) {
     int64_t at = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
     if (at >= n) return;
     float4 sum = make_float4(0, 0, 0, 0);
@@ -177,8 +179,8 @@ __global__ void __launch_bounds__(256) conv_add_splits_kernel(float *dw, const f
 // ---- sums of dy
 // sums[i,k] = sum over the pixels of image i. Block: 64 channels, eight to a thread, of image y; 32 pixels at a time.
 template <bool ALIGNED>
-__global__ void __launch_bounds__(256) conv_image_sums_kernel(const bf16 *dy, int ldy, int pixels, int k,
-                                                              float *sums) {
+static __global__ void __launch_bounds__(256)
+conv_image_sums_kernel(const bf16 *dy, int ldy, int pixels, int k, float *sums) {
     SHARED(float, part, 32 * 65);
     int lane = (int)threadIdx.x / 8, chunk = (int)threadIdx.x % 8, channel = (int)blockIdx.x * 64 + chunk * 8;
     const bf16 *from = dy + (int64_t)blockIdx.y * pixels * ldy + channel;
@@ -203,8 +205,8 @@ __global__ void __launch_bounds__(256) conv_image_sums_kernel(const bf16 *dy, in
 }
 
 // dbias[k] (+)= sum over images. Block: 32 channels, 8 images at a time.
-__global__ void __launch_bounds__(256) conv_bias_sums_kernel(const float *sums, int images, int k, float *dbias,
-                                                        bool accumulate) {
+static __global__ void __launch_bounds__(256)
+conv_bias_sums_kernel(const float *sums, int images, int k, float *dbias, bool accumulate) {
     SHARED(float, part, 8 * 32);
     int lane = (int)threadIdx.x / 32, channel = (int)blockIdx.x * 32 + (int)threadIdx.x % 32;
     float sum = 0;
@@ -218,7 +220,7 @@ __global__ void __launch_bounds__(256) conv_bias_sums_kernel(const float *sums, 
 }
 
 // ---- which kernel and tile, how many splits: by the shape alone, conv2d_mma.cuh's model_clocks
-enum PlanName { ROW_OF_TAPS, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
+enum WeightPlanName { ROW_OF_TAPS, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
 struct WeightPlan { int name, splits; };
 enum { MOST_SPLITS = 64, FEWEST_STEPS = 6 };                 // FEWEST_STEPS: of a split
 static const struct { int m, n, taps, resident; double step_clocks; } plan_tiles[PLANS] = {

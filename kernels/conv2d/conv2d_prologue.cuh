@@ -1,4 +1,4 @@
-// kernels/conv2d/conv2d_prologue.cuh - the norm prologue as a pass of its own: the activated input, written into scratch.
+// kernels/conv2d/conv2d_prologue.cuh - the norm prologue as a pass of its own: the activated input goes to scratch.
 #ifndef KERNELS_CONV2D_PROLOGUE_CUH
 #define KERNELS_CONV2D_PROLOGUE_CUH
 #include "kernels/conv2d/conv2d.cuh"
@@ -19,10 +19,10 @@ conv_activate_kernel(Conv2dShape z, Conv2dArgs a, void *to, int64_t quads) {
                         silu(fmaf(v.z, scale.z, shift.z)), silu(fmaf(v.w, scale.w, shift.w)));
     }
     int64_t at = pixel * c + first;
-    v.x *= mask_scale(z, a, at);
-    if (count > 1) v.y *= mask_scale(z, a, at + 1);
-    if (count > 2) v.z *= mask_scale(z, a, at + 2);
-    if (count > 3) v.w *= mask_scale(z, a, at + 3);
+    v.x = drop(z, a, at, v.x);
+    if (count > 1) v.y = drop(z, a, at + 1, v.y);
+    if (count > 2) v.z = drop(z, a, at + 2, v.z);
+    if (count > 3) v.w = drop(z, a, at + 3, v.w);
     store_quad<E>(to, z.dtype, at, count, v);
 }
 

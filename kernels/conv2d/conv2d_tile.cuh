@@ -3,7 +3,7 @@
 //
 // Both operands of one step, TILE_DEPTH x TILE each, lie in shared memory with the summed index k outermost, so that a
 // thread reads its rows and columns as float4. 128: 256 threads of 8x8 sums, 64 FMAs for four 16-byte reads, 32 KiB for
-// two steps, two blocks to an SM; 64: 128 threads of 8x4, for small grids. Within a warp, the lanes that read at once
+// two steps; 64: 128 threads of 8x4, for small grids. Within a warp, the lanes that read at once
 // share or adjoin, so no read conflicts. Operands whose memory is contiguous in k are transposed on the way in: a lane
 // stores its quad as four floats, to one column of four rows k. swizzled() moves quads of columns by k / 4, so that the
 // four lanes with one pixel and different k write to different banks, too.

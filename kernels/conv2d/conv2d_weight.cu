@@ -147,8 +147,8 @@ static size_t backward_weight_scratch(const Conv2dShape *z) {
 template <typename E, int TILE>
 static void weight_launch(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, const WeightPlan *p, float *partial) {
     int64_t tiles = ceil_div(z->k, TILE) * ceil_div((int64_t)z->r * z->s * (z->c + z->c2), TILE);
-    LAUNCH(s, (conv_weight_kernel<E, TILE>), dim3((unsigned)tiles, (unsigned)p->splits), Tiling<TILE>::threads, 0, *z, *a,
-           p->range, p->stride, partial);
+    dim3 grid((unsigned)tiles, (unsigned)p->splits);
+    LAUNCH(s, (conv_weight_kernel<E, TILE>), grid, Tiling<TILE>::threads, 0, *z, *a, p->range, p->stride, partial);
 }
 
 static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {

@@ -17,11 +17,13 @@ void Clocks::refresh() {
     epoch = machine->epoch;
 }
 void Clocks::add_thread(Thread *t) {
+    if (!options.check) return;
     refresh();
     clocks_join(of.data(), thread_clocks(t));
     thread_release(t);
 }
 void Clocks::give_thread(Thread *t) {
+    if (!options.check) return;
     refresh();
     clocks_join(thread_clocks(t), of.data());
 }
@@ -167,12 +169,15 @@ static void bar_complete_if_due(Mbarrier &m) {
                "expected (at %s) than copied", bar_name(m.place), place_text(m.expect_pc));
         break;
     }
-    m.gathered.refresh();
-    m.completed.refresh();
-    clocks_join(m.completed.of.data(), m.gathered.of.data());
-    m.completed.of[m.agent] = m.clock;
-    std::fill(m.gathered.of.begin(), m.gathered.of.end(), 0);
+    if (options.check) {
+        m.gathered.refresh();
+        m.completed.refresh();
+        clocks_join(m.completed.of.data(), m.gathered.of.data());
+        m.completed.of[m.agent] = m.clock;
+        std::fill(m.gathered.of.begin(), m.gathered.of.end(), 0);
+    }
     m.phase++;
+    m.peers_arrived = m.peers_arrived || m.peers_arrive;
     m.missing = m.count;
     bar_write(m);
     for (Thread *t : m.waiting) thread_wake(t);
@@ -222,13 +227,14 @@ __attribute__((noinline)) void mbarrier_arrive(uint64_t *bar, int64_t expect_byt
         m->expect_pc = pc;
     }
     m->gathered.add_thread(current);
+    if (shared_block(m->place) != current->block) m->peers_arrive = true;
     m->missing--;
     bar_write(*m);
     bar_complete_if_due(*m);
     if (!m->waiting.empty()) bar_serve(*m);
 }
 
-__attribute__((noinline)) void mbarrier_wait(uint64_t *bar, uint32_t parity, Site site) {
+__attribute__((noinline)) void mbarrier_wait(uint64_t *bar, uint32_t parity, bool of_cluster, Site site) {
     const void *pc = __builtin_return_address(0);
     Mbarrier *m = bar_own(bar, "wait", pc);
     if (!m) return;
@@ -239,6 +245,9 @@ __attribute__((noinline)) void mbarrier_wait(uint64_t *bar, uint32_t parity, Sit
         m->waiting.push_back(current);
         thread_wait("mbarrier", site);
     }
+    if (m->peers_arrived && !of_cluster)
+        report("mbarrier-scope", pc, "threads of another block arrive at %s: that takes MBARRIER_WAIT_CLUSTER",
+               bar_name(bar));
     m->completed.give_thread(current);
 }
 
@@ -432,6 +441,7 @@ BlockAsync &async_create(Block *b) {
     a->stores.resize((size_t)b->threads);
     a->cluster_arrivals.resize((size_t)b->threads);
     a->products.resize(b->warp.size());
+    a->tiles.resize(b->warp.size());
     a->calls.resize((b->warp.size() + 3) / 4);
     b->async = a;
     return *a;

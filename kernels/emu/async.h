@@ -45,6 +45,7 @@ struct Mbarrier {
     uint32_t count, missing;            // arrivals per phase; still missing in this one
     int64_t  bytes;                     // expected minus arrived
     uint64_t phase;
+    bool     peers_arrive, peers_arrived;   // threads of other blocks: in this phase, in an earlier one
     Agent    agent;                     // of the copies counted here
     uint32_t clock;
     Agent    init_agent;
@@ -89,6 +90,11 @@ struct GroupCalls {                     // what the first warp to get there aske
     uint64_t first = 0;                 // number of calls[0]
 };
 
+// ---- mma: each lane puts its fragments there and takes its results from there while its own stack is in the cache.
+// Two in turn: a lane may be at the next product before the last one has taken its results of this one.
+struct MmaTile { float a[16 * 16], b[16 * 8], d[16 * 8]; };
+struct WarpTiles { MmaTile tile[2]; uint8_t turn[WARP]; };
+
 // ---- the cluster's barrier
 struct ClusterBarrier {
     int      arrived = 0;
@@ -104,6 +110,7 @@ struct BlockAsync {
     std::vector<ThreadStores> stores;
     std::map<size_t, Mbarrier> bars;            // by offset in the window
     std::vector<WarpProducts> products;         // by warp
+    std::vector<WarpTiles>    tiles;
     std::vector<GroupCalls>   calls;            // by warpgroup
 };
 BlockAsync &async_create(Block *b);

@@ -152,7 +152,7 @@ cudaError_t run_everything(Runtime &r) {
     });
 }
 
-// The beginning of every call: failures asked for, failures that stay, and now and then some work behind the host's back.
+// The beginning of every call: failures asked for, failures that stay, now and then some work behind the host's back.
 cudaError_t enter(Runtime &r, const char *function) {
     cudaError_t e = injected(r, function);
     if (e != cudaSuccess || r.sticky != cudaSuccess) return e != cudaSuccess ? e : r.sticky;
@@ -414,8 +414,9 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) {
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) {
     ENTER(r, "cudaEventElapsedTime");
-    if (start->state->done < start->state->recorded || end->state->done < end->state->recorded) return cudaErrorNotReady;
-    *ms = (float)((end->state->seconds - start->state->seconds) * 1e3);
+    const EventState &a = *start->state, &b = *end->state;
+    if (a.done < a.recorded || b.done < b.recorded) return cudaErrorNotReady;
+    *ms = (float)((b.seconds - a.seconds) * 1e3);
     return cudaSuccess;
 }
 

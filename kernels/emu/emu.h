@@ -182,6 +182,7 @@ static inline T atomic_cas(T *p, typename Same<T>::type is, typename Same<T>::ty
 #define __syncthreads_count(p)   emu::block_sync_count(p, EMU_SITE)
 #define BLOCK_BARRIER(id, n)     emu::named_barrier(id, n, true, EMU_SITE)
 #define BLOCK_ARRIVE(id, n)      emu::named_barrier(id, n, false, EMU_SITE)
+#define STORE_GLOBAL(p, v)       (*(p) = (v))
 #define __syncwarp(...)          emu::warp_sync(EMU_SITE __VA_OPT__(,) __VA_ARGS__)
 #define __shfl_sync(mask, ...)      emu::shuffle(emu::SHUFFLE_INDEX, EMU_SITE, mask, __VA_ARGS__)
 #define __shfl_up_sync(mask, ...)   emu::shuffle(emu::SHUFFLE_UP, EMU_SITE, mask, __VA_ARGS__)

@@ -4,7 +4,7 @@
 // hold up, a store or product at its wait), or at once in eager mode; reads and writes by them are checked as those of
 // threads of their own. Checked besides:
 //   mbarriers    used before initialised or with no barrier after MBARRIER_INIT, more arrivals than the count, bytes
-//                that no copy brings or nobody expects, overwritten
+//                that no copy brings or nobody expects, overwritten, MBARRIER_WAIT where another block arrives
 //   TMA          alignment, a map that was not made, its rank, missing FENCE_PROXY_ASYNC, stores not waited for, loads
 //                in flight when the block ends
 //   wgmma        arguments that differ between threads, missing fence, operands or accumulators touched before the
@@ -49,7 +49,7 @@ namespace emu {
 void mbarrier_init(uint64_t *bar, uint32_t count, Site site);
 // expect_bytes -1: none; peer -1: the own block
 void mbarrier_arrive(uint64_t *bar, int64_t expect_bytes, int peer, Site site);
-void mbarrier_wait(uint64_t *bar, uint32_t parity, Site site);
+void mbarrier_wait(uint64_t *bar, uint32_t parity, bool of_cluster, Site site);
 bool mbarrier_test(uint64_t *bar, uint32_t parity, Site site);
 void mbarrier_init_fence(Site site);
 void proxy_fence(Site site);
@@ -97,8 +97,8 @@ template <typename T> __attribute__((always_inline)) static inline T *cluster_po
 #define MBARRIER_ARRIVE(bar)                    emu::mbarrier_arrive(bar, -1, -1, EMU_SITE)
 #define MBARRIER_ARRIVE_EXPECT(bar, bytes)      emu::mbarrier_arrive(bar, (int64_t)(bytes), -1, EMU_SITE)
 #define MBARRIER_ARRIVE_PEER(bar, rank)         emu::mbarrier_arrive(bar, -1, (int)(rank), EMU_SITE)
-#define MBARRIER_WAIT(bar, parity)              emu::mbarrier_wait(bar, parity, EMU_SITE)
-#define MBARRIER_WAIT_CLUSTER(bar, parity)      emu::mbarrier_wait(bar, parity, EMU_SITE)
+#define MBARRIER_WAIT(bar, parity)              emu::mbarrier_wait(bar, parity, false, EMU_SITE)
+#define MBARRIER_WAIT_CLUSTER(bar, parity)      emu::mbarrier_wait(bar, parity, true, EMU_SITE)
 #define MBARRIER_TEST(bar, parity)              emu::mbarrier_test(bar, parity, EMU_SITE)
 #define FENCE_PROXY_ASYNC()                     emu::proxy_fence(EMU_SITE)
 #define TMA_LOAD(shared, map, bar, ...)                                                                             \

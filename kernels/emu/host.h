@@ -29,6 +29,7 @@ void emu_queue_launch(Stream *s, void (*run)(void *closure), void *closure, void
 
 int  emu_faults(void);                      // since the last emu_clear()
 void emu_clear(void);
+const char *emu_fault(int i);               // the i-th of the different ones since then, as printed; NULL: no more
 const char *emu_first_fault(void);          // its line as printed, without the newline; "" if there is none
 
 // Modes; the environment's CBDM_EMU="schedule=random,seed=7,eager=1,check=0,threads=2" gives their first values.

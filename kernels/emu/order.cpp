@@ -77,20 +77,16 @@ void order_cluster_begin() { acquired.clear(); }
 static bool release_holds(const Release &r, const Stamp &s) {
     if (s.epoch < r.epoch) return true;
     if (s.epoch > r.epoch) return false;
-    if (s.agent == r.agent) return s.clock <= r.clock;
-    return s.agent < r.clocks.size() && r.clocks[s.agent] >= s.clock;
+    if (s.agent() == r.agent) return s.clock() <= r.clock;
+    return s.agent() < r.clocks.size() && r.clocks[s.agent()] >= s.clock();
 }
 
 bool ordered_between(const Thread *t, const Stamp &s, uint32_t serial, const void *p) {
     auto range = acquired.equal_range(serial);
     for (auto i = range.first; i != range.second; ++i) {
         const Acquired &a = i->second;
-        Stamp when = {};
-        when.epoch = a.epoch;
-        when.agent = a.agent;
-        when.clock = a.clock;
-        if (!ordered(t, when)) continue;
-        if (a.release->fenced ? release_holds(*a.release, s) : a.location == p && s.atomic) return true;
+        if (!ordered(t, Stamp{ a.epoch, 0, who_of(a.agent, a.clock) })) continue;
+        if (a.release->fenced ? release_holds(*a.release, s) : a.location == p && s.atomic()) return true;
     }
     return false;
 }

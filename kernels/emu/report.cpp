@@ -10,8 +10,9 @@
 namespace emu {
 static std::recursive_mutex lock;
 static int faults;
-static std::string first;
-static std::set<std::string> printed;       // kind and place: a fault in a loop is one line, not thousands
+static std::set<std::string> texts;         // never forgotten: the Status of a stream points to one
+static std::vector<const char *> lines;     // of the different faults, as printed
+static std::set<std::string> known;         // kind and place: a fault in a loop is one line, not thousands
 
 const char *path_short(const char *path) {
     for (const char *folder : { "/kernels/", "/tests/" }) {
@@ -58,7 +59,10 @@ void report(const char *kind, const void *pc, const char *format, ...) {
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     std::string line = std::string("emu: ") + kind;
-    if (machine) line += std::string(" in ") + machine->launch->name;
+    if (machine) {                      // LAUNCH's spelling of the kernel is in parentheses
+        std::string name = machine->launch->name;
+        line += " in " + (name.front() == '(' ? name.substr(1, name.size() - 2) : name);
+    }
     std::string key = line;
     if (pc) {
         line += std::string(" at ") + place_text(pc);
@@ -66,8 +70,10 @@ void report(const char *kind, const void *pc, const char *format, ...) {
         if (current) line += std::string(", ") + thread_text(current);
     }
     line += std::string(": ") + text;
-    if (faults++ == 0) first = line;
-    if (!options.quiet && (pc ? printed.insert(key) : printed.insert(line)).second) fprintf(stderr, "%s\n", line.c_str());
+    faults++;
+    if (!known.insert(pc ? key : line).second) return;
+    lines.push_back(texts.insert(line).first->c_str());
+    if (!options.quiet) fprintf(stderr, "%s\n", line.c_str());
 }
 }  // namespace emu
 
@@ -76,8 +82,9 @@ int emu_faults(void) { return emu::faults; }
 void emu_clear(void) {
     std::lock_guard<std::recursive_mutex> hold(emu::lock);
     emu::faults = 0;
-    emu::first.clear();
-    emu::printed.clear();
+    emu::lines.clear();
+    emu::known.clear();
 }
-const char *emu_first_fault(void) { return emu::first.c_str(); }
+const char *emu_fault(int i) { return (size_t)i < emu::lines.size() ? emu::lines[(size_t)i] : nullptr; }
+const char *emu_first_fault(void) { return emu::lines.empty() ? "" : emu::lines[0]; }
 }

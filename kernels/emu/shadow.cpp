@@ -4,6 +4,7 @@
 // launch, a cell of shared memory the last write and three reads since, each as a Stamp: who, where in the source,
 // at which clock. An access that touches the same bytes as a remembered one, one of them a write and not both atomic,
 // is a race unless the remembered one happens before it (order.cpp) - whatever order they ran in here.
+#include <link.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -78,7 +79,7 @@ static const char *memory_text(const void *p) {
 
 static void agent_text(char *text, size_t n, const Stamp &s, uint32_t serial) {
     const Launch &l = *machine->launch;
-    unsigned threads = l.block.x * l.block.y * l.block.z, rank = s.agent / threads, i = s.agent % threads;
+    unsigned threads = l.block.x * l.block.y * l.block.z, rank = s.agent() / threads, i = s.agent() % threads;
     if (serial == 0 || rank >= l.cluster) {
         snprintf(text, n, serial ? "an asynchronous operation" : "another block");
         return;
@@ -95,19 +96,13 @@ static void report_race(const Access &a, const void *p, const Stamp &s, uint32_t
     bool between = serial != machine->serial;
     report(between ? "race-blocks" : "race", a.pc, "%s after %s of %s: the %s at %s by %s is not ordered before it",
            a.kind & ACCESS_WRITE ? "write" : "read", after_write ? "write" : "read", memory_text(p),
-           after_write ? "write" : "read", place_text(place_pc(s.place)), who);
+           after_write ? "write" : "read", place_text(place_pc(s.place())), who);
 }
 
-static inline Stamp stamp_make(const Access &a, unsigned bytes) {
-    Stamp s;
-    s.epoch = machine->epoch;
-    s.place = place_of(a.pc) & MOST_PLACE;
-    s.bytes = bytes & 15;
-    s.atomic = a.kind & ACCESS_ATOMIC ? 1 : 0;
-    s.many = 0;
-    s.agent = a.agent & MOST_AGENT;
-    s.clock = std::min(a.clock, MOST_CLOCK) & MOST_CLOCK;
-    return s;
+// Of which bytes is left open.
+static inline Stamp stamp_make(const Access &a) {
+    uint32_t atomic = a.kind & ACCESS_ATOMIC ? Stamp::ATOMIC : 0;
+    return { machine->epoch, place_of(a.pc) | atomic, who_of(a.agent, a.clock) };
 }
 
 // Which bytes of the cell at `cell` (an offset, multiple of 4) the range [from, to) holds.
@@ -156,35 +151,36 @@ static void global_refuse(const Access &a, size_t at) {
 
 static inline bool reads_bytes(unsigned kind) { return !(kind & ACCESS_WRITE) || kind & ACCESS_ATOMIC; }
 
-static void global_judge(const Access &a, GlobalCell &c, unsigned bytes, const void *p) {
+static inline void global_judge(const Access &a, GlobalCell &c, Stamp now, unsigned bytes, const void *p) {
     Thread *t = a.thread;
     uint32_t mine = machine->serial, first = machine->serial_first;
-    bool atomic = a.kind & ACCESS_ATOMIC;
-    if (c.write_serial >= first && c.write.bytes & bytes && !(atomic && c.write.atomic)) {
+    if (c.write_serial >= first && c.write.bytes() & bytes && !(now.atomic() && c.write.atomic())) {
         bool good = c.write_serial == mine ? ordered(t, c.write) : ordered_between(t, c.write, c.write_serial, p);
         if (!good) report_race(a, p, c.write, c.write_serial, true);
     }
-    Stamp now = stamp_make(a, bytes);
+    now.what |= bytes << Stamp::BYTES;
     if (a.kind & ACCESS_WRITE) {
-        if (c.read_serial >= first && c.read.bytes & bytes) {
+        if (c.read_serial >= first && c.read.bytes() & bytes) {
             bool good;
             if (c.read_serial != mine) good = ordered_between(t, c.read, c.read_serial, p);
-            else good = ordered(t, c.read) && !(c.read.atomic && c.read.epoch == machine->epoch && !fine_order());
+            else good = ordered(t, c.read) && !(c.read.atomic() && c.read.epoch == machine->epoch && !fine_order());
             if (!good) report_race(a, p, c.read, c.read_serial, false);
-            else if (c.read.many && !acquired_any()) report_race(a, p, c.read, 0, false);
+            else if (c.read.many() && !acquired_any()) report_race(a, p, c.read, 0, false);
         }
         c.write = now;
         c.write_serial = mine;
         if (bytes == 15) c.read_serial = 0;
         return;
     }
-    now.atomic = 0;
     if (c.read_serial == mine) {        // keep that there are others who read it
-        now.many = c.read.many;
-        now.atomic = c.read.epoch == now.epoch && (c.read.agent != now.agent || c.read.atomic);
-        now.bytes |= c.read.epoch == now.epoch ? c.read.bytes : 0;
+        if (c.read.epoch == now.epoch) {
+            if (c.read.agent() != now.agent()) now.what |= Stamp::ATOMIC;
+            now.what |= c.read.what & ~MOST_PLACE;
+        } else {
+            now.what |= c.read.what & Stamp::MANY;
+        }
     } else if (c.read_serial >= first) {
-        now.many = 1;
+        now.what |= Stamp::MANY;
     }
     c.read = now;
     c.read_serial = mine;
@@ -193,6 +189,7 @@ static void global_judge(const Access &a, GlobalCell &c, unsigned bytes, const v
 static bool global_access(const Access &a) {
     size_t at = (size_t)(static_cast<const uint8_t *>(a.p) - heap.base), end = at + a.bytes;
     unsigned need = a.kind & ACCESS_WRITE ? EMU_WRITE : EMU_READ;
+    Stamp now = stamp_make(a);
     for (size_t from = at; from < end;) {
         size_t to = std::min(end, from / PAGE * PAGE + PAGE);
         Page &page = heap.pages[from / PAGE];
@@ -215,7 +212,7 @@ static bool global_access(const Access &a) {
                 report("uninitialised", a.pc, "reads %s, which was never written", memory_text(heap.base + cell));
                 written[i] |= 15;
             }
-            if (page.access != EMU_READ) global_judge(a, cells[i], bytes, heap.base + std::max(cell, from));
+            if (page.access != EMU_READ) global_judge(a, cells[i], now, bytes, heap.base + std::max(cell, from));
             if (a.kind & ACCESS_WRITE) written[i] = (uint8_t)(written[i] | bytes);
         }
         from = to;
@@ -233,18 +230,18 @@ static bool shared_allocated(const Block *b, size_t at, size_t bytes) {
 
 // Has the writer made its access visible to the asynchronous proxy, or the issuer after a barrier between them?
 static bool proxy_fenced(const Access &a, const Stamp &s) {
-    unsigned threads = (unsigned)a.thread->block->threads, rank = s.agent / threads;
+    unsigned threads = (unsigned)a.thread->block->threads, rank = s.agent() / threads;
     if (rank >= machine->blocks.size()) return true;            // written by the asynchronous proxy itself
-    const Thread &writer = machine->blocks[rank]->thread[s.agent % threads];
+    const Thread &writer = machine->blocks[rank]->thread[s.agent() % threads];
     if (s.epoch < a.thread->fence_epoch || s.epoch < writer.fence_epoch) return true;
-    return s.epoch == writer.fence_epoch && s.clock <= writer.fence_clock;
+    return s.epoch == writer.fence_epoch && s.clock() <= writer.fence_clock;
 }
 
 // Returns whether more reads need no look: see shared_tags.
 static bool shared_remember_read(const Access &a, SharedCell &c, const Stamp &now) {
     int slot = -1;
     for (int i = 0; i < 3 && slot < 0; i++)
-        if (c.read[i].epoch != 0 && c.read[i].agent == now.agent) slot = i;
+        if (c.read[i].epoch != 0 && c.read[i].agent() == now.agent()) slot = i;
     for (int i = 0; i < 3 && slot < 0; i++)
         if (c.read[i].epoch == 0 || ordered(a.thread, c.read[i])) slot = i;
     if (slot < 0) {
@@ -254,13 +251,13 @@ static bool shared_remember_read(const Access &a, SharedCell &c, const Stamp &no
     c.read[slot] = now;
     if (c.written != 15 || c.pending_writes || (c.write.epoch == now.epoch)) return false;
     for (const Stamp &r : c.read)
-        if (r.epoch == now.epoch && r.agent != now.agent) return true;
+        if (r.epoch == now.epoch && r.agent() != now.agent()) return true;
     return false;
 }
 
-static void shared_judge(const Access &a, SharedCell &c, uint32_t &tag, unsigned bytes, const void *p) {
+static inline void shared_judge(const Access &a, SharedCell &c, uint32_t &tag, Stamp now, unsigned bytes, const void *p) {
     Thread *t = a.thread;
-    bool atomic = a.kind & ACCESS_ATOMIC, write = a.kind & ACCESS_WRITE;
+    bool write = a.kind & ACCESS_WRITE;
     if (c.pending_writes) {
         report("in-flight", a.pc, "%s %s, where the asynchronous copy issued at %s has not been waited for",
                write ? "writes" : "reads", memory_text(p), place_text(place_pc(c.pending_place[0])));
@@ -273,23 +270,23 @@ static void shared_judge(const Access &a, SharedCell &c, uint32_t &tag, unsigned
         report("uninitialised", a.pc, "reads %s, which was never written", memory_text(p));
         c.written = 15;
     }
-    if (c.write.epoch && c.write.bytes & bytes) {
-        if (!(atomic && c.write.atomic) && !ordered(t, c.write)) report_race(a, p, c.write, machine->serial, true);
+    if (c.write.epoch && c.write.bytes() & bytes) {
+        if (!(now.atomic() && c.write.atomic()) && !ordered(t, c.write)) report_race(a, p, c.write, machine->serial, true);
         else if (a.kind & ACCESS_ASYNC && !proxy_fenced(a, c.write))
             report("missing-proxy-fence", a.pc, "an asynchronous operation %s %s, written at %s without fence.proxy.async "
-                   "after it", write ? "writes" : "reads", memory_text(p), place_text(place_pc(c.write.place)));
+                   "after it", write ? "writes" : "reads", memory_text(p), place_text(place_pc(c.write.place())));
     }
-    Stamp now = stamp_make(a, bytes);
+    now.what |= bytes << Stamp::BYTES;
     if (write) {
         tag = 0;
         for (Stamp &r : c.read) {
-            if (r.epoch && r.bytes & bytes && !ordered(t, r)) report_race(a, p, r, machine->serial, false);
+            if (r.epoch && r.bytes() & bytes && !ordered(t, r)) report_race(a, p, r, machine->serial, false);
             if (bytes == 15) r.epoch = 0;
         }
         c.write = now;
         if (a.kind & ACCESS_PENDING) {
             c.pending_writes++;
-            c.pending_place[0] = now.place;
+            c.pending_place[0] = now.place();
         } else {
             c.written = (uint8_t)(c.written | bytes);
         }
@@ -297,7 +294,7 @@ static void shared_judge(const Access &a, SharedCell &c, uint32_t &tag, unsigned
     }
     if (a.kind & ACCESS_PENDING) {
         c.pending_reads++;
-        c.pending_place[1] = now.place;
+        c.pending_place[1] = now.place();
     }
     if (shared_remember_read(a, c, now)) tag = machine->tag;
 }
@@ -311,10 +308,12 @@ static bool shared_access(const Access &a, Block *owner) {
                memory_text(a.p));
         return end <= SHARED_WINDOW;
     }
+    Stamp now = stamp_make(a);
     for (size_t cell = at / 4 * 4; cell < end; cell += 4) {
         SharedCell &c = shared_cells[(base + cell) / 4];
         shared_cell_open(c);
-        shared_judge(a, c, shared_tags[(base + cell) / 4], bytes_of(cell, at, end), owner->shared + std::max(cell, at));
+        shared_judge(a, c, shared_tags[(base + cell) / 4], now, bytes_of(cell, at, end),
+                     owner->shared + std::max(cell, at));
     }
     return true;
 }
@@ -326,9 +325,9 @@ void pending_end(const void *p, size_t bytes, unsigned kind, Agent agent, uint32
     if (!shared_allocated(owner, at, bytes)) return;
     SharedCell *c = shared_cells + (owner->rank * SHARED_WINDOW + at) / 4;
     auto renew = [=](Stamp &s) {
-        if (s.epoch == 0 || s.agent != agent) return;
+        if (s.epoch == 0 || s.agent() != agent) return;
         s.epoch = machine->epoch;
-        s.clock = std::min(clock, MOST_CLOCK) & MOST_CLOCK;
+        s.who = who_of(agent, clock);
     };
     for (size_t cell = at / 4 * 4; cell < end; cell += 4, c++) {
         shared_cell_open(*c);
@@ -344,13 +343,32 @@ void pending_end(const void *p, size_t bytes, unsigned kind, Agent agent, uint32
 }
 
 // ---- any memory
-// What the kernel call's own parameters and the program's constants are; everything else is the host's.
-static bool host_readable(const void *p, size_t bytes) {
-    extern char end_of_program __asm__("end");
-    const Launch &l = *machine->launch;
+// The program's constants: its segments that cannot be written, and what was made so after it was loaded.
+static bool constant(const void *p, size_t bytes) {
+    struct Segment { uintptr_t from, to; };
+    static const std::vector<Segment> ranges = [] {
+        std::vector<Segment> found;
+        dl_iterate_phdr([](struct dl_phdr_info *info, size_t, void *to) {
+            for (int i = 0; i < info->dlpi_phnum; i++) {
+                const ElfW(Phdr) &h = info->dlpi_phdr[i];
+                uintptr_t from = info->dlpi_addr + h.p_vaddr;
+                if ((h.p_type == PT_LOAD && !(h.p_flags & PF_W)) || h.p_type == PT_GNU_RELRO)
+                    static_cast<std::vector<Segment> *>(to)->push_back({ from, from + h.p_memsz });
+            }
+            return 1;                   // the first is the program itself
+        }, &found);
+        return found;
+    }();
     uintptr_t a = (uintptr_t)p;
-    if (a - (uintptr_t)l.kernel_call <= l.kernel_call_bytes - bytes) return true;
-    return a >= (uintptr_t)&__executable_start && a + bytes <= (uintptr_t)&end_of_program;
+    for (const Segment &r : ranges)
+        if (a >= r.from && a + bytes <= r.to) return true;
+    return false;
+}
+
+// The kernel call's own parameters and the program's constants are not device memory and yet may be read.
+static bool host_readable(const void *p, size_t bytes) {
+    const Launch &l = *machine->launch;
+    return (uintptr_t)p - (uintptr_t)l.kernel_call <= l.kernel_call_bytes - bytes || constant(p, bytes);
 }
 
 bool access(const Access &a) {

@@ -6,18 +6,25 @@
 namespace emu {
 // One access, in 12 bytes. Memory is watched in cells of 4 bytes, `bytes` says which of them; two halves of a cell
 // written by different threads are remembered only as the newer one: that can hide a fault, never invent one.
+// Packed by hand: the compilers' bit fields are read and written in halves of words, which stalls.
+constexpr uint32_t MOST_PLACE = (1u << 26) - 1, MOST_AGENT = (1u << 14) - 1, MOST_CLOCK = (1u << 18) - 1;
 struct Stamp {
     uint32_t epoch;                     // 0: no access
-    uint32_t place : 26;                // of the call in the kernel, from the start of the program
-    uint32_t bytes : 4;
-    uint32_t atomic : 1;                // of reads: others of the same block read it, too, and are not remembered
-    uint32_t many : 1;                  // of reads: other blocks read it, too
-    uint32_t agent : 14;
-    uint32_t clock : 18;
+    uint32_t what;                      // place 26, bytes 4, ATOMIC, MANY
+    uint32_t who;                       // agent 14, clock 18
+    static constexpr uint32_t BYTES = 26, ATOMIC = 1u << 30, MANY = 1u << 31;
+    uint32_t place() const { return what & MOST_PLACE; }        // of the call in the kernel, from the program's start
+    uint32_t bytes() const { return what >> BYTES & 15; }
+    // Of a write: atomic. Of a read: others of the same block read it, too, and are not remembered.
+    bool     atomic() const { return what & ATOMIC; }
+    bool     many() const { return what >> 31; }                // of a read: other blocks read it, too
+    uint32_t agent() const { return who & MOST_AGENT; }
+    uint32_t clock() const { return who >> 14; }
 };
 static_assert(sizeof(Stamp) == 12, "three words");
-
-constexpr uint32_t MOST_PLACE = (1u << 26) - 1, MOST_AGENT = (1u << 14) - 1, MOST_CLOCK = (1u << 18) - 1;
+static inline uint32_t who_of(uint32_t agent, uint32_t clock) {     // a clock too large to keep: the largest
+    return (agent & MOST_AGENT) | (clock < MOST_CLOCK ? clock : MOST_CLOCK) << 14;
+}
 
 uint32_t    place_of(const void *pc);
 const void *place_pc(uint32_t place);
@@ -25,8 +32,8 @@ const void *place_pc(uint32_t place);
 // Does the access happen before what t does now? In the same resident blocks; in a block that ran before in this
 // launch (through a fence and an atomic of both); at p, for an atomic that needs no fence for its own location.
 static inline bool ordered(const Thread *t, const Stamp &s) {
-    if (s.epoch != machine->epoch || s.agent == t->agent) return true;
-    return t->clocks_epoch == machine->epoch && t->clocks[s.agent] >= s.clock;
+    if (s.epoch != machine->epoch || s.agent() == t->agent) return true;
+    return t->clocks_epoch == machine->epoch && t->clocks[s.agent()] >= s.clock();
 }
 bool ordered_between(const Thread *t, const Stamp &s, uint32_t serial, const void *p);
 bool acquired_any();                    // have the resident blocks acquired anything from another one?

@@ -92,26 +92,10 @@ static inline void fragment_to_tile(float *a, int l, const uint32_t *w) {
     }
 }
 
-struct MmaCall { float *d; const uint32_t *a, *b; };
 static void mma_work(Warp &, uint32_t lanes, void **arg) {
-    float a[16 * 16], b[16 * 8], d[16 * 8];
     if (lanes != 0xFFFFFFFFu) return;                        // reported by the collective's caller
-    for (int l = 0; l < WARP; l++) {
-        const MmaCall *c = static_cast<MmaCall *>(arg[l]);
-        int g = l / 4, q = l % 4;
-        fragment_to_tile(a, l, c->a);
-        for (int i = 0; i < 2; i++) {
-            b[(2 * q + 8 * i) * 8 + g] = bf16_value(c->b[i] & 0xFFFFu);
-            b[(2 * q + 8 * i + 1) * 8 + g] = bf16_value(c->b[i] >> 16);
-        }
-        for (int i = 0; i < 4; i++) d[(g + i / 2 * 8) * 8 + 2 * q + i % 2] = c->d[i];
-    }
-    tile_multiply(d, a, b, 8);
-    for (int l = 0; l < WARP; l++) {
-        float *out = static_cast<MmaCall *>(arg[l])->d;
-        int g = l / 4, q = l % 4;
-        for (int i = 0; i < 4; i++) out[i] = d[(g + i / 2 * 8) * 8 + 2 * q + i % 2];
-    }
+    MmaTile *t = static_cast<MmaTile *>(arg[0]);
+    tile_multiply(t->d, t->a, t->b, 8);
 }
 
 // A lane that has returned takes part no more; the product is then undefined.
@@ -122,9 +106,18 @@ static void warp_is_whole(const void *pc, const char *word) {
 
 __attribute__((noinline)) void mma_m16n8k16(float *d, const uint32_t *a, const uint32_t *b, Site site) {
     const void *pc = __builtin_return_address(0);
-    MmaCall c = { d, a, b };
+    WarpTiles &own = async_of(current->block).tiles[current->warp];
+    int lane = current->lane, g = lane / 4, q = lane % 4;
+    MmaTile &t = own.tile[own.turn[lane] ^= 1];
     warp_is_whole(pc, "mma");
-    collective("mma", 0xFFFFFFFFu, site, mma_work, &c, pc);
+    fragment_to_tile(t.a, lane, a);
+    for (int i = 0; i < 2; i++) {
+        t.b[(2 * q + 8 * i) * 8 + g] = bf16_value(b[i] & 0xFFFFu);
+        t.b[(2 * q + 8 * i + 1) * 8 + g] = bf16_value(b[i] >> 16);
+    }
+    for (int i = 0; i < 4; i++) t.d[(g + i / 2 * 8) * 8 + 2 * q + i % 2] = d[i];
+    collective("mma", 0xFFFFFFFFu, site, mma_work, &t, pc);
+    for (int i = 0; i < 4; i++) d[i] = t.d[(g + i / 2 * 8) * 8 + 2 * q + i % 2];
 }
 
 // ---- wgmma's operands in shared memory
@@ -312,7 +305,7 @@ static void products_finish(Warp &w, size_t count) {
         });
     }
     own.flying.erase(own.flying.begin(), own.flying.begin() + (ptrdiff_t)count);
-    if (!count) return;
+    if (!count || !options.check) return;
     for (int l = 0; l < WARP; l++) {
         if (w.lane[l]) thread_clocks(w.lane[l])[own.agent] = clock;
     }

@@ -37,7 +37,8 @@ struct Slab {
     int  threads, steps;       // threads of the block; most pixels of a thread
     bool kept;                 // tensors that are read twice stay in shared memory
     int  kept_bytes;           // of each of these, or of its ring
-    int  sums, bytes;          // where Sums begin, behind the rings of tensors that are read once; all shared memory
+    // Bytes from the start of shared memory to the Sums, behind the rings of tensors that are read once; all of it.
+    int  warp, first, second, mean, other, bytes;
 };
 
 static int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
@@ -62,11 +63,16 @@ static Slab slab_of(const GroupNormShape *z, int v, int twice, int once) {
     s.steps = (int)ceil_div(z->hw, lanes);
     int64_t strips = ceil_div(wide, STRIP * v), kept = strips * s.steps * lanes * s.vectors * v * size;
     int64_t ring = v == 1 ? 0 : DEPTH * s.threads * v * size;
-    int64_t sums = 4 * ((s.threads / 32 + 2) * s.columns * v + 2 * (wide / group));
+    int64_t row = 4 * s.columns * v, groups = 4 * (wide / group), warps = s.threads / 32;
+    int64_t sums = (warps + 2) * row + 2 * groups;
     s.kept = twice && twice * kept + once * ring + sums <= MOST_BYTES;
     s.kept_bytes = (int)(s.kept ? kept : ring);
-    s.sums = (int)(twice * s.kept_bytes + once * ring);
-    s.bytes = s.sums + (int)sums;
+    s.warp = (int)(twice * s.kept_bytes + once * ring);
+    s.first = s.warp + (int)(warps * row);
+    s.second = s.first + (int)row;
+    s.mean = s.second + (int)row;
+    s.other = s.mean + (int)groups;
+    s.bytes = s.other + (int)groups;
     return s;
 }
 
@@ -97,16 +103,12 @@ DEVICE int group_width(const GroupNormShape &z) { return z.c / z.groups; }
 // what is not kept is read from memory at its use.
 template <typename T> struct Feed {
     const T *from;             // first channel of the image, NULL: absent
-    int      ld;
-    T       *place;
+    int      ld, place;        // elements from pixel to pixel; elements from the start of shared memory
     bool     kept;
 };
-template <int V, typename T> DEVICE Feed<T> feed_of(const Slab &s, const T *from, int ld, unsigned char *place) {
-    T *own = reinterpret_cast<T *>(place);
-    return { from, ld, s.kept ? own : own + (int)threadIdx.x * V, s.kept };
-}
-template <int V, typename T> DEVICE Feed<T> ring_of(const T *from, int ld, unsigned char *place) {
-    return { from, ld, reinterpret_cast<T *>(place) + (int)threadIdx.x * V, false };
+template <int V, typename T> DEVICE Feed<T> feed_of(const T *from, int ld, int bytes, bool kept) {
+    int place = bytes / (int)sizeof(T);
+    return { from, ld, kept ? place : place + (int)threadIdx.x * V, kept };
 }
 template <typename T> DEVICE void copy_vector(T *to, const T *from) {
     for (int e = 0; e < 8; e += (int)(16 / sizeof(T))) CP_ASYNC16(to + e, from + e, 16);
@@ -122,14 +124,14 @@ template <int V> DEVICE bool has_vectors(const Slab &s, const Place &p, int k0) 
 
 // Everything of this thread's into shared memory, if the tensor is kept.
 template <int V, typename T>
-DEVICE void keep_all(const GroupNormShape &z, const Slab &s, const Place &p, const Feed<T> &f) {
+DEVICE void keep_all(const GroupNormShape &z, const Slab &s, const Place &p, const Feed<T> &f, T *shared) {
     if (!f.kept) return;
     for (int k0 = p.k0; k0 < p.k1 && has_vectors<V>(s, p, k0); k0 += s.columns * V) {
         const T *from = f.from + k0 + p.column * V;
         int slot = first_slot<V>(s, p, k0);
         for (int pixel = p.lane; pixel < z.hw; pixel += p.lanes, slot += p.stride) {
-            if constexpr (V == 8) copy_vector(f.place + slot * V, from + (int64_t)pixel * f.ld);
-            else f.place[slot] = from[(int64_t)pixel * f.ld];
+            if constexpr (V == 8) copy_vector(shared + f.place + slot * V, from + (int64_t)pixel * f.ld);
+            else shared[f.place + slot] = from[(int64_t)pixel * f.ld];
         }
     }
     if constexpr (V == 8) {
@@ -138,18 +140,19 @@ DEVICE void keep_all(const GroupNormShape &z, const Slab &s, const Place &p, con
     }
 }
 
-// use(pixel, raw) for every vector of this thread in the strip of channels from k0 on; raw (N): that of each feed,
-// undefined where it is absent.
+// use(pixel, vector) for every vector of this thread in the strip of channels from k0 on; vector(n): that of feed n,
+// read when it is asked for, which an absent feed's must not be.
 template <int V, typename T, int N, typename Use>
 DEVICE void each_vector(const GroupNormShape &z, const Slab &s, const Place &p, int k0, const Feed<T> (&f)[N],
-                        Use use) {
+                        T *shared, Use use) {
     if (!has_vectors<V>(s, p, k0)) return;
     int slot = first_slot<V>(s, p, k0), k = k0 + p.column * V;
     auto fetch = [&](int step) {                         // of a thread's pixels, into the rings
         int pixel = p.lane + step * p.lanes;
         for (int n = 0; n < N; n++) {
             if (f[n].from && !f[n].kept && pixel < z.hw)
-                copy_vector(f[n].place + step % DEPTH * s.threads * V, f[n].from + (int64_t)pixel * f[n].ld + k);
+                copy_vector(shared + f[n].place + step % DEPTH * s.threads * V,
+                            f[n].from + (int64_t)pixel * f[n].ld + k);
         }
         CP_ASYNC_COMMIT();
     };
@@ -157,17 +160,14 @@ DEVICE void each_vector(const GroupNormShape &z, const Slab &s, const Place &p, 
         for (int step = 0; step < DEPTH - 1; step++) fetch(step);
     }
     for (int step = 0, pixel = p.lane; pixel < z.hw; step++, pixel += p.lanes, slot += p.stride) {
-        Raw<T, V> raw[N] = {};
         if constexpr (V == 8) {
             fetch(step + DEPTH - 1);
             CP_ASYNC_WAIT(DEPTH - 1);
         }
-        for (int n = 0; n < N; n++) {
-            const T *at = f[n].place + (f[n].kept ? slot : step % DEPTH * s.threads) * V;
-            if (V == 1 && !f[n].kept) at = f[n].from + (int64_t)pixel * f[n].ld + k;
-            if (f[n].from) load_raw(raw[n], at);
-        }
-        use(pixel, raw);
+        use(pixel, [&](int n) {
+            const T *at = shared + f[n].place + (f[n].kept ? slot : step % DEPTH * s.threads) * V;
+            return load_vec<V>(V == 1 && !f[n].kept ? f[n].from + (int64_t)pixel * f[n].ld + k : at);
+        });
     }
 }
 
@@ -177,10 +177,10 @@ struct Sums {
     float *first, *second;     // (columns V): of a strip's channels
     float *mean, *other;       // (groups of the slab): a mean, and rstd or the mean of another quantity
 };
-template <int V> DEVICE Sums sums_of(const GroupNormShape &z, const Slab &s, unsigned char *shared) {
-    int row = s.columns * V;
-    float *warp = reinterpret_cast<float *>(shared + s.sums), *first = warp + s.threads / 32 * row;
-    return { warp, first, first + row, first + 2 * row, first + 2 * row + s.channels / group_width(z) };
+DEVICE float *floats_at(unsigned char *shared, int bytes) { return reinterpret_cast<float *>(shared + bytes); }
+DEVICE Sums sums_of(const Slab &s, unsigned char *shared) {
+    return { floats_at(shared, s.warp), floats_at(shared, s.first), floats_at(shared, s.second),
+             floats_at(shared, s.mean), floats_at(shared, s.other) };
 }
 
 // to (columns V) = sums of `own` over all lanes. Ends with a barrier: everyone may read `to`, and warp is free again.
@@ -230,17 +230,18 @@ template <int V> DEVICE Vec<V> of_channels(const Place &p, int k, const float *c
 // ---- forward
 // Mean and rstd of the slab's groups into r.mean and r.other, in two passes over x.
 template <typename T, int V, int G>
-DEVICE void moments(const GroupNormShape &z, const Slab &s, const Place &p, const Sums &r, const Feed<T> (&x)[1]) {
+DEVICE void moments(const GroupNormShape &z, const Slab &s, const Place &p, const Sums &r, const Feed<T> (&x)[1],
+                    T *shared) {
     int row = s.columns * V;
     float count = (float)z.hw * (float)group_width(z);
-    keep_all<V>(z, s, p, x[0]);
+    keep_all<V>(z, s, p, x[0], shared);
     for (int pass = 0; pass < 2; pass++) {               // sums, then squared deviations
         for (int k0 = p.k0; k0 < p.k1; k0 += row) {
             Vec<G> mean = {};
             Vec<V> sum = {};
             if (pass) mean = of_groups<V, G>(z, p, k0 + p.column * V, r.mean);
-            each_vector<V>(z, s, p, k0, x, [&](int, const Raw<T, V> (&raw)[1]) {
-                Vec<V> v = unpack(raw[0]);
+            each_vector<V>(z, s, p, k0, x, shared, [&](int, auto vector) {
+                Vec<V> v = vector(0);
                 for (int e = 0; e < V; e++) {
                     float d = v.v[e] - mean.v[e * G / V];
                     sum.v[e] += pass ? d * d : d;
@@ -306,7 +307,7 @@ template <int V> DEVICE uint32_t keep_bits(const GroupNormShape &z, const uint32
 // keep_scale: 1 / (1 - p). With V = 8 a thread's keep bits are a byte of the mask; otherwise mask_kernel writes it.
 template <typename T, int V, int G>
 DEVICE void apply(const GroupNormShape &z, const GroupNormForwardArgs &a, const Slab &s, const Place &p, const Sums &r,
-                  const Feed<T> (&x)[1], float keep_scale) {
+                  const Feed<T> (&x)[1], T *shared, float keep_scale) {
     uint32_t seed[2] = { 0, 0 }, sample = 0, step = 0;
     if (z.p16) {
         seed[0] = a.state->seed[0];
@@ -320,8 +321,8 @@ DEVICE void apply(const GroupNormShape &z, const GroupNormForwardArgs &a, const 
         Vec<G> mean = of_groups<V, G>(z, p, k, r.mean), rstd = of_groups<V, G>(z, p, k, r.other);
         Vec<V> scale = of_channels<V>(p, k, a.gamma), beta = of_channels<V>(p, k, a.beta);
         for (int e = 0; e < V; e++) scale.v[e] *= rstd.v[e * G / V];
-        each_vector<V>(z, s, p, k0, x, [&](int pixel, const Raw<T, V> (&raw)[1]) {
-            Vec<V> v = unpack(raw[0]);
+        each_vector<V>(z, s, p, k0, x, shared, [&](int pixel, auto vector) {
+            Vec<V> v = vector(0);
             for (int e = 0; e < V; e++) {
                 v.v[e] = (v.v[e] - mean.v[e * G / V]) * scale.v[e] + beta.v[e];
                 if (z.act == ACT_SILU) v.v[e] = silu_of<T>(v.v[e]);
@@ -339,16 +340,17 @@ DEVICE void apply(const GroupNormShape &z, const GroupNormForwardArgs &a, const 
 
 template <typename T, int V, int G>
 static __global__ void __launch_bounds__(THREADS, 2) forward_kernel(GroupNormShape z, GroupNormForwardArgs a, Slab s,
-                                                             float keep_scale) {
+                                                                    float keep_scale) {
     DYNAMIC_SHARED(unsigned char, shared);
     Place p = place_of(z, s);
-    Sums r = sums_of<V>(z, s, shared);
+    Sums r = sums_of(s, shared);
     const T *image = static_cast<const T *>(a.x) + (int64_t)p.i * z.hw * z.ldx;
-    Feed<T> x[1] = { feed_of<V>(s, image, z.ldx, shared) };
+    T *places = reinterpret_cast<T *>(shared);
+    const Feed<T> x[1] = { feed_of<V>(image, z.ldx, 0, s.kept) };
     if (z.stats) moments_given(z, s, p, r, a.stats + 2 * (int64_t)p.i * z.c);
-    else moments<T, V, G>(z, s, p, r, x);
+    else moments<T, V, G>(z, s, p, r, x, places);
     write_moments(z, a, s, p, r);
-    if (a.y) apply<T, V, G>(z, a, s, p, r, x, keep_scale);
+    if (a.y) apply<T, V, G>(z, a, s, p, r, x, places, keep_scale);
 }
 
 // The mask where no thread of forward_kernel has eight elements of it: a thread per byte, zeros beyond the last bit.
@@ -421,24 +423,22 @@ template <int V> DEVICE uint32_t mask_bits(const GroupNormBackwardArgs &a, int64
     return V == 8 ? a.mask[element / 8] : (uint32_t)a.mask[element / 8] >> (element % 8) & 1;
 }
 
-// given: dy is du.
+// Element e of a vector. keep: a bit per element; given: dy is du.
+struct Gradient { float du, xhat; };
 template <typename T, int V, int G>
-DEVICE void gradient(const GroupNormShape &z, const Columns<V, G> &o, const Raw<T, V> &raw_x, const Raw<T, V> &raw_dy,
-                     uint32_t keep, float keep_scale, bool given, Vec<V> &du, Vec<V> &xhat) {
-    Vec<V> x = unpack(raw_x);
-    du = unpack(raw_dy);
-    for (int e = 0; e < V; e++) {
-        xhat.v[e] = (x.v[e] - o.mean.v[e * G / V]) * o.rstd.v[e * G / V];
-        if (given) continue;
-        du.v[e] = keep >> e & 1 ? du.v[e] * keep_scale : 0.0f;
-        if (z.act == ACT_SILU) du.v[e] *= silu_slope_of<T>(xhat.v[e] * o.gamma.v[e] + o.beta.v[e]);
-    }
+DEVICE Gradient gradient_of(const GroupNormShape &z, const Columns<V, G> &o, int e, float x, float dy, uint32_t keep,
+                            float keep_scale, bool given) {
+    Gradient r = { dy, (x - o.mean.v[e * G / V]) * o.rstd.v[e * G / V] };
+    if (given) return r;
+    r.du = keep >> e & 1 ? dy * keep_scale : 0.0f;
+    if (z.act == ACT_SILU) r.du *= silu_slope_of<T>(r.xhat * o.gamma.v[e] + o.beta.v[e]);
+    return r;
 }
 
 // A and B of the strip from k0 on into r.first and r.second, and out to `sums` unless they were given.
 template <typename T, int V, int G>
 DEVICE void channel_sums(const GroupNormShape &z, const GroupNormBackwardArgs &a, const Slab &s, const Place &p,
-                         const Sums &r, const Feed<T> (&f)[2], int k0, float keep_scale, float *sums) {
+                         const Sums &r, const Feed<T> (&f)[2], T *shared, int k0, float keep_scale, float *sums) {
     int k = k0 + p.column * V, channels = min(s.columns * V, p.k1 - k0);
     int64_t own = 2 * ((int64_t)p.i * z.c + k0), first = (int64_t)p.i * z.hw * z.c + k;
     if (a.sums) {
@@ -451,13 +451,13 @@ DEVICE void channel_sums(const GroupNormShape &z, const GroupNormBackwardArgs &a
     }
     Columns<V, G> o = columns_of<V, G>(z, a, p, k);
     Vec<V> sum = {}, sum_xhat = {};
-    each_vector<V>(z, s, p, k0, f, [&](int pixel, const Raw<T, V> (&raw)[2]) {
-        Vec<V> du, xhat;
+    each_vector<V>(z, s, p, k0, f, shared, [&](int pixel, auto vector) {
+        Vec<V> x = vector(0), dy = vector(1);
         uint32_t keep = mask_bits<V>(a, first + (int64_t)pixel * z.c);
-        gradient<T, V, G>(z, o, raw[0], raw[1], keep, keep_scale, false, du, xhat);
         for (int e = 0; e < V; e++) {
-            sum.v[e] += du.v[e];
-            sum_xhat.v[e] += du.v[e] * xhat.v[e];
+            Gradient g = gradient_of<T>(z, o, e, x.v[e], dy.v[e], keep, keep_scale, false);
+            sum.v[e] += g.du;
+            sum_xhat.v[e] += g.du * g.xhat;
         }
     });
     sum_lanes<V>(s, r, sum, r.first);
@@ -472,43 +472,44 @@ DEVICE void channel_sums(const GroupNormShape &z, const GroupNormBackwardArgs &a
 // are: a group of one element gets exactly 0.
 template <typename T, int V, int G>
 DEVICE void input_gradient(const GroupNormShape &z, const GroupNormBackwardArgs &a, const Slab &s, const Place &p,
-                           const Sums &r, const Feed<T> (&f)[3], float keep_scale) {
+                           const Sums &r, const Feed<T> (&f)[3], T *shared, float keep_scale) {
     for (int k0 = p.k0; k0 < p.k1; k0 += s.columns * V) {
         int k = k0 + p.column * V;
         int64_t first = (int64_t)p.i * z.hw * z.c + k;
         T *dx = static_cast<T *>(a.dx) + (int64_t)p.i * z.hw * z.ldx + k;
         Vec<G> mean_a = of_groups<V, G>(z, p, k, r.mean), mean_b = of_groups<V, G>(z, p, k, r.other);
         Columns<V, G> o = columns_of<V, G>(z, a, p, k);
-        each_vector<V>(z, s, p, k0, f, [&](int pixel, const Raw<T, V> (&raw)[3]) {
-            Vec<V> du, xhat, out = {};
+        each_vector<V>(z, s, p, k0, f, shared, [&](int pixel, auto vector) {
+            Vec<V> x = vector(0), dy = vector(1), residual = {};
             uint32_t keep = mask_bits<V>(a, first + (int64_t)pixel * z.c);
-            gradient<T, V, G>(z, o, raw[0], raw[1], keep, keep_scale, a.sums != NULL, du, xhat);
-            if (a.add) out = unpack(raw[2]);
             for (int e = 0; e < V; e++) {
-                float d = fmaf(o.gamma.v[e], du.v[e], 0.0f) - mean_a.v[e * G / V];
-                out.v[e] += o.rstd.v[e * G / V] * (d - xhat.v[e] * mean_b.v[e * G / V]);
+                Gradient g = gradient_of<T>(z, o, e, x.v[e], dy.v[e], keep, keep_scale, a.sums != NULL);
+                float d = fmaf(o.gamma.v[e], g.du, 0.0f) - mean_a.v[e * G / V];
+                x.v[e] = o.rstd.v[e * G / V] * (d - g.xhat * mean_b.v[e * G / V]);
             }
-            store_vec<V>(dx + (int64_t)pixel * z.ldx, out);
+            if (a.add) residual = vector(2);
+            for (int e = 0; e < V; e++) x.v[e] += residual.v[e];
+            store_vec<V>(dx + (int64_t)pixel * z.ldx, x);
         });
     }
 }
 
 template <typename T, int V, int G>
 static __global__ void __launch_bounds__(THREADS, 2) backward_kernel(GroupNormShape z, GroupNormBackwardArgs a, Slab s,
-                                                              float keep_scale, float *sums) {
+                                                                     float keep_scale, float *sums) {
     DYNAMIC_SHARED(unsigned char, shared);
     Place p = place_of(z, s);
-    Sums r = sums_of<V>(z, s, shared);
+    Sums r = sums_of(s, shared);
     int64_t image = (int64_t)p.i * z.hw;
-    Feed<T> x = feed_of<V>(s, static_cast<const T *>(a.x) + image * z.ldx, z.ldx, shared);
-    Feed<T> dy = feed_of<V>(s, static_cast<const T *>(a.dy) + image * z.ldy, z.ldy, shared + s.kept_bytes);
-    Feed<T> add = ring_of<V>(a.add ? static_cast<const T *>(a.add) + image * z.c : NULL, z.c,
-                             shared + 2 * s.kept_bytes);
+    T *places = reinterpret_cast<T *>(shared);
+    Feed<T> x = feed_of<V>(static_cast<const T *>(a.x) + image * z.ldx, z.ldx, 0, s.kept);
+    Feed<T> dy = feed_of<V>(static_cast<const T *>(a.dy) + image * z.ldy, z.ldy, s.kept_bytes, s.kept);
+    Feed<T> add = feed_of<V>(a.add ? static_cast<const T *>(a.add) + image * z.c : NULL, z.c, 2 * s.kept_bytes, false);
     const Feed<T> both[2] = { x, dy }, all[3] = { x, dy, add };
-    keep_all<V>(z, s, p, x);
-    keep_all<V>(z, s, p, dy);
+    keep_all<V>(z, s, p, x, places);
+    keep_all<V>(z, s, p, dy, places);
     for (int k0 = p.k0; k0 < p.k1; k0 += s.columns * V) {
-        channel_sums<T, V, G>(z, a, s, p, r, both, k0, keep_scale, sums);
+        channel_sums<T, V, G>(z, a, s, p, r, both, places, k0, keep_scale, sums);
         sum_groups(z, s, p, k0, s.columns * V, r.first, a.gamma, r.mean);
         sum_groups(z, s, p, k0, s.columns * V, r.second, a.gamma, r.other);
         __syncthreads();                                 // first and second are free again
@@ -520,13 +521,14 @@ static __global__ void __launch_bounds__(THREADS, 2) backward_kernel(GroupNormSh
         r.other[g] /= count;
     }
     __syncthreads();
-    input_gradient<T, V, G>(z, a, s, p, r, all, keep_scale);
+    input_gradient<T, V, G>(z, a, s, p, r, all, places, keep_scale);
 }
 
 // dgamma, dbeta from A and B: threads (channels, lanes of images); a lane adds its images in order, then the lanes.
 enum { IMAGE_LANES = 8 };
-static __global__ void __launch_bounds__(32 * IMAGE_LANES) parameter_kernel(int n, int c, const float *sums, float *dgamma,
-                                                                     float *dbeta, bool accumulate) {
+static __global__ void __launch_bounds__(32 * IMAGE_LANES) parameter_kernel(int n, int c, const float *sums,
+                                                                            float *dgamma, float *dbeta,
+                                                                            bool accumulate) {
     SHARED(float, part, 2 * IMAGE_LANES * 32);
     int k = (int)(blockIdx.x * 32 + threadIdx.x), lane = (int)threadIdx.y, column = (int)threadIdx.x;
     float a = 0, b = 0;

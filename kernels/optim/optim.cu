@@ -1,8 +1,8 @@
 // kernels/optim/optim.cu - gradient norm, Adam and EMA: one pass over all parameters, at the speed of memory.
 //
 // The flat buffers are cut into chunks of fixed size whatever tensors lie there, a block per chunk, so that the order
-// of every sum is fixed and large tensors are shared. A thread finds its tensor by search once per chunk and then walks on
-// from there. Adam reads g, w, m, v, ema and writes w, m, v, ema and the bf16 shadow: 38 bytes an element with five
+// of every sum is fixed and large tensors are shared. A thread finds its tensor by search once per chunk and then walks
+// on from there. Adam reads g, w, m, v, ema and writes w, m, v, ema and the bf16 shadow: 38 bytes an element with five
 // 16-byte loads in flight per thread, 1.36 GB for the 36 M parameters of the full network.
 //
 // What one launch changes no other block of it reads: factors_kernel, a single block, reads the state before a barrier
@@ -149,12 +149,12 @@ DEVICE void update_four(const AdamArgs &a, int64_t at, const CommonFactors &f, c
     for (int l = 0; l < 4; l++) update(e[l], f, t);
     w = make_float4(e[0].w, e[1].w, e[2].w, e[3].w);
     if (t.mode != KEEPS) {
-        store4(a.w + at, w);
-        store4(a.m + at, make_float4(e[0].m, e[1].m, e[2].m, e[3].m));
-        store4(a.v + at, make_float4(e[0].v, e[1].v, e[2].v, e[3].v));
+        store_four(a.w + at, w);
+        store_four(a.m + at, make_float4(e[0].m, e[1].m, e[2].m, e[3].m));
+        store_four(a.v + at, make_float4(e[0].v, e[1].v, e[2].v, e[3].v));
     }
-    store4(a.ema + at, make_float4(e[0].ema, e[1].ema, e[2].ema, e[3].ema));
-    if (a.shadow) store4(static_cast<bf16 *>(a.shadow) + at, w);
+    store_four(a.ema + at, make_float4(e[0].ema, e[1].ema, e[2].ema, e[3].ema));
+    if (a.shadow) store_four(static_cast<bf16 *>(a.shadow) + at, w);
 }
 
 DEVICE void update_one(const AdamArgs &a, int64_t at, const CommonFactors &f, const TensorFactors &t) {

@@ -199,7 +199,7 @@ static void add_channel_grad(Stream *s, const AddChannelShape *z, const AddChann
 static __global__ void __launch_bounds__(ROW_THREADS) copy_kernel(int64_t bytes, const uint8_t *x, uint8_t *y) {
     for (COLUMNS(j, bytes, 16)) {
         if (j + 16 <= bytes) {
-            *reinterpret_cast<uint4 *>(y + j) = *reinterpret_cast<const uint4 *>(x + j);
+            STORE_GLOBAL(reinterpret_cast<uint4 *>(y + j), *reinterpret_cast<const uint4 *>(x + j));
         } else {
             for (int64_t e = j; e < bytes; e++) y[e] = x[e];
         }

@@ -12,7 +12,7 @@ static bool can(const RandomShape *z) { return z->layout == LAYOUT_NHWC && is_st
 // ---- y ~ N(0,1). Rows are images.
 template <typename T> DEVICE void store_normals(T *y, const float *draw, int64_t count, bool vector) {
     if (vector) {
-        store4(y, make_float4(draw[0], draw[1], draw[2], draw[3]));
+        store_four(y, make_float4(draw[0], draw[1], draw[2], draw[3]));
     } else {
         for (int i = 0; i < 4; i++) {
             if (i < count) store_real(y + i, draw[i]);

@@ -42,6 +42,8 @@ static const Planted planted[] = {
     { PEER_RIGHT, "peer", NULL },
     { PEER_BLOCK_BARRIER, "peer_block_barrier", "race" },
     { PEER_NO_LAST_SYNC, "peer_no_last_sync", "race" },
+    { PEER_NO_WAIT, "peer_no_wait", "race" },
+    { PEER_WAIT_SCOPE, "peer_wait_scope", "mbarrier-scope" },
 };
 enum { PLANTED = sizeof planted / sizeof *planted };
 static bool is_right(int fault) {
@@ -87,7 +89,7 @@ static void stored_expect(const uint8_t *in, uint8_t *out) {
 }
 static void store_expect(const uint8_t *in, uint8_t *out) { memcpy(out, in, 2048); }
 static void peer_expect(const uint8_t *in, uint8_t *out) {
-    for (int i = 0; i < 128; i++) memcpy(out + 4 * i, in + 4 * (127 - i), 4);
+    for (int i = 0; i < 256; i++) memcpy(out + 4 * i, in + 4 * (127 - i % 128), 4);
 }
 static size_t expect(int fault, const uint8_t *in, uint8_t *out) {      // the bytes that are written
     if (fault < RING_RIGHT)   { copy_expect(in, out); return 256; }
@@ -95,7 +97,7 @@ static size_t expect(int fault, const uint8_t *in, uint8_t *out) {      // the b
     if (fault < STORE_RIGHT)  { stored_expect(in, out); return 16384; }
     if (fault < PEER_RIGHT)   { store_expect(in, out); return 2048; }
     peer_expect(in, out);
-    return 512;
+    return 1024;
 }
 
 // ---- running
@@ -199,6 +201,9 @@ int main(void) {
         judge(emu_faults() > 0, p->name, "no report");
         judge(reported(p->kind, line), p->name, "not reported as expected, with its line; instead:");
     }
+    const char *wrong = async_map_refusals();
+    faults[0] = 0;
+    judge(!wrong, "tensor_map_tiled", wrong);
     emu_clear();
     printf("%d kernels, %d failures\n", PLANTED, failures);
     return failures != 0;

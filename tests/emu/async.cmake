@@ -12,7 +12,7 @@ function(add_emu_objects target)
   target_compile_options(${target} PRIVATE -Wno-unused-parameter -Wno-unused-function -Wno-unknown-pragmas
     -fno-tree-vectorize -fno-strict-aliasing -fno-optimize-sibling-calls -gdwarf-4)
   if(NOT CBDM_SANITIZE)        # as the kernels of the library
-    target_compile_options(${target} PRIVATE -fsanitize=thread
+    target_compile_options(${target} PRIVATE -fsanitize=thread,alignment
       $<$<CXX_COMPILER_ID:GNU>:--param=tsan-instrument-func-entry-exit=0>)
   endif()
 endfunction()
@@ -35,6 +35,11 @@ if(CBDM_CUDA)
     target_sources(probe PRIVATE $<TARGET_OBJECTS:probe_CUDA_sm90>)
     target_compile_definitions(probe PRIVATE PROBE_CUDA_SM90)
   endif()
+endif()
+if(CBDM_CUDA)
+  add_test(NAME ptx_words
+    COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/emu/ptx_words.sh ${CMAKE_SOURCE_DIR} ${CMAKE_CUDA_COMPILER})
+  set_tests_properties(ptx_words PROPERTIES LABELS ptxas TIMEOUT 300)
 endif()
 add_test(NAME probe COMMAND probe)
 set_tests_properties(probe PROPERTIES LABELS emu TIMEOUT 300)

@@ -2,6 +2,8 @@
 //
 // async.c runs them on the emulation only. A comment "at: NAME" marks the line that the report of fault NAME must name.
 // FAULT is a template argument, so that the right kernel has none of the wrong ones' code.
+#include <string.h>
+
 #include "kernels/common/hopper.cuh"
 #include "tests/emu/async.h"
 
@@ -121,15 +123,28 @@ static __global__ void __launch_bounds__(64) store_kernel(const __grid_constant_
     if (FAULT == STORE_NOT_READ && t == 0) TMA_STORE_WAIT_READ(0);
 }
 
-// ---- clusters of two: each block sums what the other wrote in its own shared memory
+// ---- clusters of two: each block reads what the other wrote in its own shared memory, and what it wrote here
 template <int FAULT> static __global__ void __launch_bounds__(64) peer_kernel(const uint32_t *in, uint32_t *out) {
     SHARED(uint32_t, word, 64);
+    SHARED(uint32_t, gift, 64);
+    SHARED(uint64_t, bar, 1);
     int t = (int)threadIdx.x;
     uint32_t rank = CLUSTER_RANK();
     word[t] = in[rank * 64 + (uint32_t)t];
+    if (t == 0) {
+        MBARRIER_INIT(bar, 64);
+        MBARRIER_INIT_FENCE();
+    }
     if (FAULT == PEER_BLOCK_BARRIER) __syncthreads();
     else                             CLUSTER_SYNC();
     out[rank * 64 + (uint32_t)t] = CLUSTER_MAP(word, rank ^ 1)[63 - t];  // at: peer_block_barrier
+    if (FAULT != PEER_BLOCK_BARRIER && FAULT != PEER_NO_LAST_SYNC) {     // it orders what these two leave unordered
+        CLUSTER_MAP(gift, rank ^ 1)[t] = word[t];
+        MBARRIER_ARRIVE_PEER(bar, rank ^ 1);
+        if (FAULT == PEER_WAIT_SCOPE)     MBARRIER_WAIT(bar, 0);            // at: peer_wait_scope
+        else if (FAULT != PEER_NO_WAIT)   MBARRIER_WAIT_CLUSTER(bar, 0);
+        out[128 + rank * 64 + (uint32_t)t] = gift[63 - t];                  // at: peer_no_wait
+    }
     if (FAULT != PEER_NO_LAST_SYNC) CLUSTER_SYNC();
     word[t] = 0;                                             // at: peer_no_last_sync
 }
@@ -167,4 +182,37 @@ template <int... FAULTS> static void launch_one_of(int fault, const void *in, vo
 }
 EXTERN_C void async_run(int fault, const void *in, void *out) {
     launch_one_of(fault, in, out, typename FaultsUpTo<ASYNC_FAULTS>::type());
+}
+
+// Arguments that no tensor map can be made of: each refused with a message that holds `says`. NULL, or what went wrong.
+EXTERN_C const char *async_map_refusals(void) {
+    struct Arguments { int rank; size_t base; uint64_t dim, stride; uint32_t box, inner, step; int swizzle; };
+    static const struct { const char *says; Arguments a; } refused[] = {
+        { NULL,                  { 2, 0, 64, 128, 64, 64, 1, 128 } },       // taken
+        { "rank",                { 0, 0, 64, 128, 64, 64, 1, 128 } },
+        { "rank",                { 6, 0, 64, 128, 64, 64, 1, 128 } },
+        { "16-byte aligned",     { 2, 8, 64, 128, 64, 64, 1, 128 } },
+        { "size",                { 2, 0, 0, 128, 64, 64, 1, 128 } },
+        { "size",                { 2, 0, (1ull << 32) + 1, 128, 64, 64, 1, 128 } },
+        { "stride is not",       { 2, 0, 64, 136, 64, 64, 1, 128 } },
+        { "stride is not",       { 2, 0, 64, 1ull << 40, 64, 64, 1, 128 } },
+        { "box is not",          { 2, 0, 64, 128, 0, 64, 1, 128 } },
+        { "box is not",          { 2, 0, 64, 128, 257, 64, 1, 128 } },
+        { "element stride",      { 2, 0, 64, 128, 64, 64, 0, 128 } },
+        { "element stride",      { 2, 0, 64, 128, 64, 64, 9, 128 } },
+        { "multiple of 16",      { 2, 0, 64, 128, 64, 60, 1, 0 } },
+        { "swizzle of",          { 2, 0, 64, 128, 64, 64, 1, 48 } },
+        { "as wide as",          { 2, 0, 64, 128, 64, 32, 1, 128 } },
+    };
+    for (const auto &r : refused) {
+        uint64_t dim[5] = { 64, r.a.dim, 1, 1, 1 }, stride[4] = { r.a.stride, 1 << 20, 1 << 20, 1 << 20 };
+        uint32_t box[5] = { r.a.inner, r.a.box, 1, 1, 1 }, step[5] = { 1, r.a.step, 1, 1, 1 };
+        const char *why;
+        TensorMap map;
+        bool made = tensor_map_tiled(&map, DT_BF16, r.a.rank, (const void *)(4096 + r.a.base), dim, stride, box, step,
+                                     r.a.swizzle, &why);
+        if (made != !r.says) return r.says ? r.says : why;
+        if (r.says && !strstr(why, r.says)) return why;
+    }
+    return NULL;
 }

@@ -9,13 +9,14 @@ enum {
     RING_BYTES_SHORT, RING_BYTES_LONG, RING_WRONG_SWIZZLE, RING_NO_WGMMA_FENCE,
     STORED_RIGHT, STORED_NO_PROXY_FENCE, STORED_OVERWRITE, STORED_READ_EARLY, STORED_UNWAITED,
     STORE_RIGHT, STORE_NO_PROXY_FENCE, STORE_NOT_READ, STORE_UNWAITED,
-    PEER_RIGHT, PEER_BLOCK_BARRIER, PEER_NO_LAST_SYNC,
+    PEER_RIGHT, PEER_BLOCK_BARRIER, PEER_NO_LAST_SYNC, PEER_NO_WAIT, PEER_WAIT_SCOPE,
     ASYNC_FAULTS,
     ASYNC_STAGES = 6,                        // of copy_kernel
     ASYNC_STEPS = 5,                         // of ring_kernel, 64 deep
 };
 // Runs the kernel with that fault. in: random bits or small bf16 integers; out: as the kernel writes it.
 EXTERN_C void async_run(int fault, const void *in, void *out);
+EXTERN_C const char *async_map_refusals(void);
 
 #ifdef __cplusplus
 template <int... N> struct Faults {};

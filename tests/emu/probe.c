@@ -17,6 +17,7 @@
 #define DECLARE(name) ProbeRun PROBE_NAME(name, EMU), PROBE_NAME(name, CUDA)
 DECLARE(ldmatrix); DECLARE(mma); DECLARE(copy);
 DECLARE(stmatrix); DECLARE(wgmma); DECLARE(tma_load); DECLARE(tma_store); DECLARE(mbarrier); DECLARE(cluster);
+DECLARE(registers);
 #ifdef PROBE_CUDA
 #define RUNS(name) { PROBE_NAME(name, EMU), PROBE_NAME(name, CUDA) }
 #else
@@ -302,6 +303,10 @@ static void cluster_expect(const Case *c, const uint8_t *in, uint8_t *out) {
         for (uint32_t t = 0; t < 32; t++) ((uint32_t *)(o + 640))[t] = (rank ^ 1) * 100 + 31 - t;
     }
 }
+static void registers_expect(const Case *c, const uint8_t *in, uint8_t *out) {
+    (void)c;
+    for (int t = 0; t < 256; t++) memcpy(out + 4 * t, in + 4 * (255 - t), 4);
+}
 
 // ---- the table
 #define LDMATRIX(what, ...)                                                                                         \
@@ -362,6 +367,8 @@ static const Case cases[] = {
     STORE(0), STORE(1), STORE(2), STORE(3), STORE(4), STORE(5), STORE(6), STORE(7), STORE(8),
     { "mbarrier", "parities", RUNS90(mbarrier), 90, copy_fill, mbarrier_expect, 16, 64, { 0 }, false, false },
     { "cluster", "peer memory, arrivals, multicast", RUNS90(cluster), 90, copy_fill, cluster_expect, 512, 2048, { 0 },
+      false, false },
+    { "setmaxnreg, griddepcontrol", "values", RUNS90(registers), 90, copy_fill, registers_expect, 1024, 1024, { 0 },
       false, false },
 };
 enum { CASES = sizeof cases / sizeof *cases };

@@ -36,8 +36,8 @@ static __global__ void __launch_bounds__(128) wgmma_kernel(const uint4 *in, floa
     uint64_t b = WGMMA_DESCRIPTOR(image + PROBE_B / 16, z.v[WG_LEADING_B], z.v[WG_STRIDE_B], z.v[WG_SWIZZLE_B]);
     float d[N / 2];
     for (int i = 0; i < N / 2; i++) d[i] = (float)(i + t);
-    WGMMA_FENCE();
     for (int k = 0; k < z.v[WG_STEPS]; k++) {
+        WGMMA_FENCE();                   // the count is unknown to ptxas: it would add fences between the turns
         if (REGISTERS) WGMMA_RS(TB, d, a_words, WGMMA_ADVANCE(b, k * z.v[WG_ADVANCE_B]), 1);
         else           WGMMA_SS(TA, TB, d, WGMMA_ADVANCE(a, k * z.v[WG_ADVANCE_A]),
                                 WGMMA_ADVANCE(b, k * z.v[WG_ADVANCE_B]), k > 0);
@@ -226,4 +226,18 @@ PROBE(cluster) {
         return;
     }
     LAUNCH_CLUSTER(s, 2, (cluster_kernel), 2, 32, 512, map, (const uint32_t *)in, (uint32_t *)out);
+}
+
+// ---- registers moved from one warpgroup to another, and the order of dependent launches: no effect on values
+static __global__ void __launch_bounds__(256, 1) registers_kernel(const uint32_t *in, uint32_t *out) {
+    int t = (int)threadIdx.x;
+    GRID_WAIT();
+    if (t < 128) SETMAXNREG_DEC(40);
+    else         SETMAXNREG_INC(232);
+    out[t] = in[255 - t];
+    GRID_LAUNCH();
+}
+PROBE(registers) {
+    (void)arg;
+    LAUNCH(s, (registers_kernel), 1, 256, 0, (const uint32_t *)in, (uint32_t *)out);
 }

@@ -20,6 +20,7 @@ static const OpCase cases[] = {
     { "33 by 65 by 17",          { 33, 65,   17, 1 }, GRAD, 0 },
     { "64 by 64 by 64",          { 64, 64,   64, 1 }, GRAD, 0 },
     { "past every tile",         { 130, 300, 150, 1 }, TEST, 0 },
+    { "large tiles",             { 2,   8, 16640, 1 }, TEST, 0 },
     { "no bias",                 { 5,   9,   48, 0 }, GRAD, 0 },
     { "long sum",                { 2, 2048,   3, 1 }, TEST, 0 },
     { "accumulate",              { 3,  16,   31, 1 }, TEST | CASE_ACCUMULATE, 0 },

@@ -30,14 +30,19 @@ NETWORKS = {
     "demo": dict(ch=32, ch_mult=[1, 2, 2], attn=[2], num_res_blocks=1, groups=8, dropout=0.0, num_class=10),
 }
 VARIANTS = ["eager-nchw", "eager-nhwc", "compile-nchw", "compile-nhwc"]
+# On a GPU: the published code's way (f32 storage, TF32 convolutions as PyTorch has them by default), and bf16 autocast.
+GPU_VARIANTS = ["published-nchw", "amp-nhwc", "ampcompile-nhwc"]
 
 
 # ---- the rival's side, run by a python that has torch
 
-def serve(variant, preset, batch, threads):
+def serve(variant, preset, batch, threads, device):
     import torch
     import twin
     mode, layout = variant.split("-")
+    if device != "cpu":
+        torch.backends.cudnn.benchmark = True
+        torch.set_default_device(device)
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
@@ -47,16 +52,21 @@ def serve(variant, preset, batch, threads):
     if layout == "nhwc":
         net = net.to(memory_format=torch.channels_last)
         x0 = x0.contiguous(memory_format=torch.channels_last)
-    schedule = twin.Schedule()
-    trainer = twin.Trainer(net, schedule, compiled=mode == "compile")
+    schedule = twin.Schedule().to(device)
+    trainer = twin.Trainer(net, schedule, compiled="compile" in mode, amp="amp" in mode)
+
+    def finish():
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     def step():
         t, y = torch.randint(schedule.T, (batch,)), torch.randint(classes, (batch,))
         trainer.backward(x0, t, y, torch.randint(classes, (batch,)), torch.randn_like(x0))
         return trainer.update()
 
-    for _ in range(2):
+    for _ in range(2 if device == "cpu" else 10):
         step()
+    finish()
     print("ready torch %s, %s Adam, %d parameters, %d threads" % (
         torch.__version__, trainer.adam_kind, sum(w.numel() for w in trainer.weights), torch.get_num_threads()),
         flush=True)
@@ -65,6 +75,7 @@ def serve(variant, preset, batch, threads):
         start = time.perf_counter()
         for _ in range(count):
             norm = step()
+        finish()
         seconds = (time.perf_counter() - start) / count
         if not bool(torch.isfinite(norm)):
             raise SystemExit("the gradient norm is not finite")
@@ -156,7 +167,7 @@ def our_command(a):
     p = NETWORKS[a.preset]
     flags = {"batch": a.batch, "ch": p["ch"], "ch-mult": ",".join(map(str, p["ch_mult"])), "dropout": p["dropout"],
              "attn": ",".join(map(str, p["attn"])), "res-blocks": p["num_res_blocks"], "groups": p["groups"],
-             "classes": p["num_class"], "image-size": 32, "data": "builtin", "label-drop": 0}
+             "classes": p["num_class"], "image-size": 32, "data": "builtin", "label-drop": 0, "device": a.device}
     return [a.program, "bench-step"] + [word for k, v in flags.items() for word in ("--" + k, str(v))]
 
 
@@ -167,17 +178,18 @@ def contestants(a, env):
         if not os.access(a.program, os.X_OK):
             stop("no program at %s: build it first (cmake -S . -B build && cmake --build build)" % a.program)
         out.append(Child("cbdm", our_command(a), env, False, False))
-    pythons = a.python or [DEBIAN] + ([VENV] if os.path.exists(VENV) else [])
+    pythons = a.python or ([DEBIAN] + ([VENV] if os.path.exists(VENV) else []) if a.device == "cpu" else
+                           [shutil.which("python3")])
     for python in pythons:
         version = torch_version(python)
         if version is None:
             print("no torch in %s: left out" % python)
             continue
-        for variant in VARIANTS:
+        for variant in VARIANTS if a.device == "cpu" else GPU_VARIANTS:
             if (variant.startswith("compile") and version[1] != "True") or (a.variants and variant not in a.variants):
                 continue
             command = [python, "-B", os.path.abspath(__file__), "--serve", variant, "--preset", a.preset,
-                       "--batch", str(a.batch), "--threads", str(a.threads)]
+                       "--batch", str(a.batch), "--threads", str(a.threads), "--device", a.device]
             out.append(Child("torch %s %s" % (version[0].split("+")[0], variant), command, env, True,
                              os.path.realpath(python) == os.path.realpath(DEBIAN)))
     if not any(c.rival for c in out):
@@ -272,7 +284,8 @@ def main():
     p.add_argument("--steps", type=int, default=0, help="steps per turn (default: 2 of full, 10 of demo)")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--python", nargs="+", default=[], help="pythons with torch (default: Debian's and build/peer-venv)")
-    p.add_argument("--variants", nargs="+", choices=VARIANTS, default=[], help="only these rivals")
+    p.add_argument("--device", default="cpu", help="cpu, or cuda: ours in bf16 beside PyTorch in f32 and bf16")
+    p.add_argument("--variants", nargs="+", choices=VARIANTS + GPU_VARIANTS, default=[], help="only these rivals")
     p.add_argument("--program", default=os.path.join(ROOT, "build", "cbdm"))
     p.add_argument("--rivals-only", action="store_true", help="PyTorch alone: a table, no ratio")
     p.add_argument("--json", metavar="PATH", help="also write every turn's time there")
@@ -281,7 +294,7 @@ def main():
     if min(a.batch, a.rounds, a.threads) < 1:
         stop("--batch, --rounds and --threads must be at least 1")
     if a.serve:
-        serve(a.serve, a.preset, a.batch, a.threads)
+        serve(a.serve, a.preset, a.batch, a.threads, a.device)
         return 0
     cache = tempfile.mkdtemp(prefix="cbdm-peer-")
     env = dict(os.environ, OMP_NUM_THREADS=str(a.threads), TORCHINDUCTOR_CACHE_DIR=cache, **KEEP_MEMORY)

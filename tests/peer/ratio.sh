@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/peer/ratio.sh - measures our training step against PyTorch's on this machine; see ratio.py for what is measured.
 #
-# usage: sh tests/peer/ratio.sh [--preset full|demo] [--batch 8] [--rounds R] [--python PY ...]
+# usage: sh tests/peer/ratio.sh [--device cpu|cuda] [--preset full|demo] [--batch 8] [--rounds R] [--python PY ...]
 #        sh tests/peer/ratio.sh --setup     a current torch into build/peer-venv (about 6 GB of disk)
 # Exit 0: measured, the last line is `ratio R`; 2: torch or our program is missing.
 set -eu

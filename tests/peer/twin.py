@@ -3,6 +3,7 @@
 # Written from the description of the method. State-dict names and layouts are the published ones, so that weights go
 # from one to the other by name. Runs on torch 1.13 and on current releases, and uses each release's fastest standard
 # means: F.silu, scaled dot-product attention, fused or foreach Adam, foreach averages, one forward of 2N images.
+import contextlib
 import copy
 import math
 
@@ -158,6 +159,13 @@ class Schedule:
         self.coef_xt = (1 - beta).sqrt() * (1 - before) / (1 - alpha_bar)
         self.log_var = torch.log(torch.cat([posterior[1:2], tail[1:]]))
 
+    def to(self, device):
+        """Moves the tables; returns self."""
+        for name, value in vars(self).items():
+            if torch.is_tensor(value):
+                setattr(self, name, value.to(device))
+        return self
+
     @staticmethod
     def at(values, t):
         return values[t].float()[:, None, None, None]
@@ -189,8 +197,9 @@ class Trainer:
     """The published training step: 2N batch, loss, clip, Adam under a linear warm-up, moving average of all weights."""
 
     def __init__(self, net, schedule, tau=1.0, gamma=0.25, lr=2e-4, warmup=5000, ema_decay=0.9999, grad_clip=1.0,
-                 compiled=False):
-        self.net, self.schedule, self.tau, self.gamma = net, schedule, tau, gamma
+                 compiled=False, amp=False):
+        """amp: forward pass and loss under bf16 autocast, on a GPU."""
+        self.net, self.schedule, self.tau, self.gamma, self.amp = net, schedule, tau, gamma, amp
         self.decay, self.clip = ema_decay, grad_clip
         self.ema = copy.deepcopy(net)
         self.optimiser, self.adam_kind = make_adam((p for p in net.parameters() if p.requires_grad), lr)
@@ -213,7 +222,8 @@ class Trainer:
         """label None: labels dropped. Fills the gradients; returns (ddpm, reg, eps, eps_balanced)."""
         self.optimiser.zero_grad(set_to_none=not keep_zeros)
         x_t = self.schedule.noised(x0, t, noise)
-        out = self.forward_loss(x_t, t, label, label_balanced, noise, augment)
+        with torch.autocast("cuda", dtype=torch.bfloat16) if self.amp else contextlib.nullcontext():
+            out = self.forward_loss(x_t, t, label, label_balanced, noise, augment)
         (out[0] + out[1] if out[3] is not None else out[0]).backward()
         return out
 
