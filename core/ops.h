@@ -49,7 +49,8 @@ Tensor *op_add_noise(Graph *g, Tensor *x0, Tensor *eps, Tensor *t, Tensor *root)
 void    op_sampler_step(Graph *g, Tensor *x, Tensor *eps_hat, bool guided, Tensor *coef, Tensor *sample, Tensor *state);
 typedef struct { int T; double tau, gamma, share; } CbdmLossConfig;
 typedef struct { Tensor *loss, *per_image; } CbdmLoss;                   // (3): total, denoising, balancing; (N)
-// All f32. eps_hat (N,H,W,C): plain; (2N,H,W,C) = [h; h under y']: with the balancing term. Value and gradient in one pass.
+// All f32. eps_hat (N,H,W,C): plain; (2N,H,W,C) = [h; h under y']: with the balancing term. Value and gradient in one
+// pass.
 CbdmLoss op_cbdm_loss(Graph *g, Tensor *eps_hat, Tensor *eps, Tensor *t, const CbdmLossConfig *c);
 void    op_step_advance(Graph *g, Tensor *state);                        // last node of a step
 EXTERN_C_END

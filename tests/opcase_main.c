@@ -49,7 +49,8 @@ static const char *missing_launcher(const OpCase *c, const RunSpec *spec, bool *
         const Impl *impl = l ? impl_find(l, device_kind(d), device_cc(d), n->shape, NULL) : NULL;
         if (l && !impl && !missing) missing = l->name;
         for (impl = l ? impl_next(l, NULL) : NULL; impl; impl = impl_next(l, impl))
-            if (impl_find(l, device_kind(d), device_cc(d), n->shape, impl->name) == impl) *same &= !newer_than(impl, 80);
+            if (impl_find(l, device_kind(d), device_cc(d), n->shape, impl->name) == impl && newer_than(impl, 80))
+                *same = false;
     }
     case_free(r);
     device_close(ref);
@@ -310,8 +311,8 @@ static bool read_options(int argc, char **argv) {
         grad |= o == GRAD;
         devices |= o == DEVICE;
         if (good) continue;
-        fprintf(stderr, "op_%s: no case or option \"%s\"; --list names the cases; options: [--list | --bench] [--device "
-                "LIST] [--dtype f32|bf16] [--schedules N] [--grad]\n", suite->op, value ? value : argv[i]);
+        fprintf(stderr, "op_%s: no case or option \"%s\"; --list names the cases; options: [--list | --bench] "
+                "[--device LIST] [--dtype f32|bf16] [--schedules N] [--grad]\n", suite->op, value ? value : argv[i]);
         return false;
     }
     ask.grad = grad || !devices;

@@ -39,7 +39,8 @@ static Tensor *like(Graph *g, const Tensor *x) {
 }
 static void infer(Graph *g, Node *n) {
     const Tensor *b = n->n_in > 1 ? n->in[1] : NULL;
-    CHECK(!b || (tensor_same_shape(n->in[0], b) && n->in[0]->dtype == b->dtype), "%s: %s and %s", n->op->name, tensor_str(n->in[0]), tensor_str(b));
+    CHECK(!b || (tensor_same_shape(n->in[0], b) && n->in[0]->dtype == b->dtype), "%s: %s and %s", n->op->name,
+          tensor_str(n->in[0]), tensor_str(b));
     n->out[0] = like(g, n->in[0]);
     n->n_out = 1;
 }

@@ -1,6 +1,6 @@
 // tests/ops/unet.c - the whole network and its training step, small, in the three forms that a run records: the
-// balanced step, the plain one, and the one of a batch whose labels are dropped; the balanced one with its update of the
-// weights; and a guided step of the sampler.
+// balanced step, the plain one, and the one of a batch whose labels are dropped; the balanced one with its update of
+// the weights; and a guided step of the sampler.
 //   dim: form, batch, image size, channels, levels, groups, attention levels, dropout in 1/100, augmentation
 #include <math.h>
 #include <stdlib.h>
