@@ -46,7 +46,8 @@ static bool is_lost(cudaError_t e) {            // the machine's fault, not the 
 NORETURN static void lost(const Device *d, const char *what, int code) {
     log_info("error: device %s (%s) is lost: %s (error %d); what was saved is whole: go on with --resume on another "
              "GPU, or when this one has been reset", d->name, gpu_of(d)->gpu, what, code);
-    exit(ERR_IO);
+    fflush(stdout);
+    _Exit(ERR_IO);                              // not exit(): the runtime's own handlers may wait for the GPU
 }
 
 // A call that can only fail if the program, the driver or the GPU is broken, or if an earlier kernel was.

@@ -193,6 +193,21 @@ static void every_call_of_opening_fails(void **unused) {
     assert_in_range(n, 20, 500);
 }
 
+static void plans_need_no_gpu(void **unused) {
+    (void)unused;
+    emu_machine()->driver = 0;
+    static const struct { const char *spec; int cc; } rows[] = { { "null:emu", 80 }, { "null:emu:90", 90 } };
+    for (int i = 0; i < 2; i++) {
+        Device *d = open_device(rows[i].spec);
+        assert_true(device_is_null(d));
+        assert_int_equal(device_kind(d), DEV_EMU);
+        assert_int_equal(device_cc(d), rows[i].cc);
+        assert_null(device_alloc(d, 1 << 20));
+        assert_int_equal(device_allocated(d), 1 << 20);
+        device_close(d);
+    }
+}
+
 // ---- memory and copies
 static void plan(void *arg, FILE *f) { fprintf(f, "plan: %s\n", (const char *)arg); }
 static void ask_too_much(void) {
@@ -414,7 +429,7 @@ static void run_and_fail(void) {
     device_sync(l.d);
 }
 
-// Runs before the failing one: 0, it is node by node; 1, it is captured; 2, it is a replay, which launches nothing itself.
+// Runs before the failing one: 0, it is node by node; 1, it is captured; 2, it is a replay, which launches nothing.
 static void failures_name_the_node(void **unused) {
     (void)unused;
     static const char *const node[] = { "node 0 (randn, ", "node 1 (add, ", "node 2 (silu, ", "node 3 (mul, " };
@@ -490,6 +505,7 @@ int main(void) {
 #ifdef CBDM_EMU
         EMU_TEST(refusals),
         EMU_TEST(every_call_of_opening_fails),
+        EMU_TEST(plans_need_no_gpu),
         EMU_TEST(too_little_memory),
         EMU_TEST(memory_is_counted),
         EMU_TEST(copies_in_every_order),

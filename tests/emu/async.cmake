@@ -9,7 +9,7 @@ function(add_emu_objects target)
   add_library(${target} OBJECT ${sources})
   target_link_libraries(${target} PRIVATE cbdm_flags)
   target_compile_definitions(${target} PRIVATE KERNEL_KIND=EMU)
-  target_compile_options(${target} PRIVATE -Wno-unused-parameter -Wno-unused-function -Wno-unknown-pragmas
+  target_compile_options(${target} PRIVATE -Wno-unused-parameter -Wno-unused-function -Wno-unknown-pragmas -Wno-psabi
     -fno-tree-vectorize -fno-strict-aliasing -fno-optimize-sibling-calls -gdwarf-4)
   if(NOT CBDM_SANITIZE)        # as the kernels of the library
     target_compile_options(${target} PRIVATE -fsanitize=thread,alignment
