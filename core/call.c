@@ -50,6 +50,10 @@ static bool no_implementation(const Call *c, const char *impl, Error *err) {
 Call *call_new(Device *d, const Description *what, const void *shape, const void *args, const char *with,
                const char *impl, Error *err) {
     const Launcher *l = what->launcher;
+    if (device_real(d) == DT_F64) {
+        error_set(err, ERR_USAGE, "%s: device ref64 stores doubles where the arrays are floats: use ref", l->name);
+        return NULL;
+    }
     Call *c = xcalloc(1, sizeof *c);
     c->device = d;
     c->what = what;
