@@ -5,6 +5,12 @@
 // to freed memory stays invalid for long. For every 4 bytes of the heap one byte of `written` holds a bit per byte that
 // was ever written. Shared memory is one window of 256 KiB per resident block.
 #include <sys/mman.h>
+#if __has_include(<sanitizer/asan_interface.h>)
+#include <sanitizer/asan_interface.h>           // its macros are nothing without AddressSanitizer
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n)   ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
 
 #include <map>
 #include <mutex>
@@ -169,6 +175,8 @@ void shared_begin(Block *b) {
     b->statics.clear();
     b->shared_dynamic = machine->launch->shared;
     b->shared_end = round_up(SHARED_START + b->shared_dynamic + SHARED_RED_ZONE, 128);
+    ASAN_POISON_MEMORY_REGION(b->shared, SHARED_WINDOW);
+    ASAN_UNPOISON_MEMORY_REGION(b->shared + SHARED_START, b->shared_dynamic);
     memset(b->shared + SHARED_START, 0xFF, b->shared_dynamic);
 }
 
@@ -193,6 +201,7 @@ void *shared_static(const void *tag, size_t bytes, size_t align, const char *nam
     }
     b->statics.push_back({ tag, name, offset, bytes });
     b->shared_end = offset + bytes + SHARED_RED_ZONE;
+    ASAN_UNPOISON_MEMORY_REGION(b->shared + offset, bytes);
     memset(b->shared + offset, 0xFF, bytes);
     return b->shared + offset;
 }
@@ -214,6 +223,8 @@ void *emu_malloc(size_t bytes) {
     if (!heap_place(bytes, &offset)) return nullptr;
     allocations[offset] = bytes;
     heap_changed();
+    ASAN_POISON_MEMORY_REGION(heap.base + offset - RED_ZONE, bytes + 2 * RED_ZONE);
+    ASAN_UNPOISON_MEMORY_REGION(heap.base + offset, bytes);
     memset(heap.base + offset, 0xFF, bytes);
     return heap.base + offset;
 }
@@ -225,6 +236,7 @@ void emu_free(void *p) {
     CHECK(heap_contains(p) && a != allocations.end(), "emu_free of %p, which emu_malloc did not give", p);
     bytes_reset(heap.base + a->first, a->second, 0);
     written_mark(a->first, a->second, false);
+    ASAN_POISON_MEMORY_REGION(p, a->second);
     allocations.erase(a);
     heap_changed();
 }

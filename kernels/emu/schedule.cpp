@@ -281,7 +281,7 @@ static void block_begin(Block *b, unsigned rank, uint3 index) {
         warp.number = w;
         warp.live = 0;
         for (Thread *&lane : warp.lane) lane = nullptr;
-        for (Meeting *meeting : warp.meetings) meeting->mask = 0;
+        for (auto &meeting : warp.meetings) meeting->mask = 0;
     }
     for (int i = 0; i < threads; i++) {
         Thread &t = b->thread[(size_t)i];
@@ -350,8 +350,10 @@ static void cluster_run(uint3 first) {
 }
 
 void launch_run(const Launch &l) {
-    static thread_local Machine own;
-    machine = &own;
+    static __thread Machine *kept;      // with its blocks and clocks, for the next launch
+    if (!kept) kept = new Machine();
+    machine = kept;
+    Machine &own = *kept;
     own.launch = &l;
     own.host = fiber_host();
     own.stopped = false;
