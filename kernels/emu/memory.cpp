@@ -69,7 +69,8 @@ void written_mark(size_t offset, size_t bytes, bool written) {
     size_t end = offset + bytes;
     for (; offset < end && offset % 4; offset++) {
         uint8_t bit = (uint8_t)(1u << offset % 4);
-        heap.written[offset / 4] = (uint8_t)(written ? heap.written[offset / 4] | bit : heap.written[offset / 4] & ~bit);
+        uint8_t &cell = heap.written[offset / 4];
+        cell = (uint8_t)(written ? cell | bit : cell & ~bit);
     }
     if (offset < end) {
         size_t words = (end - offset) / 4;
@@ -79,7 +80,8 @@ void written_mark(size_t offset, size_t bytes, bool written) {
     }
     for (; offset < end; offset++) {
         uint8_t bit = (uint8_t)(1u << offset % 4);
-        heap.written[offset / 4] = (uint8_t)(written ? heap.written[offset / 4] | bit : heap.written[offset / 4] & ~bit);
+        uint8_t &cell = heap.written[offset / 4];
+        cell = (uint8_t)(written ? cell | bit : cell & ~bit);
     }
 }
 
@@ -195,8 +197,8 @@ void *shared_static(const void *tag, size_t bytes, size_t align, const char *nam
     size_t offset = round_up(b->shared_end, std::max<size_t>(align, 16)), used = bytes;
     for (const StaticShared &s : b->statics) used += s.bytes;
     if (used > 48 * 1024 || offset + bytes + SHARED_RED_ZONE > SHARED_WINDOW) {
-        report("shared-size", __builtin_return_address(0), "%s at %s: %zu bytes of static shared memory; 48 KiB are allowed",
-               name, site_text(site), used);
+        report("shared-size", __builtin_return_address(0),
+               "%s at %s: %zu bytes of static shared memory; 48 KiB are allowed", name, site_text(site), used);
         launch_stop();
     }
     b->statics.push_back({ tag, name, offset, bytes });
@@ -243,8 +245,8 @@ void emu_free(void *p) {
 
 static void check_allocated(const char *what, const void *p, size_t bytes) {
     size_t from = 0, n = 0;
-    bool good = bytes == 0 || (heap_contains(p) && heap_allocation(heap_offset(p), &from, &n) && heap_offset(p) >= from &&
-                               heap_offset(p) + bytes <= from + n);
+    bool good = bytes == 0 || (heap_contains(p) && heap_allocation(heap_offset(p), &from, &n) &&
+                               heap_offset(p) >= from && heap_offset(p) + bytes <= from + n);
     CHECK(good, "%s of %zu bytes at %p, which is not inside one allocation of device memory", what, bytes, p);
 }
 
@@ -264,8 +266,8 @@ void emu_host_read(void *host, const void *device, size_t bytes) {
     check_allocated("a copy from the device", device, bytes);
     size_t bad = options.check ? unwritten_from(heap_offset(device), bytes) : bytes;
     if (bad < bytes)
-        report("unwritten-output", nullptr, "the host reads %zu bytes of device memory, of which byte %zu was never written",
-               bytes, bad);
+        report("unwritten-output", nullptr,
+               "the host reads %zu bytes of device memory, of which byte %zu was never written", bytes, bad);
     memcpy(host, device, bytes);
 }
 

@@ -12,7 +12,9 @@ constexpr bool CAN_CHECK = true;
 constexpr bool CAN_CHECK = false;
 #endif
 
-static bool option_is(const char *word, size_t n, const char *name) { return strlen(name) == n && !strncmp(word, name, n); }
+static bool option_is(const char *word, size_t n, const char *name) {
+    return strlen(name) == n && !strncmp(word, name, n);
+}
 
 // "schedule=random,seed=7,eager=1,check=0,threads=2". A word that means nothing ends the program: a test that believes
 // to run under another schedule would be worse.
@@ -37,8 +39,8 @@ static EmuOptions options_read() {
         else if (option_is(word, name, "threads") && value && number >= 1 && number <= 64) o.threads = (int)number;
         else good = false;
         if (!good) {
-            fprintf(stderr, "CBDM_EMU: %.*s is not understood: it takes schedule=natural|reverse|random, seed=N, eager=0|1, "
-                    "check=0|1, threads=1..64, with commas between\n", (int)n, word);
+            fprintf(stderr, "CBDM_EMU: %.*s is not understood: it takes schedule=natural|reverse|random, seed=N, "
+                    "eager=0|1, check=0|1, threads=1..64, with commas between\n", (int)n, word);
             exit(2);
         }
         word += n;
