@@ -99,8 +99,8 @@ template <typename... Params> struct KernelCall {
 };
 
 template <typename... Params, typename... Args>
-static void launch(Stream *s, const char *name, const char *file, unsigned cluster, void (*kernel)(Params...), dim3 grid,
-                   dim3 block, size_t shared, Args &&...args) {
+static void launch(Stream *s, const char *name, const char *file, unsigned cluster, void (*kernel)(Params...),
+                   dim3 grid, dim3 block, size_t shared, Args &&...args) {
     typedef KernelCall<Params...> Call;
     if (launch_log) launch_log_add(name, nullptr, (int)(block.x * block.y * block.z), shared);
     Call *c = new Call{ { name, file, { grid.x, grid.y, grid.z }, { block.x, block.y, block.z }, cluster, shared,
@@ -123,7 +123,8 @@ template <typename To, typename From> static inline To bits_as(From v) {
     return r;
 }
 
-template <typename T> static inline T shuffle(ShuffleMode mode, Site site, uint32_t mask, T v, int lane, int width = 32) {
+template <typename T>
+static inline T shuffle(ShuffleMode mode, Site site, uint32_t mask, T v, int lane, int width = 32) {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable<T>::value, "shuffles move 4 or 8 bytes");
     uint64_t bits = 0;
     __builtin_memcpy(&bits, &v, sizeof v);

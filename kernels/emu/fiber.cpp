@@ -16,6 +16,7 @@
 #endif
 #endif
 #ifdef EMU_ASAN
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -103,7 +104,12 @@ struct Fiber : FiberStack {             // STACK bytes above GUARD
 #endif
 };
 
-static thread_local std::vector<Fiber *> idle;
+// Never given back: threads of later launches run on them.
+static std::vector<Fiber *> &idle() {
+    static __thread std::vector<Fiber *> *fibers;
+    if (!fibers) fibers = new std::vector<Fiber *>();
+    return *fibers;
+}
 static thread_local size_t made;
 
 static void fiber_entry() {
@@ -123,6 +129,9 @@ static void fiber_entry() {
 // A stack as if emu_switch_stacks had just been called on it by fiber_entry's caller.
 static void fiber_prepare(Fiber *f) {
     uint8_t *top = f->stack + STACK - f->colour;
+#ifdef EMU_ASAN
+    __asan_unpoison_memory_region(f->stack, STACK);     // frames that were left without returning
+#endif
 #ifdef EMU_SWITCH_CONTEXT
     getcontext(&f->context);
     f->context.uc_stack.ss_sp = f->stack;
@@ -147,12 +156,13 @@ static void fiber_prepare(Fiber *f) {
 
 Fiber *fiber_get() {
     Fiber *f;
-    if (!idle.empty()) {
-        f = idle.back();
-        idle.pop_back();
+    if (!idle().empty()) {
+        f = idle().back();
+        idle().pop_back();
     } else {
         f = new Fiber();
-        void *p = mmap(nullptr, GUARD + STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *p = mmap(nullptr, GUARD + STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                       -1, 0);
         CHECK(p != MAP_FAILED, "no address space for the stack of CUDA thread %zu", made);
         mprotect(p, GUARD, PROT_NONE);
         f->stack = static_cast<uint8_t *>(p) + GUARD;
@@ -163,7 +173,7 @@ Fiber *fiber_get() {
     return f;
 }
 
-void fiber_put(Fiber *f) { idle.push_back(f); }
+void fiber_put(Fiber *f) { idle().push_back(f); }
 
 Fiber *fiber_host() {
     static thread_local Fiber host;

@@ -21,6 +21,7 @@
 #define KERNELS_EMU_INTERNAL_H
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -84,7 +85,7 @@ struct Warp {
     int      number;                    // in the block
     uint32_t live;                      // lanes that exist and have not returned
     Thread  *lane[WARP];                // NULL beyond the block's last thread
-    std::vector<Meeting *> meetings;
+    std::vector<std::unique_ptr<Meeting>> meetings;
 };
 struct NamedBarrier {
     int      expected, arrived;

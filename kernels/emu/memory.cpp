@@ -5,6 +5,12 @@
 // to freed memory stays invalid for long. For every 4 bytes of the heap one byte of `written` holds a bit per byte that
 // was ever written. Shared memory is one window of 256 KiB per resident block.
 #include <sys/mman.h>
+#if __has_include(<sanitizer/asan_interface.h>)
+#include <sanitizer/asan_interface.h>           // its macros are nothing without AddressSanitizer
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n)   ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
 
 #include <map>
 #include <mutex>
@@ -63,7 +69,8 @@ void written_mark(size_t offset, size_t bytes, bool written) {
     size_t end = offset + bytes;
     for (; offset < end && offset % 4; offset++) {
         uint8_t bit = (uint8_t)(1u << offset % 4);
-        heap.written[offset / 4] = (uint8_t)(written ? heap.written[offset / 4] | bit : heap.written[offset / 4] & ~bit);
+        uint8_t &cell = heap.written[offset / 4];
+        cell = (uint8_t)(written ? cell | bit : cell & ~bit);
     }
     if (offset < end) {
         size_t words = (end - offset) / 4;
@@ -73,7 +80,8 @@ void written_mark(size_t offset, size_t bytes, bool written) {
     }
     for (; offset < end; offset++) {
         uint8_t bit = (uint8_t)(1u << offset % 4);
-        heap.written[offset / 4] = (uint8_t)(written ? heap.written[offset / 4] | bit : heap.written[offset / 4] & ~bit);
+        uint8_t &cell = heap.written[offset / 4];
+        cell = (uint8_t)(written ? cell | bit : cell & ~bit);
     }
 }
 
@@ -169,6 +177,8 @@ void shared_begin(Block *b) {
     b->statics.clear();
     b->shared_dynamic = machine->launch->shared;
     b->shared_end = round_up(SHARED_START + b->shared_dynamic + SHARED_RED_ZONE, 128);
+    ASAN_POISON_MEMORY_REGION(b->shared, SHARED_WINDOW);
+    ASAN_UNPOISON_MEMORY_REGION(b->shared + SHARED_START, b->shared_dynamic);
     memset(b->shared + SHARED_START, 0xFF, b->shared_dynamic);
 }
 
@@ -187,12 +197,13 @@ void *shared_static(const void *tag, size_t bytes, size_t align, const char *nam
     size_t offset = round_up(b->shared_end, std::max<size_t>(align, 16)), used = bytes;
     for (const StaticShared &s : b->statics) used += s.bytes;
     if (used > 48 * 1024 || offset + bytes + SHARED_RED_ZONE > SHARED_WINDOW) {
-        report("shared-size", __builtin_return_address(0), "%s at %s: %zu bytes of static shared memory; 48 KiB are allowed",
-               name, site_text(site), used);
+        report("shared-size", __builtin_return_address(0),
+               "%s at %s: %zu bytes of static shared memory; 48 KiB are allowed", name, site_text(site), used);
         launch_stop();
     }
     b->statics.push_back({ tag, name, offset, bytes });
     b->shared_end = offset + bytes + SHARED_RED_ZONE;
+    ASAN_UNPOISON_MEMORY_REGION(b->shared + offset, bytes);
     memset(b->shared + offset, 0xFF, bytes);
     return b->shared + offset;
 }
@@ -214,6 +225,8 @@ void *emu_malloc(size_t bytes) {
     if (!heap_place(bytes, &offset)) return nullptr;
     allocations[offset] = bytes;
     heap_changed();
+    ASAN_POISON_MEMORY_REGION(heap.base + offset - RED_ZONE, bytes + 2 * RED_ZONE);
+    ASAN_UNPOISON_MEMORY_REGION(heap.base + offset, bytes);
     memset(heap.base + offset, 0xFF, bytes);
     return heap.base + offset;
 }
@@ -225,14 +238,15 @@ void emu_free(void *p) {
     CHECK(heap_contains(p) && a != allocations.end(), "emu_free of %p, which emu_malloc did not give", p);
     bytes_reset(heap.base + a->first, a->second, 0);
     written_mark(a->first, a->second, false);
+    ASAN_POISON_MEMORY_REGION(p, a->second);
     allocations.erase(a);
     heap_changed();
 }
 
 static void check_allocated(const char *what, const void *p, size_t bytes) {
     size_t from = 0, n = 0;
-    bool good = bytes == 0 || (heap_contains(p) && heap_allocation(heap_offset(p), &from, &n) && heap_offset(p) >= from &&
-                               heap_offset(p) + bytes <= from + n);
+    bool good = bytes == 0 || (heap_contains(p) && heap_allocation(heap_offset(p), &from, &n) &&
+                               heap_offset(p) >= from && heap_offset(p) + bytes <= from + n);
     CHECK(good, "%s of %zu bytes at %p, which is not inside one allocation of device memory", what, bytes, p);
 }
 
@@ -252,8 +266,8 @@ void emu_host_read(void *host, const void *device, size_t bytes) {
     check_allocated("a copy from the device", device, bytes);
     size_t bad = options.check ? unwritten_from(heap_offset(device), bytes) : bytes;
     if (bad < bytes)
-        report("unwritten-output", nullptr, "the host reads %zu bytes of device memory, of which byte %zu was never written",
-               bytes, bad);
+        report("unwritten-output", nullptr,
+               "the host reads %zu bytes of device memory, of which byte %zu was never written", bytes, bad);
     memcpy(host, device, bytes);
 }
 

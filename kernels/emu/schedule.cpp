@@ -175,7 +175,10 @@ static void sync_meet(bool predicate, Site site) {
 }
 
 void block_sync(Site site) { sync_meet(false, site); }
-int  block_sync_or(int predicate, Site site) { sync_meet(predicate != 0, site); return current->block->sync_result > 0; }
+int  block_sync_or(int predicate, Site site) {
+    sync_meet(predicate != 0, site);
+    return current->block->sync_result > 0;
+}
 int  block_sync_count(int predicate, Site site) { sync_meet(predicate != 0, site); return current->block->sync_result; }
 int  block_sync_and(int predicate, Site site) {
     sync_meet(predicate != 0, site);
@@ -281,12 +284,13 @@ static void block_begin(Block *b, unsigned rank, uint3 index) {
         warp.number = w;
         warp.live = 0;
         for (Thread *&lane : warp.lane) lane = nullptr;
-        for (Meeting *meeting : warp.meetings) meeting->mask = 0;
+        for (auto &meeting : warp.meetings) meeting->mask = 0;
     }
     for (int i = 0; i < threads; i++) {
         Thread &t = b->thread[(size_t)i];
         t.block = b;
-        t.index = { (unsigned)i % l.block.x, (unsigned)i / l.block.x % l.block.y, (unsigned)i / (l.block.x * l.block.y) };
+        t.index = { (unsigned)i % l.block.x, (unsigned)i / l.block.x % l.block.y,
+                    (unsigned)i / (l.block.x * l.block.y) };
         t.linear = (uint16_t)i;
         t.warp = (uint16_t)(i / WARP);
         t.lane = (uint8_t)(i % WARP);
@@ -350,8 +354,10 @@ static void cluster_run(uint3 first) {
 }
 
 void launch_run(const Launch &l) {
-    static thread_local Machine own;
-    machine = &own;
+    static __thread Machine *kept;      // with its blocks and clocks, for the next launch
+    if (!kept) kept = new Machine();
+    machine = kept;
+    Machine &own = *kept;
     own.launch = &l;
     own.host = fiber_host();
     own.stopped = false;
@@ -384,7 +390,8 @@ const char *launch_refused(const Launch &l) {
     if (l.cluster == 0 || l.cluster > 8 || l.grid.x % l.cluster)
         return "invalid cluster: at most 8 blocks, of which the grid must be a multiple";
     // What every GPU since sm_80 has (sm_86 is the smallest) and what sm_90 has.
-    if (l.shared > (strstr(l.file, "_sm90") ? 227u : 99u) * 1024) return "invalid argument: too much dynamic shared memory";
+    if (l.shared > (strstr(l.file, "_sm90") ? 227u : 99u) * 1024) 
+        return "invalid argument: too much dynamic shared memory";
     return nullptr;
 }
 

@@ -70,7 +70,8 @@ static const char *memory_text(const void *p) {
         if (r.access && r.from > from)
             snprintf(t, 200, "global, a tensor + %zu (of %zu bytes)", (size_t)(b - heap.base) - r.from, r.to - r.from);
         else
-            snprintf(t, 200, "global, an allocation + %td (of %zu bytes)", (ptrdiff_t)(b - heap.base - (ptrdiff_t)from), bytes);
+            snprintf(t, 200, "global, an allocation + %td (of %zu bytes)",
+                     (ptrdiff_t)(b - heap.base - (ptrdiff_t)from), bytes);
     } else {
         snprintf(t, 200, "address %p", p);
     }
@@ -255,7 +256,8 @@ static bool shared_remember_read(const Access &a, SharedCell &c, const Stamp &no
     return false;
 }
 
-static inline void shared_judge(const Access &a, SharedCell &c, uint32_t &tag, Stamp now, unsigned bytes, const void *p) {
+static inline void shared_judge(const Access &a, SharedCell &c, uint32_t &tag, Stamp now, unsigned bytes,
+                                const void *p) {
     Thread *t = a.thread;
     bool write = a.kind & ACCESS_WRITE;
     if (c.pending_writes) {
@@ -271,7 +273,8 @@ static inline void shared_judge(const Access &a, SharedCell &c, uint32_t &tag, S
         c.written = 15;
     }
     if (c.write.epoch && c.write.bytes() & bytes) {
-        if (!(now.atomic() && c.write.atomic()) && !ordered(t, c.write)) report_race(a, p, c.write, machine->serial, true);
+        if (!(now.atomic() && c.write.atomic()) && !ordered(t, c.write))
+            report_race(a, p, c.write, machine->serial, true);
         else if (a.kind & ACCESS_ASYNC && !proxy_fenced(a, c.write))
             report("missing-proxy-fence", a.pc, "an asynchronous operation %s %s, written at %s without fence.proxy.async "
                    "after it", write ? "writes" : "reads", memory_text(p), place_text(place_pc(c.write.place())));
@@ -378,8 +381,8 @@ bool access(const Access &a) {
     const FiberStack *stack = fiber_stack(machine->running);
     if ((uintptr_t)a.p - (uintptr_t)stack->stack < stack->bytes) return true;
     if (!(a.kind & ACCESS_WRITE) && host_readable(a.p, a.bytes)) return true;
-    report((uintptr_t)a.p < 65536 ? "null-pointer" : "host-pointer", a.pc, "%zu bytes are %s at %p, which is not device memory",
-           a.bytes, a.kind & ACCESS_WRITE ? "written" : "read", a.p);
+    report((uintptr_t)a.p < 65536 ? "null-pointer" : "host-pointer", a.pc,
+           "%zu bytes are %s at %p, which is not device memory", a.bytes, a.kind & ACCESS_WRITE ? "written" : "read", a.p);
     return false;
 }
 }  // namespace emu

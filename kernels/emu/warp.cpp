@@ -25,13 +25,16 @@ void collective(const char *what, uint32_t mask, Site site, CollectiveWork *work
         launch_stop();
     }
     Meeting *m = nullptr;
-    for (Meeting *open : w.meetings)
+    for (auto &open : w.meetings)
         if (open->mask == mask && open->work == work && open->site.line == site.line && !(open->arrived & me) &&
-            (open->site.file == site.file || strcmp(open->site.file, site.file) == 0)) m = open;
+            (open->site.file == site.file || strcmp(open->site.file, site.file) == 0)) m = open.get();
     if (!m) {
-        for (Meeting *unused : w.meetings)
-            if (unused->mask == 0) m = unused;
-        if (!m) w.meetings.push_back(m = new Meeting());
+        for (auto &unused : w.meetings)
+            if (unused->mask == 0) m = unused.get();
+        if (!m) {
+            w.meetings.push_back(std::make_unique<Meeting>());
+            m = w.meetings.back().get();
+        }
         *m = { work, what, site, mask, 0, {} };
     }
     m->arrived |= me;
@@ -46,7 +49,7 @@ void collective(const char *what, uint32_t mask, Site site, CollectiveWork *work
 
 void warp_thread_ended(Thread *t) {
     Warp &w = t->block->warp[t->warp];
-    for (Meeting *m : w.meetings)
+    for (auto &m : w.meetings)
         if (m->mask && m->arrived && m->arrived == (m->mask & w.live)) meeting_finish(w, *m);
 }
 
