@@ -1,5 +1,5 @@
-// tests/launchers.c - cbdm check: launchers called directly; what no layer of the network reaches, strides, and the shapes
-// that kernels find awkward. Every implementation of every kind that can do a case is held to ref.
+// tests/launchers.c - cbdm check: launchers called directly; what no layer of the network reaches, strides, and the
+// shapes that kernels find awkward. Every implementation of every kind that can do a case is held to ref.
 //
 //   cbdm check [--device KIND,...] [--schedules N] [--list] [LAUNCHER ...]      KIND: cpu, emu, emu:90, cuda
 //   cbdm check LAUNCHER --case "n=2 h=8 w=8 c=16 k=32 use=bias"

@@ -18,15 +18,23 @@ for tool in cu++filt c++filt; do
     if command -v "$tool" >/dev/null 2>&1; then demangle=$tool; break; fi
 done
 find "$build" -name '*.ptxas' | sort | xargs cat | awk -v version="$version" '
-    /Compiling entry function/ { split($0, part, "\x27"); kernel = part[2]; arch = part[4]; sub("sm_", "", arch); stack = spill = 0 }
+    /Compiling entry function/ {
+        split($0, part, "\x27")
+        kernel = part[2]
+        arch = substr(part[4], 4)
+        stack = spill = 0
+    }
     /bytes stack frame/ { stack = $1; spill = $5 + $9 }
     /Used [0-9]+ registers/ {
         shared = 0
         for (i = 2; i <= NF; i++) if ($i ~ /^smem/) shared = $(i - 2)
         match($0, /Used [0-9]+/)
-        if (kernel != "") printf "%s %s %d %d %d %d %s\n", arch, version, substr($0, RSTART + 5, RLENGTH - 5), shared, stack, spill, kernel
+        registers = substr($0, RSTART + 5, RLENGTH - 5)
+        if (kernel != "") printf "%s %s %d %d %d %d %s\n", arch, version, registers, shared, stack, spill, kernel
         kernel = ""
-    }' | $demangle | sed -e 's/(anonymous namespace):://g' -e 's/<unnamed>:://g' -e 's/(int)//g' -e 's/(bool)//g' | LC_ALL=C sort -u >"$now"
+    }' | $demangle |
+    sed -e 's/(anonymous namespace):://g' -e 's/<unnamed>:://g' -e 's/(int)//g' -e 's/(bool)//g' |
+    LC_ALL=C sort -u >"$now"
 if [ ! -s "$now" ]; then
     echo "ptxas.sh: $build holds no kernel compiled by nvcc" >&2
     exit 1
@@ -38,7 +46,7 @@ awk '$5 > 0 || $6 > 0 { print; bad = 1 } END { exit bad }' "$now" >"$now.bad" ||
     cat "$now.bad"
     status=1
 }
-awk '{ printf "%s %s %s %s", $1, $2, $3, $4; for (i = 7; i <= NF; i++) printf " %s", $i; print "" }' "$now" >"$now.table"
+awk '{ $5 = $6 = ""; gsub(/  +/, " "); print }' "$now" >"$now.table"
 archs=$(awk '{ print $1 }' "$now.table" | sort -u | tr '\n' ' ')
 
 if [ "${2:-}" = --update ]; then

@@ -67,7 +67,8 @@ extern const Description *const descriptions[];  // ends with NULL
 const Description *description_find(const char *launcher);
 
 // For arrays(): appends one; the caller sets what differs from dense, required, FILL_NORMAL.
-Array *array_add(Arrays *l, const char *name, size_t offset, ArrayUse use, ArrayType type, int ndim, const int64_t *dim);
+Array *array_add(Arrays *l, const char *name, size_t offset, ArrayUse use, ArrayType type, int ndim,
+                 const int64_t *dim);
 #define DIMS(...) (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), (int64_t[]){ __VA_ARGS__ }
 
 // "n=2 h=8 w=8 c=16 dtype=bf16 use=bias+temb": names of fields, and "with=NAME+NAME" for the optional arrays that are
