@@ -44,6 +44,10 @@ Tensor *op_randn(Graph *g, const int64_t shape[4], uint32_t purpose, Tensor *sam
 // ---- diffusion; images here are NHWC on every device
 // root (T,2): see kernels/diffuse -> x_t, an activation: of the graph's dtype
 Tensor *op_add_noise(Graph *g, Tensor *x0, Tensor *eps, Tensor *t, Tensor *root);
+// the same from images (count,H,W,C) u8 on the device: index, t, sample (N) i32, mirrored by chance if `flip`
+typedef struct { Tensor *xt, *eps; } NoisyImages;                        // (N,H,W,C): of the graph's dtype; f32
+NoisyImages op_q_sample(Graph *g, Tensor *images, bool flip, Tensor *index, Tensor *t, Tensor *sample, Tensor *state,
+                        Tensor *root);
 // one reverse step of x (N,H,W,C) f32, in place. eps_hat (N,H,W,C), or with guidance (2N,H,W,C) = [conditional; not];
 // coef: SamplerCoef rows as u8, on the device
 void    op_sampler_step(Graph *g, Tensor *x, Tensor *eps_hat, bool guided, Tensor *coef, Tensor *sample, Tensor *state);

@@ -40,19 +40,18 @@ static DatasetInfo info_of(const Batch *b) {
                           .images = b->bytes, .labels = labels, .per_class = per_class };
 }
 
-// Which image of the data set, and which way round, x0 is: the batcher does not tell.
+// x0 is the image that index names; which way round, the batcher does not tell.
 static void recognise(Batch *b, int i) {
     DatasetInfo info = info_of(b);
     float own[300];
     size_t bytes = (size_t)elements(b->size) * sizeof *own;
-    for (int candidate = 0; candidate < 2 * IMAGES; candidate++) {
-        image_to_float(&info, candidate / 2, candidate % 2, own);
+    for (int mirrored = 0; mirrored < 2; mirrored++) {
+        image_to_float(&info, b->index[i], mirrored, own);
         if (memcmp(own, b->x0 + i * elements(b->size), bytes)) continue;
-        b->index[i] = candidate / 2;
-        b->mirrored += candidate % 2;
+        b->mirrored += mirrored;
         return;
     }
-    fail_msg("image %d of the batch is none of the data set's", i);
+    fail_msg("image %d of the batch is not image %d of the data set", i, (int)b->index[i]);
 }
 
 static void batch_make(Batch *b, Size size, bool flip) {
@@ -66,7 +65,8 @@ static void batch_make(Batch *b, Size size, bool flip) {
     DatasetInfo info = info_of(b);
     RunConfig config = { .seed = (int64_t)b->seed, .batch = BATCH, .model = { .T = T, .classes = 1 }, .flip = flip };
     Batcher *batcher = batcher_new(&config, &info);
-    batcher_fill(batcher, b->step, 0, BATCH, b->x0, b->t, NULL, NULL, b->sample);
+    BatchRows rows = { .x0 = b->x0, .index = b->index, .t = b->t, .sample = b->sample };
+    batcher_fill(batcher, b->step, 0, BATCH, &rows);
     batcher_free(batcher);
     uint32_t key[2] = { (uint32_t)b->seed, (uint32_t)(b->seed >> 32) };
     for (int i = 0; i < BATCH; i++) {

@@ -15,28 +15,6 @@ static int setup(void **state) {
     return 0;
 }
 
-// All tensors of the checkpoint of step in both runs are the same bytes; the configuration may differ.
-static void expect_same_weights(const char *a, const char *b, int64_t step) {
-    const char *runs[] = { a, b };
-    SafeTensors *st[2];
-    for (int i = 0; i < 2; i++) {
-        char *relative = run_checkpoint(runs[i], step), *path = xasprintf("%s/%s", tempdir, relative);
-        Error err;
-        st[i] = st_open(path, &err);
-        if (!st[i]) fail_msg("%s", err.msg);
-        free(relative);
-        free(path);
-    }
-    assert_int_equal(st_count(st[0]), st_count(st[1]));
-    for (int i = 0; i < st_count(st[0]); i++) {
-        const StTensor *x = st_get(st[0], i), *y = st_find(st[1], x->name);
-        assert_true(y && x->bytes == y->bytes);
-        if (memcmp(x->data, y->data, x->bytes) != 0) fail_msg("%s of step %lld differs", x->name, (long long)step);
-    }
-    st_close(st[0]);
-    st_close(st[1]);
-}
-
 // ---- stop and go on
 
 static void twenty_and_twenty(const char *flags, const char *whole, const char *halves) {

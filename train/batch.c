@@ -80,18 +80,19 @@ static int32_t other_label(const Batcher *b, uint32_t word) {
     return c;
 }
 
-void batcher_fill(Batcher *b, int64_t step, int begin, int end, float *x0, int32_t *t, int32_t *y, int32_t *y_balanced,
-                  int32_t *sample) {
+void batcher_fill(Batcher *b, int64_t step, int begin, int end, const BatchRows *rows) {
     int64_t e = (int64_t)b->data->height * b->data->width * b->data->channels;
     for (int i = begin; i < end; i++) {
         int64_t index = image_at(b, step, i);
         int j = i - begin;
         Philox flip = philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_FLIP);
-        image_to_float(b->data, index, b->flip && flip.v[0] >> 31, x0 + j * e);
-        t[j] = (int32_t)rng_below(philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_TIME).v[0], (uint32_t)b->T);
-        if (y) y[j] = b->data->labels[index];
-        if (y_balanced)
-            y_balanced[j] = other_label(b, philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_LABEL).v[0]);
-        sample[j] = i;
+        if (rows->x0) image_to_float(b->data, index, b->flip && flip.v[0] >> 31, rows->x0 + j * e);
+        if (rows->index) rows->index[j] = (int32_t)index;
+        Philox time = philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_TIME);
+        rows->t[j] = (int32_t)rng_below(time.v[0], (uint32_t)b->T);
+        if (rows->y) rows->y[j] = b->data->labels[index];
+        if (rows->y_balanced)
+            rows->y_balanced[j] = other_label(b, philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_LABEL).v[0]);
+        rows->sample[j] = i;
     }
 }

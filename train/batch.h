@@ -8,10 +8,10 @@ typedef struct Batcher Batcher;
 Batcher *batcher_new(const RunConfig *c, const DatasetInfo *data);
 void     batcher_free(Batcher *b);
 bool     batcher_drops_labels(const Batcher *b, int64_t step);
-// Images begin..end-1 of the batch of `step`: x0 (m,H,W,C) in [-1,1], t (m), y (m) and y_balanced (m) (NULL: not
-// wanted), sample (m): the image's number in the batch.
-void     batcher_fill(Batcher *b, int64_t step, int begin, int end, float *x0, int32_t *t, int32_t *y,
-                      int32_t *y_balanced, int32_t *sample);
+// Where the m images of a pass go: x0 (m,H,W,C) in [-1,1], mirrored by chance; index (m), their places in the data set;
+// t (m); y (m) and y_balanced (m); sample (m), their numbers in the batch. All but t and sample: NULL if not wanted.
+typedef struct { float *x0; int32_t *index, *t, *y, *y_balanced, *sample; } BatchRows;
+void     batcher_fill(Batcher *b, int64_t step, int begin, int end, const BatchRows *rows);   // images begin..end-1
 // u8 -> [-1,1], mirrored if asked.
 void     image_to_float(const DatasetInfo *data, int64_t index, bool mirror, float *out);
 EXTERN_C_END

@@ -8,6 +8,7 @@
 static const char *const objective_names[] = { "cbdm", "ddpm", NULL };
 static const char *const target_names[] = { "train", "uniform", NULL };
 static const char *const compat_names[] = { "fixed", "official", NULL };
+static const char *const resident_names[] = { "auto", "on", "off", NULL };
 
 #define FIELD(f) offsetof(RunConfig, f)
 static const Flag own_flags[] = {
@@ -63,6 +64,8 @@ static const Flag own_flags[] = {
       FIELD(device), NULL, 0, 0 },
     { "dtype", "auto", "how activations are stored; auto: bf16 on cuda, f32 elsewhere. Weights are f32 in both",
       FLAG_ENUM, FIELD(dtype), dtype_choices, 0, 0 },
+    { "resident", "auto", "keep the data set on the device as bytes and make batches there; auto: on a GPU, if it fits",
+      FLAG_ENUM, FIELD(resident), resident_names, 0, 0 },
     { "kernel", "", "LAUNCHER=IMPLEMENTATION[,...] to prefer", FLAG_STR, FIELD(kernel), NULL, 0, 0 },
     { "log-every", "50", "steps between lines in stats.jsonl", FLAG_I64, FIELD(log_every), NULL, 1, 1e12 },
     { "save-every", "5000", "steps between checkpoints", FLAG_I64, FIELD(save_every), NULL, 1, 1e12 },
@@ -97,7 +100,7 @@ const char *const preset_names[] = { "", "full", "demo", "quick", NULL };
 
 // What a resumed run may change. The rest defines it.
 static const char *const changeable[] = { "steps", "save-every", "log-every", "preview-every", "probe-every", "keep",
-                                          "milestone-every", "device", "dtype", "resume", NULL };
+                                          "milestone-every", "device", "dtype", "resident", "resume", NULL };
 // What is not part of a run's definition, and so not of its checkpoints.
 static const char *const local[] = { "preset", "out", "resume", "init-from", "device", "kernel", "dump-graph",
                                      "profile", NULL };

@@ -7,6 +7,7 @@ EXTERN_C_BEGIN
 typedef enum { OBJECTIVE_CBDM, OBJECTIVE_DDPM } Objective;
 typedef enum { TARGET_TRAIN, TARGET_UNIFORM } TargetDist;
 typedef enum { COMPAT_FIXED, COMPAT_OFFICIAL } Compat;
+typedef enum { RESIDENT_AUTO, RESIDENT_ON, RESIDENT_OFF } Resident;
 typedef struct {
     ModelConfig model;                                   // first: the offsets of model_flags hold here too
     const char *data, *lt_index;
@@ -24,6 +25,7 @@ typedef struct {
     int64_t     seed;
     int         compat;                                  // Compat
     int         dtype;                                   // one of dtype_choices
+    int         resident;                                // Resident
     const char *preset, *device, *out, *resume, *init_from, *kernel;
     int64_t     log_every, save_every, keep, milestone_every, preview_every, probe_every;
     int         preview_steps, probe_images;

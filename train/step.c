@@ -9,11 +9,14 @@
 
 void trainer_feed(Trainer *t, const StepForm *f, int64_t step, int begin) {
     int m = t->micro;
-    int32_t *time = t->ints, *y = time + m, *sample = y + 2 * m;
+    int32_t *time = t->ints, *y = time + m, *sample = y + 2 * m, *index = sample + 2 * m;
     bool labels = f->io.y != NULL, balanced = f->copies == 2;
-    batcher_fill(t->batcher, step, begin, begin + m, t->x0, time, labels ? y : NULL, balanced ? y + m : NULL, sample);
+    BatchRows rows = { .x0 = t->x0, .index = index, .t = time, .y = labels ? y : NULL,
+                       .y_balanced = balanced ? y + m : NULL, .sample = sample };
+    batcher_fill(t->batcher, step, begin, begin + m, &rows);
     for (int i = 0; balanced && i < m; i++) sample[m + i] = (int32_t)((uint32_t)sample[i] | 0x80000000u);
-    tensor_write_f32(f->io.x0, t->x0);
+    if (f->io.x0) tensor_write_f32(f->io.x0, t->x0);
+    else tensor_write(f->io.index, index);
     tensor_write(f->io.t, time);
     tensor_write(f->io.sample, sample);
     if (labels) tensor_write(f->io.y, y);

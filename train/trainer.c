@@ -53,7 +53,8 @@ static void record_form(Trainer *t, bool dropped) {
     bool micro = t->micro < c->batch, labelled = !dropped && c->model.classes;
     DiffusionStepConfig d = { .batch = t->micro, .labelled = labelled, .balance = c->objective == OBJECTIVE_CBDM,
                               .tau = c->tau, .gamma = c->gamma, .share = (double)t->micro / c->batch,
-                              .dropout = c->model.dropout > 0, .gradients = true };
+                              .dropout = c->model.dropout > 0, .gradients = true,
+                              .images = t->images, .flip = c->flip };
     ParamSet *ps = unet_params(t->net);
     AdamConfig adam = run_config_adam(c);
     f->copies = labelled && d.balance ? 2 : 1;
@@ -61,8 +62,8 @@ static void record_form(Trainer *t, bool dropped) {
     graph_set_dtype(f->pass, t->dtype);
     if (micro) graph_accumulate(f->pass);
     f->io = diffusion_record_step(f->pass, t->net, t->schedule, &d);
-    Tensor *inputs[] = { f->io.x0, f->io.t, f->io.y, f->io.sample, f->io.augment };
-    for (int i = 0; c->profile && i < 5; i++)              // a profile runs the graph again on the same inputs
+    Tensor *inputs[] = { f->io.x0, f->io.index, f->io.t, f->io.y, f->io.sample, f->io.augment };
+    for (int i = 0; c->profile && i < 6; i++)              // a profile runs the graph again on the same inputs
         if (inputs[i]) graph_output(f->pass, inputs[i]);
     Graph *last = f->pass;
     if (micro) {
@@ -110,6 +111,30 @@ static bool choose_dtype(Trainer *t, Error *err) {
     return true;
 }
 
+// Whether the data set is to lie on the device: auto keeps three quarters of what a GPU has free for the step, and on
+// the host saves nothing. As with dtype, what auto stands for becomes part of the run: x_t is rounded in another order.
+static bool choose_resident(Trainer *t, Error *err) {
+    const DatasetInfo *d = dataset_info(t->data);
+    DeviceKind kind = device_kind(t->device);
+    bool fits = d->count <= INT32_MAX;                     // indices are 32-bit
+    if (t->c->resident == RESIDENT_ON && !fits)
+        return error_set(err, ERR_USAGE, "--resident on: %lld images are more than a device can index; give --resident "
+                         "off", (long long)d->count);
+    if (t->c->resident != RESIDENT_AUTO) return true;
+    size_t left, total;
+    device_memory(t->device, &left, &total);
+    fits = fits && (!total || 4.0 * (double)d->count * (d->height * d->width * d->channels) <= (double)left);
+    t->c->resident = fits && (kind == DEV_CUDA || kind == DEV_EMU) ? RESIDENT_ON : RESIDENT_OFF;
+    return true;
+}
+
+static Tensor *upload_images(Device *device, const DatasetInfo *d) {
+    Tensor *images = tensor_new(device, "data set", DT_U8, 4,
+                                (int64_t[]){ d->count, d->height, d->width, d->channels });
+    if (!device_is_null(device)) tensor_write(images, d->images);
+    return images;
+}
+
 static bool load_start(Trainer *t, Error *err) {
     const char *spec = *t->c->resume ? t->c->resume : t->c->init_from;
     if (!*spec || device_is_null(t->device)) return true;
@@ -152,7 +177,7 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     t->c = c;
     if (c->no_fuse) setenv("CBDM_NO_FUSE", "1", 1);
     if (!open_data(t, err) || !model_unet_config(&c->model, &u, err) || !(t->device = device_open(c->device, err)) ||
-        !prefer_kernels(t, err) || !choose_dtype(t, err)) {
+        !prefer_kernels(t, err) || !choose_dtype(t, err) || !choose_resident(t, err)) {
         trainer_free(t);
         return NULL;
     }
@@ -164,7 +189,8 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     t->schedule = model_schedule(&c->model, t->device);
     t->arena = arena_new(t->device);
     t->batcher = batcher_new(c, info);
-    t->x0 = xmalloc((size_t)t->micro * (size_t)(info->height * info->width * info->channels) * sizeof *t->x0);
+    if (c->resident == RESIDENT_ON) t->images = upload_images(t->device, info);
+    else t->x0 = xmalloc((size_t)t->micro * (size_t)(info->height * info->width * info->channels) * sizeof *t->x0);
     t->ints = xmalloc((size_t)t->micro * 6 * sizeof *t->ints);
     param_seal(unet_params(t->net), PARAM_TRAIN, (uint64_t)c->seed);
     if (c->model.classes) record_form(t, false);
@@ -192,6 +218,7 @@ void trainer_free(Trainer *t) {
     arena_free(t->arena);
     unet_free(t->net);
     schedule_free(t->schedule);
+    tensor_free(t->images);
     batcher_free(t->batcher);
     dataset_close(t->data);
     dataset_close(t->held_out);
@@ -214,6 +241,7 @@ void trainer_report(const Trainer *t, FILE *f) {
     const ParamSet *ps = unet_params(t->net);
     double buffer = (double)param_buffer_bytes(ps) / 1e6, arena = (double)arena_bytes(t->arena) / 1e6;
     double copies = (double)param_copy_bytes(ps) / 1e6, data = data_mb(t);
+    double resident = t->images ? (double)tensor_bytes(t->images) / 1e6 : 0;
     const StepForm *form = &t->form[c->model.classes ? 0 : 1];
     double flops = graph_cost(form->pass).flops * c->batch / t->micro;
     fprintf(f, "device %s, activations in %s, %lld images of %dx%dx%d in %d classes\n", device_name(t->device),
@@ -229,8 +257,9 @@ void trainer_report(const Trainer *t, FILE *f) {
     if (copies > 0) line(f, "bf16 copies of weights", copies);
     line(f, "activations and scratch", arena);
     line(f, "data set", data);
+    if (resident > 0) line(f, "data set on the device", resident);
     line(f, "program and libraries", t->program_mb);
-    line(f, "all", 5 * buffer + copies + arena + data + t->program_mb);
+    line(f, "all", 5 * buffer + copies + arena + data + resident + t->program_mb);
 }
 
 void trainer_dump(const Trainer *t, FILE *f) {

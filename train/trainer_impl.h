@@ -24,12 +24,14 @@ struct Trainer {
     Schedule  *schedule;
     Arena     *arena;
     Batcher   *batcher;
+    Tensor    *images;                            // the data set on the device (count,H,W,C) u8; NULL: batches are made
+                                                  // on the host
     StepForm   form[2];                           // [0] labelled, [1] dropped
     int        micro;                             // images per pass
     double     program_mb;                        // resident before anything of the run is allocated, but for the data
     Probe      probe;
     Sampler   *preview;
-    float     *x0;                                // host staging, one pass
+    float     *x0;                                // host staging, one pass; NULL if images are on the device
     int32_t   *ints;
     int64_t    begun, taken;                      // steps, since the beginning of the run
     int64_t    reading;                           // the step whose queued reads come next

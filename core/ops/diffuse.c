@@ -28,6 +28,41 @@ Tensor *op_add_noise(Graph *g, Tensor *x0, Tensor *eps, Tensor *t, Tensor *root)
     return graph_append(g, &add_noise_op, NULL, 0, 4, (Tensor *[]){ x0, eps, t, root })->out[0];
 }
 
+// ---- x_t from bytes: in = images, index, t, sample, state, root; out = xt, eps
+typedef struct { bool flip; } QSampleAttr;
+static void q_sample_infer(Graph *g, Node *n) {
+    const Tensor *images = n->in[0], *index = n->in[1], *t = n->in[2], *sample = n->in[3];
+    CHECK(images->dtype == DT_U8 && images->ndim == 4 && index->dtype == DT_I32 && tensor_same_shape(index, t) &&
+          tensor_same_shape(index, sample), "q_sample: %s, %s, %s and %s", tensor_str(images), tensor_str(index),
+          tensor_str(t), tensor_str(sample));
+    int64_t shape[] = { index->shape[0], images->shape[1], images->shape[2], images->shape[3] };
+    n->out[0] = graph_tensor(g, graph_dtype(g), 4, shape);
+    n->out[1] = graph_tensor(g, DT_F32, 4, shape);
+    n->n_out = 2;
+}
+static void q_sample_bind(const Node *n, void *shape, void *args) {
+    const Tensor *xt = n->out[0];
+    *(QSampleShape *)shape = (QSampleShape){ .n = (int)xt->shape[0], .h = (int)xt->shape[1], .w = (int)xt->shape[2],
+                                             .c = (int)xt->shape[3], .T = (int)n->in[5]->shape[0],
+                                             .flip = NODE_ATTR(n, QSampleAttr)->flip, .out = xt->dtype };
+    *(QSampleArgs *)args = (QSampleArgs){ .images = tensor_data(n->in[0]), .index = tensor_data(n->in[1]),
+                                          .t = tensor_data(n->in[2]), .sample = tensor_data(n->in[3]),
+                                          .state = tensor_data(n->in[4]), .root = tensor_data(n->in[5]),
+                                          .eps = tensor_data(n->out[1]), .xt = tensor_data(xt) };
+}
+static OpCost q_sample_cost(const Node *n) {               // of the data set only the images of the batch are read
+    const Tensor *xt = n->out[0];
+    return (OpCost){ .bytes = (double)tensor_numel(xt) + (double)tensor_bytes(xt) + (double)tensor_bytes(n->out[1]) };
+}
+static const OpDef q_sample_op = { .name = "q_sample", .launcher = &q_sample, .infer = q_sample_infer,
+                                   .bind = q_sample_bind, .cost = q_sample_cost };
+NoisyImages op_q_sample(Graph *g, Tensor *images, bool flip, Tensor *index, Tensor *t, Tensor *sample, Tensor *state,
+                        Tensor *root) {
+    QSampleAttr a = { flip };
+    Node *n = graph_append(g, &q_sample_op, &a, sizeof a, 6, (Tensor *[]){ images, index, t, sample, state, root });
+    return (NoisyImages){ n->out[0], n->out[1] };
+}
+
 // ---- reverse step: in = eps_hat, coef, sample, state, x; out = x, in place
 typedef struct { bool guided; } StepAttr;
 static void step_infer(Graph *g, Node *n) { (void)g; n->out[0] = n->in[4]; n->n_out = 1; }
