@@ -120,7 +120,7 @@ static void add_row(Row *rows, int *n, const Node *node, int batch, const char *
 // Records the step of one batch size on a null device of the same kind and collects its nodes.
 static bool add_rows(const Config *c, const char *device, DType dtype, int batch, Row *rows, int *n, Error *err) {
     char spec[64];
-    snprintf(spec, sizeof spec, "null:%s", device);
+    snprintf(spec, sizeof spec, "%s%s", strncmp(device, "null", 4) == 0 ? "" : "null:", device);
     UNetConfig u;
     if (!model_unet_config(&c->model, &u, err)) return false;
     Device *d = device_open(spec, err);
@@ -430,6 +430,8 @@ static bool run(const Config *c, Error *err) {
     DType dtype = DT_F32;
     Device *d = device_open(c->device, err);
     bool ok = d && graph_choose_dtype(d, c->dtype, &dtype, err);
+    if (ok && device_is_null(d) && !c->list)
+        ok = error_set(err, ERR_USAGE, "device %s computes nothing: add --list, or choose another", device_name(d));
     const char *usual = ok && device_kind(d) == DEV_CUDA ? "48,64,128" : ok && device_kind(d) == DEV_EMU ? "1" : "8";
     int64_t n_batches = 0, *batches = NULL;
     if (ok) ok = (batches = list_parse("batch", *c->batch ? c->batch : usual, 1, 4096, 16, &n_batches, err)) != NULL;
