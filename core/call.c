@@ -11,6 +11,7 @@
 #include "kernels/diffuse/diffuse.h"
 #include "kernels/optim/optim.h"
 
+enum { LARGE = 1 << 16 };          // elements from which on the host's loops over an array use all cores
 struct Call {
     Device            *device;
     const Description *what;
@@ -144,6 +145,7 @@ void call_write(Call *c, int i, const double *values) {
     size_t bytes = bytes_of(a);
     void *copy = memset(xmalloc(bytes ? bytes : 1), 0xFF, bytes);
     int64_t n = array_numel(a);
+#pragma omp parallel for if (n > LARGE)
     for (int64_t j = 0; j < n; j++) put(a, copy, array_at(a, j), values[j]);
     device_write(c->device, c->memory[i], copy, bytes);
     free(copy);
@@ -167,6 +169,7 @@ void call_read(const Call *c, int i, double *values) {
     const Array *a = &c->arrays.array[i];
     void *copy = read_back(c, i);
     int64_t n = array_numel(a);
+#pragma omp parallel for if (n > LARGE)
     for (int64_t j = 0; j < n; j++) values[j] = get(a, copy, array_at(a, j));
     free(copy);
 }
@@ -210,7 +213,8 @@ static void fill_values(Call *c, int i, CallFill fill, uint32_t hash) {
     const Array *a = &c->arrays.array[i];
     int64_t n = array_numel(a);
     double *v = xmalloc((size_t)(n ? n : 1) * sizeof *v);
-    uint32_t key[2] = { hash, 4 };
+    const uint32_t key[2] = { hash, 4 };
+#pragma omp parallel for if (n > LARGE)
     for (int64_t j = 0; j < n; j++) {
         uint32_t word = philox(key, (uint32_t)j, 0, 0, 0).v[0];
         double alpha_bar = a->dim[0] > 0 ? 1 - (double)(j / 2 + 1) / (double)(a->dim[0] + 1) : 0;

@@ -114,7 +114,7 @@ if [ "$rehearse" ]; then
     section bench 60 "$out/bench.txt" "$cbdm" bench --device emu --filter silu_forward,axpby --ch 16 --groups 4 \
         --rounds 1 --warm --save "$out/bench.jsonl"
 else
-    section bench 150 "$out/bench.txt" "$cbdm" bench --device "$device" --batch 64 --rounds 5 \
+    section bench 200 "$out/bench.txt" "$cbdm" bench --device "$device" --batch 64 --rounds 5 \
         --save "$out/bench.jsonl"
 fi
 
