@@ -291,15 +291,17 @@ static WgProduct backward_product(const Conv2dShape *z) {
     return runs_together(p);
 }
 
-// The tiles of a plan. False if they do not consist of whole rows, or are too large for a box.
+// The tiles of a plan. False if they cannot consist of whole rows, would be empty for the most part, or are too large
+// for a box.
 static bool lay_tiles(const WgProduct *p, int name, ConvTiles *g) {
     int m = plan_tiles[name].m, shared_taps = plan_tiles[name].row_taps, pixels = p->height * p->width;
-    if (m % p->width || (pixels < m && m % pixels)) return false;
+    bool whole_images = pixels < m && m % pixels == 0;
+    if (m % p->width || (!whole_images && 2 * pixels < m && p->images > 1)) return false;
     if (shared_taps == 3 && (p->r != 3 || p->stride != 1 || p->width % 8)) return false;
     *g = {};
     g->images = p->images, g->height = p->height, g->width = p->width, g->pixels = p->pixels;
-    g->rows = pixels < m ? p->height : m / p->width;
-    g->together = pixels < m ? m / pixels : 1;
+    g->rows = whole_images ? p->height : m / p->width;
+    g->together = whole_images ? m / pixels : 1;
     g->tiles_h = (int)ceil_div(p->height, g->rows);
     g->tiles_m = (int)ceil_div(p->images, g->together) * g->tiles_h;
     g->tiles_n = (int)ceil_div(p->columns, plan_tiles[name].n);
