@@ -16,13 +16,7 @@
 // second kernel adds in order and finishes.
 //
 // From L2 at 256 x 128 and ROW_TAPS 3: 88 KiB for 12.6 MFLOP, 140 FLOP a byte.
-#include <stdlib.h>
-#include "kernels/common/hopper.cuh"
-#include "kernels/conv2d/conv2d_mma_product.cuh"
-
-enum { TERMS = 64, ROW_BYTES = 2 * TERMS, PATTERN = 1024 };      // PATTERN: bytes after which the swizzling repeats
-enum { GROUP = 128, CONSUMERS = 2, THREADS = (1 + CONSUMERS) * GROUP };
-enum { SMS = 132 };                          // of an H100 or H200: blocks of a launch, one to each
+#include "kernels/conv2d/conv2d_sm90.cuh"
 
 // M_ x N_ sums a block; ROW_TAPS_: taps of a column of the filter that share their pixels, 3 or 1.
 template <int M_, int N_, int ROW_TAPS_, int A_STAGES_, int B_STAGES_> struct WgTile {
@@ -31,9 +25,8 @@ template <int M_, int N_, int ROW_TAPS_, int A_STAGES_, int B_STAGES_> struct Wg
     static constexpr int A_ROWS = ROW_TAPS == 3 ? M + 64 : M;        // most pixels of a box
     static constexpr int A_BYTES = A_ROWS * ROW_BYTES, B_BYTES = N * ROW_BYTES, B = A_STAGES * A_BYTES;
     static constexpr int SLABS = B + B_STAGES * B_BYTES;
-    static constexpr int SLAB_COLUMNS = 32, SLAB_LD = SLAB_COLUMNS + 8, SLAB_BYTES = 16 * SLAB_LD * 4;    // of a warp
     static constexpr int SHARED_BYTES = SLABS + CONSUMERS * 4 * SLAB_BYTES;
-    static_assert(SHARED_BYTES + 1024 <= 227 * 1024, "a block has 227 KiB, some of them for its barriers");
+    static_assert(SHARED_BYTES + 1024 <= SHARED_MOST, "a block has 227 KiB, some of them for its barriers");
 };
 typedef WgTile<256, 128, 3, 2, 6> WideShared;
 typedef WgTile<128, 128, 3, 3, 7> SquareShared;
@@ -48,7 +41,7 @@ struct ConvTiles {
     int rows, together;                      // of a tile: rows of an image, images
     int tiles_h, tiles_m, tiles_n, splits;   // tiles of an image, of all images, along the channels
     int s, taps, stride, pad_h, pad_w;       // filter columns, taps that boxes go through (columns if ROW_TAPS is 3)
-    int chunks1, chunks;                     // TERMS of the first source, of both
+    int chunks1, chunks;                     // BOX of the first source, of both
     int box_bytes;                           // of the pixels
     float *partial;                          // (splits, all pixels, partial_ld), or NULL: finish at once
     int partial_ld;
@@ -68,17 +61,6 @@ DEVICE ConvItem conv_item(const ConvTiles &g, int item, int tile_columns) {
     return at;
 }
 
-// A ring of stages and the parity of its turn.
-template <int STAGES> struct Ring {
-    int stage = 0;
-    uint32_t turn = 0;
-    DEVICE void advance() {
-        stage++;
-        if (stage < STAGES) return;
-        stage = 0;
-        turn ^= 1;
-    }
-};
 template <class T> struct Barriers {
     uint64_t a_full[T::A_STAGES], a_empty[T::A_STAGES], b_full[T::B_STAGES], b_empty[T::B_STAGES];
 };
@@ -99,9 +81,9 @@ DEVICE void produce(unsigned char *shared, Barriers<T> *bars, const TensorMap *x
             MBARRIER_ARRIVE_EXPECT(&bars->a_full[a.stage], g.box_bytes);
             unsigned char *to = shared + a.stage * T::A_BYTES;
             if (chunk < g.chunks1) {
-                TMA_LOAD(to, x, &bars->a_full[a.stage], chunk * TERMS, column, row, at.image);
+                TMA_LOAD(to, x, &bars->a_full[a.stage], chunk * BOX, column, row, at.image);
             } else {
-                TMA_LOAD(to, x2, &bars->a_full[a.stage], (chunk - g.chunks1) * TERMS, column, row, at.image);
+                TMA_LOAD(to, x2, &bars->a_full[a.stage], (chunk - g.chunks1) * BOX, column, row, at.image);
             }
             a.advance();
             for (int t = 0; t < T::ROW_TAPS; t++) {
@@ -112,10 +94,10 @@ DEVICE void produce(unsigned char *shared, Barriers<T> *bars, const TensorMap *x
                 if (BACKWARD) {
                     for (int j = 0; j < T::N / 64; j++) {
                         TMA_LOAD(to + j * 64 * ROW_BYTES, filter, full, at.column + j * 64, tap + t * g.s,
-                                 chunk * TERMS);
+                                 chunk * BOX);
                     }
                 } else {
-                    TMA_LOAD(to, filter, full, chunk * TERMS, tap + t * g.s, at.column);
+                    TMA_LOAD(to, filter, full, chunk * BOX, tap + t * g.s, at.column);
                 }
                 b.advance();
             }
@@ -123,43 +105,26 @@ DEVICE void produce(unsigned char *shared, Barriers<T> *bars, const TensorMap *x
     }
 }
 
-// The end of a tile: the sums of a warp, 16 rows by 32 columns at a time, turned in shared memory.
+// The end of a tile.
 template <class T>
 DEVICE void finish_item(const float (&d)[T::PARTS][T::N / 2], float *slab, const ConvTiles &g, const ConvFinish &f,
                         const ConvItem &at) {
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32 - 4, part_pixels = g.rows * g.width;
-    int image_pixels = g.height * g.width;
+    int group = (int)threadIdx.x / GROUP - 1, part_pixels = g.rows * g.width, image_pixels = g.height * g.width;
     int64_t all_pixels = (int64_t)g.images * image_pixels;
 #pragma unroll
     for (int part = 0; part < T::PARTS; part++) {
-#pragma unroll
-        for (int column = 0; column < T::N; column += T::SLAB_COLUMNS) {
-#pragma unroll
-            for (int j = 0; j < T::SLAB_COLUMNS / 8; j++) {
-                const float *sums = &d[part][(column / 8 + j) * 4];
-                float *to = slab + lane / 4 * T::SLAB_LD + j * 8 + lane % 4 * 2;
-                *reinterpret_cast<float2 *>(to) = make_float2(sums[0], sums[1]);
-                *reinterpret_cast<float2 *>(to + 8 * T::SLAB_LD) = make_float2(sums[2], sums[3]);
+        hand_on(d[part], slab, [&](int row, int column, float (&v)[8]) {
+            row += (group * T::PARTS + part) * 64;
+            column += at.column;
+            int image = at.image + row / part_pixels, pixel = at.row * g.width + row % part_pixels;
+            if (image >= g.images || pixel >= image_pixels || column >= f.columns) return;
+            int64_t of_all = (int64_t)image * image_pixels + pixel;
+            if (g.partial) {
+                store_chunk(g.partial + (at.split * all_pixels + of_all) * g.partial_ld + column, v);
+            } else {
+                finish_chunk(f, of_all, f.temb ? (int)(of_all / g.pixels) : 0, column, v);
             }
-            __syncwarp();
-#pragma unroll 1
-            for (int i = lane; i < 16 * T::SLAB_COLUMNS / 8; i += 32) {
-                int row = i / (T::SLAB_COLUMNS / 8), of_row = i % (T::SLAB_COLUMNS / 8) * 8;
-                int in_tile = (warp / 4 * T::PARTS + part) * 64 + warp % 4 * 16 + row, to = at.column + column + of_row;
-                int image = at.image + in_tile / part_pixels, pixel = at.row * g.width + in_tile % part_pixels;
-                if (image >= g.images || pixel >= image_pixels || to >= f.columns) continue;
-                int64_t of_all = (int64_t)image * image_pixels + pixel;
-                const float *from = slab + row * T::SLAB_LD + of_row;
-                float4 low = load4(from), high = load4(from + 4);
-                float v[8] = { low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w };
-                if (g.partial) {
-                    store_chunk(g.partial + (at.split * all_pixels + of_all) * g.partial_ld + to, v);
-                } else {
-                    finish_chunk(f, of_all, f.temb ? (int)(of_all / g.pixels) : 0, to, v);
-                }
-            }
-            __syncwarp();
-        }
+        });
     }
 }
 
@@ -168,7 +133,7 @@ DEVICE void consume(unsigned char *shared, Barriers<T> *bars, const ConvTiles &g
     constexpr int B_STEP = BACKWARD ? 16 * ROW_BYTES : 32;           // bytes from 16 terms to the next
     int warp = (int)threadIdx.x / 32 - 4, group = warp / 4;
     bool speaker = threadIdx.x % 32 == 0;                            // arrives for its warp
-    float *slab = reinterpret_cast<float *>(shared + T::SLABS + warp * T::SLAB_BYTES);
+    float *slab = reinterpret_cast<float *>(shared + T::SLABS + warp * SLAB_BYTES);
     Ring<T::A_STAGES> a;
     Ring<T::B_STAGES> b;
     int part_at[T::PARTS];                   // where the warpgroup's pixels begin in a box; images have two rows more
@@ -194,7 +159,7 @@ DEVICE void consume(unsigned char *shared, Barriers<T> *bars, const ConvTiles &g
                 MBARRIER_WAIT(&bars->b_full[b.stage], b.turn);
                 WGMMA_FENCE();
 #pragma unroll
-                for (int k = 0; k < TERMS / 16; k++) {
+                for (int k = 0; k < BOX / 16; k++) {
 #pragma unroll
                     for (int part = 0; part < T::PARTS; part++) {
                         uint64_t a_at = WGMMA_DESCRIPTOR(shared + a.stage * T::A_BYTES + part_at[part] + down, 16,
@@ -272,10 +237,8 @@ static const struct { int m, n, row_taps, a_rows; } plan_tiles[PLANS] = {
     { Narrow::M, Narrow::N, 1, Narrow::A_ROWS },
 };
 
-// 1x1 filters see pixels only: all images are one, one pixel wide, and any number of them is whole rows.
-static WgProduct runs_together(WgProduct p) {
-    if (p.r != 1 || p.s != 1 || p.stride != 1 || p.pad_h || p.pad_w || p.height != p.source_h || p.width != p.source_w)
-        return p;
+static WgProduct runs_together(WgProduct p, const Conv2dShape *z) {
+    if (!pixels_only(z)) return p;
     p.height = p.source_h = p.images * p.height * p.width;
     p.images = p.width = p.source_w = 1;
     return p;
@@ -283,47 +246,44 @@ static WgProduct runs_together(WgProduct p) {
 static WgProduct forward_product(const Conv2dShape *z) {
     WgProduct p = { z->n, z->p, z->q, z->h, z->w, z->c, z->c2, z->k, z->r, z->s, z->stride, z->pad_h, z->pad_w,
                     z->p * z->q };
-    return runs_together(p);
+    return runs_together(p, z);
 }
 static WgProduct backward_product(const Conv2dShape *z) {
     WgProduct p = { z->n, z->h, z->w, z->p, z->q, z->k, 0, z->c + z->c2, z->r, z->s, z->stride, z->pad_h, z->pad_w,
                     z->h * z->w };
-    return runs_together(p);
+    return runs_together(p, z);
 }
 
-// The tiles of a plan. False if they cannot consist of whole rows, would be empty for the most part, or are too large
-// for a box.
+// The tiles of a plan. False if it has none, or they are too large for a box.
 static bool lay_tiles(const WgProduct *p, int name, ConvTiles *g) {
-    int m = plan_tiles[name].m, shared_taps = plan_tiles[name].row_taps, pixels = p->height * p->width;
-    bool whole_images = pixels < m && m % pixels == 0;
-    if (m % p->width || (!whole_images && 2 * pixels < m && p->images > 1)) return false;
+    int m = plan_tiles[name].m, shared_taps = plan_tiles[name].row_taps;
+    RowTiles t;
+    if (!lay_rows(&t, m, p->images, p->height, p->width)) return false;
     if (shared_taps == 3 && (p->r != 3 || p->stride != 1 || p->width % 8)) return false;
     *g = {};
     g->images = p->images, g->height = p->height, g->width = p->width, g->pixels = p->pixels;
-    g->rows = whole_images ? p->height : m / p->width;
-    g->together = whole_images ? m / pixels : 1;
-    g->tiles_h = (int)ceil_div(p->height, g->rows);
-    g->tiles_m = (int)ceil_div(p->images, g->together) * g->tiles_h;
+    g->rows = t.rows, g->together = t.together, g->tiles_h = t.tiles_h, g->tiles_m = t.tiles;
     g->tiles_n = (int)ceil_div(p->columns, plan_tiles[name].n);
     g->s = p->s, g->taps = p->s * p->r / shared_taps, g->stride = p->stride, g->pad_h = p->pad_h, g->pad_w = p->pad_w;
-    g->chunks1 = (int)ceil_div(p->c, TERMS);
-    g->chunks = g->chunks1 + (int)ceil_div(p->c2, TERMS);
+    g->chunks1 = (int)ceil_div(p->c, BOX);
+    g->chunks = g->chunks1 + (int)ceil_div(p->c2, BOX);
     int box_rows = g->rows + shared_taps - 1;
     g->box_bytes = p->width * box_rows * g->together * ROW_BYTES;
     return p->width * box_rows * g->together <= plan_tiles[name].a_rows && p->width * p->stride <= 256 &&
            box_rows * p->stride <= 256 && g->together <= 256;
 }
 
-// Clocks of an SM: a step is bound by 4096 FLOP or 28 bytes from L2 a clock (5.5 TB/s over 132 SMs at 1.5 GHz: figures
-// for the H100 that await measurement), the end of a tile by 20 bytes from and to memory; splits cost a second kernel.
+// Clocks of an SM: a step is bound by 4096 FLOP or L2_BYTES a clock, the end of a tile by MEMORY_BYTES; splits cost a
+// second kernel.
 static double plan_clocks(const WgProduct *p, const ConvTiles *g, int name, int splits) {
     double m = plan_tiles[name].m, n = plan_tiles[name].n, taps = plan_tiles[name].row_taps;
-    double multiply = m * n * TERMS * taps / 2048, copy = (g->box_bytes + n * ROW_BYTES * taps) / 28;
-    double steps = (double)ceil_div((int64_t)g->chunks * g->taps, splits), tile = m * n * (splits > 1 ? 4 : 3) / 20;
+    double multiply = m * n * BOX * taps / 2048, copy = (g->box_bytes + n * ROW_BYTES * taps) / L2_BYTES;
+    double steps = (double)ceil_div((int64_t)g->chunks * g->taps, splits);
+    double tile = m * n * (splits > 1 ? 4 : 3) / MEMORY_BYTES;
     double waves = (double)ceil_div((int64_t)g->tiles_m * g->tiles_n * splits, SMS);
     double clocks = 1500 + waves * (steps * (multiply > copy ? multiply : copy) + tile);
     double elements = (double)p->images * p->height * p->width * p->columns;
-    return splits > 1 ? clocks + 3000 + elements * 4 * splits / (28.0 * SMS) : clocks;
+    return splits > 1 ? clocks + 3000 + elements * 4 * splits / (L2_BYTES * SMS) : clocks;
 }
 static WgPlan wg_plan(const WgProduct *p, int wanted) {
     WgPlan best = { PLANS, 1 };
@@ -350,31 +310,21 @@ static size_t partial_bytes(const WgProduct *p, int wanted) {
     return (size_t)plan.splits * pixels * (size_t)partial_columns(p) * sizeof(float);
 }
 
-// ---- what is made once, when addresses are known: maps, or whoever takes operands that TMA cannot read
+// ---- what is made once, when addresses are known
 struct WgState {
     TensorMap x, x2, filter;
     const Impl *instead;                     // NULL: the maps are good
 };
-static const Impl *general_of(const Launcher *l, const Conv2dShape *z) {
-    return impl_find(l, KERNEL_PASTE(DEV_, KERNEL_KIND, ), 90, z, "implicit_gemm");
-}
-
-// images x height x width x channels, ld from pixel to pixel.
-static bool map_pixels(TensorMap *map, const void *data, const WgProduct *p, const ConvTiles *g, int name, int channels,
+static bool map_source(TensorMap *map, const void *data, const WgProduct *p, const ConvTiles *g, int name, int channels,
                        int ld) {
-    const char *why;
-    uint64_t dim[4] = { (uint64_t)channels, (uint64_t)p->source_w, (uint64_t)p->source_h, (uint64_t)p->images };
-    uint64_t pixel = 2 * (uint64_t)ld, row = pixel * dim[1], stride[3] = { pixel, row, row * dim[2] };
-    uint32_t step = (uint32_t)p->stride, element_stride[4] = { 1, step, step, 1 };
-    uint32_t rows = (uint32_t)(g->rows + plan_tiles[name].row_taps - 1);
-    uint32_t box[4] = { TERMS, (uint32_t)g->width * step, rows * step, (uint32_t)g->together };
-    return tensor_map_tiled(map, DT_BF16, 4, data, dim, stride, box, element_stride, 128, &why);
+    return map_pixels(map, { data, p->images, p->source_h, p->source_w, channels, ld, g->together,
+                             g->rows + plan_tiles[name].row_taps - 1, g->width, p->stride });
 }
 static bool map_filter(TensorMap *map, const void *data, int c, int taps, int k, int box_k) {
     const char *why;
     uint64_t dim[3] = { (uint64_t)c, (uint64_t)taps, (uint64_t)k };
     uint64_t stride[2] = { 2 * dim[0], 2 * dim[0] * dim[1] };
-    uint32_t box[3] = { TERMS, 1, (uint32_t)box_k }, element_stride[3] = { 1, 1, 1 };
+    uint32_t box[3] = { BOX, 1, (uint32_t)box_k }, element_stride[3] = { 1, 1, 1 };
     return tensor_map_tiled(map, DT_BF16, 3, data, dim, stride, box, element_stride, 128, &why);
 }
 
@@ -415,7 +365,7 @@ static bool is_plain(const Conv2dShape *z, unsigned use) {
 template <int PLAN> static bool forward_can(const Conv2dShape *z) {
     WgProduct p = forward_product(z);
     return is_plain(z, CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL) && (z->out == DT_BF16 || z->out == DT_F32) &&
-           z->ldx % 8 == 0 && z->ldx2 % 8 == 0 && (!z->c2 || z->c % TERMS == 0) && z->stride <= 8 &&
+           z->ldx % 8 == 0 && z->ldx2 % 8 == 0 && (!z->c2 || z->c % BOX == 0) && z->stride <= 8 &&
            wg_plan(&p, PLAN).name != PLANS;
 }
 template <int PLAN> static size_t forward_scratch(const Conv2dShape *z) {
@@ -429,8 +379,8 @@ template <int PLAN> static void *forward_prepare(Stream *, const Conv2dShape *z,
     int name = wg_plan(&p, PLAN).name;
     ConvTiles g;
     CHECK(state && lay_tiles(&p, name, &g), "no memory for tensor maps");
-    bool good = map_pixels(&state->x, a->x, &p, &g, name, z->c, z->ldx) &&
-                map_pixels(&state->x2, z->c2 ? a->x2 : a->x, &p, &g, name, z->c2 ? z->c2 : z->c,
+    bool good = map_source(&state->x, a->x, &p, &g, name, z->c, z->ldx) &&
+                map_source(&state->x2, z->c2 ? a->x2 : a->x, &p, &g, name, z->c2 ? z->c2 : z->c,
                            z->c2 ? z->ldx2 : z->ldx) &&
                 map_filter(&state->filter, a->w, z->c + z->c2, z->r * z->s, z->k, plan_tiles[name].n);
     state->instead = good ? NULL : general_of(&conv2d_forward, z);
@@ -468,8 +418,8 @@ template <int PLAN> static void *backward_input_prepare(Stream *, const Conv2dSh
     int name = wg_plan(&p, PLAN).name;
     ConvTiles g;
     CHECK(state && lay_tiles(&p, name, &g), "no memory for tensor maps");
-    bool good = map_pixels(&state->x, a->dy, &p, &g, name, z->k, z->ldy) &&
-                map_filter(&state->filter, a->w, z->c + z->c2, z->r * z->s, z->k, TERMS);
+    bool good = map_source(&state->x, a->dy, &p, &g, name, z->k, z->ldy) &&
+                map_filter(&state->filter, a->w, z->c + z->c2, z->r * z->s, z->k, BOX);
     state->x2 = state->x;
     state->instead = good ? NULL : general_of(&conv2d_backward_input, z);
     return state;
