@@ -3,8 +3,8 @@
 // A tile is 128 rows, 64 to each of two warpgroups, by N columns, and a stage of the ring 64 terms of both operands,
 // swizzled over 128 bytes. An operand whose terms are innermost (a, or b transposed) is one box of rows of 64 terms;
 // one whose terms are outermost (a transposed, or b) is a box of 64 terms for every 64 of its rows or columns, which
-// wgmma turns. What lies past an edge is read as zero. A block lives for many tiles; tiles along the rows are neighbours in
-// time. Products of few tiles are split over their terms, as in gemm_plan.cuh, which also ends them.
+// wgmma turns. What lies past an edge is read as zero. A block lives for many tiles; tiles along the rows are
+// neighbours in time. Products of few tiles are split over their terms, as in gemm_plan.cuh, which also ends them.
 // From L2 a stage of 128 x 128: 32 KiB for 2.1 MFLOP, 64 FLOP a byte.
 #include <stdlib.h>
 #include "kernels/common/warpgroup.cuh"
