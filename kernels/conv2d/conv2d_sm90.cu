@@ -122,7 +122,7 @@ DEVICE void finish_item(const float (&d)[T::PARTS][T::N / 2], float *slab, const
             if (g.partial) {
                 store_chunk(g.partial + (at.split * all_pixels + of_all) * g.partial_ld + column, v);
             } else {
-                finish_chunk(f, of_all, f.temb ? (int)(of_all / g.pixels) : 0, column, v);
+                finish_chunk(f, of_all, f.temb ? (int)of_all / g.pixels : 0, column, v);
             }
         });
     }
@@ -221,7 +221,7 @@ static __global__ void __launch_bounds__(256) conv_wgmma_finish_kernel(ConvFinis
     if (pixel >= pixels) return;
     float v[8] = { 0, 0, 0, 0, 0, 0, 0, 0 };
     for (int s = 0; s < g.splits; s++) add_chunk(v, g.partial + (s * pixels + pixel) * g.partial_ld + column);
-    finish_chunk(f, pixel, (int)(pixel / g.pixels), column, v);
+    finish_chunk(f, pixel, (int)pixel / g.pixels, column, v);
 }
 
 // ---- which tile, how many splits: by the shape alone
