@@ -61,6 +61,7 @@ static const OpCase cases[] = {
     { "batch view",                { 2,  5,  7,  16,  16, 3, 1, 1, FORM_BIAS | FORM_BATCH_VIEW }, GRAD, 0 },
     { "channel view",              { 2,  5,  7,  16,  31, 3, 1, 1, FORM_BIAS | FORM_CHANNEL_VIEW, 48, 16 }, GRAD, 0 },
     { "channel view, 1x1",         { 2,  3,  3,  32,  16, 1, 1, 0, FORM_BIAS | FORM_CHANNEL_VIEW, 48, 16 }, GRAD, 0 },
+    { "channel view, odd, 32",     { 1,  8,  8,  32,  32, 3, 1, 1, FORM_BIAS | FORM_CHANNEL_VIEW, 40, 4 }, TEST, 0 },
     { "channel view, s2, odd",     { 1,  8,  8,   3,  16, 3, 2, 1, FORM_BIAS | FORM_CHANNEL_VIEW, 7, 4 }, GRAD, 0 },
     { "accumulate",                { 2,  8,  8,  16,  16, 3, 1, 1, FORM_ALL }, TEST | CASE_ACCUMULATE, 0 },
     { "accumulate, stem",          { 2,  5,  7,   3,  16, 3, 1, 1, FORM_BIAS }, TEST | CASE_ACCUMULATE, 0 },

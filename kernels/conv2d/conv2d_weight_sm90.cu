@@ -1,0 +1,291 @@
+// kernels/conv2d/conv2d_weight_sm90.cu - the gradients of filter, bias and time embedding in bf16 on wgmma.
+//
+//   dw[k,r,s,c] = sum over pixels of dy[pixel,k] x[pixel under tap (r,s), c]
+// is for each tap a product of dy and x, whose terms, the pixels, are outermost in both: wgmma turns them. A tile has
+// 128 output channels, 64 to each of two warpgroups, and 128 input channels of one source under TAPS taps:
+//   3   the taps of a column of the filter. A step is 128 pixels of dy in whole rows; of x it takes the rows of these
+//       and one more above and below, and the taps start a row apart, a multiple of the swizzling pattern where rows
+//       are of 8 pixels. 80 KiB from L2 for 12.6 MFLOP at rows of 32 pixels: 154 FLOP a byte
+//   1   any tap: 64 pixels a step, the box of x laid under the tap, zero beside the image
+// Boxes are of 64 channels, swizzled over 128 bytes, two of dy and two of x a stage. There are few tiles (12 for a 3x3
+// filter of 256 x 256 channels), so the pixels are split over blocks into f32 sums in scratch, which a second kernel
+// adds in order. The split depends on the shape alone; the tiles of a split run at the same time and share pixels in
+// L2.
+#include "kernels/conv2d/conv2d_mma_sums.cuh"
+#include "kernels/conv2d/conv2d_sm90.cuh"
+
+enum { TILE = 128, BOXES = TILE / BOX };                     // channels of a tile, of either kind
+template <int TAPS_, int PIXELS_, int STAGES_> struct WeightTile {
+    static constexpr int TAPS = TAPS_, PIXELS = PIXELS_, STAGES = STAGES_;
+    static constexpr int X_PIXELS = TAPS == 3 ? PIXELS + 64 : PIXELS;        // most of a box of x
+    static constexpr int DY_BYTES = PIXELS * ROW_BYTES, X_BYTES = X_PIXELS * ROW_BYTES;      // of a box
+    static constexpr int X = BOXES * DY_BYTES, STAGE_BYTES = X + BOXES * X_BYTES, SLABS = STAGES * STAGE_BYTES;
+    static constexpr int SHARED_BYTES = SLABS + CONSUMERS * 4 * SLAB_BYTES;
+    static_assert(SHARED_BYTES + 1024 <= SHARED_MOST, "a block has 227 KiB, some of them for its barriers");
+};
+typedef WeightTile<3, 128, 2> TapsTile;
+typedef WeightTile<1, 64, 6>  TapTile;
+
+struct WeightTiles {
+    int k, c, c2;                            // channels of dy, x, x2
+    int width, rows, together, tiles_h;      // of dy: pixels of a row; rows and images of a step; steps of an image
+    int steps, splits;
+    int tiles_k, tiles_x, tiles_c;           // tiles along dy's channels, x's, both sources'
+    int s, taps, taps_all;                   // filter columns; taps that tiles go through, all
+    int stride, pad_h, pad_w;
+    int x_bytes;                             // of a box of x
+    float *sums;                             // (splits, k, taps_all, c + c2): scratch, or dw itself
+    bool accumulate;                         // onto dw
+};
+struct WeightItem { int k, c, tap, split, begin, end; bool second; };
+DEVICE WeightItem weight_item(const WeightTiles &g, int item) {
+    WeightItem at;
+    int rest = item / g.tiles_k, tile_c = rest / g.taps % g.tiles_c;
+    at.k = item % g.tiles_k * TILE;
+    at.tap = rest % g.taps;
+    at.second = tile_c >= g.tiles_x;
+    at.c = (at.second ? tile_c - g.tiles_x : tile_c) * TILE;
+    at.split = rest / g.taps / g.tiles_c;
+    at.begin = (int)((int64_t)g.steps * at.split / g.splits);
+    at.end = (int)((int64_t)g.steps * (at.split + 1) / g.splits);
+    return at;
+}
+
+template <class T> struct WeightBarriers { uint64_t full[T::STAGES], empty[T::STAGES]; };
+
+template <class T>
+DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const TensorMap *dy, const TensorMap *x,
+                    const TensorMap *x2, const WeightTiles &g) {
+    Ring<T::STAGES> ring;
+    int items = g.tiles_k * g.taps * g.tiles_c * g.splits;
+    for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
+        WeightItem at = weight_item(g, item);
+        int right = at.tap % g.s - g.pad_w, down = at.tap / g.s - g.pad_h;
+        for (int step = at.begin; step < at.end; step++) {
+            int image = step / g.tiles_h * g.together, row = step % g.tiles_h * g.rows;
+            uint64_t *full = &bars->full[ring.stage];
+            unsigned char *to = shared + ring.stage * T::STAGE_BYTES;
+            MBARRIER_WAIT(&bars->empty[ring.stage], ring.turn ^ 1);
+            MBARRIER_ARRIVE_EXPECT(full, BOXES * (T::DY_BYTES + g.x_bytes));
+            for (int j = 0; j < BOXES; j++) {
+                TMA_LOAD(to + j * T::DY_BYTES, dy, full, at.k + j * BOX, 0, row, image);
+            }
+            for (int j = 0; j < BOXES; j++) {
+                unsigned char *box = to + T::X + j * T::X_BYTES;
+                if (at.second) TMA_LOAD(box, x2, full, at.c + j * BOX, right, row * g.stride + down, image);
+                else TMA_LOAD(box, x, full, at.c + j * BOX, right, row * g.stride + down, image);
+            }
+            ring.advance();
+        }
+    }
+}
+
+template <class T> DEVICE void consume(unsigned char *shared, WeightBarriers<T> *bars, const WeightTiles &g) {
+    int warp = (int)threadIdx.x / 32 - 4, group = warp / 4, image_pixels = g.rows * g.width;
+    bool speaker = threadIdx.x % 32 == 0;                            // arrives for its warp
+    float *slab = reinterpret_cast<float *>(shared + T::SLABS + warp * SLAB_BYTES);
+    Ring<T::STAGES> ring;
+    int items = g.tiles_k * g.taps * g.tiles_c * g.splits;
+    for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
+        WeightItem at = weight_item(g, item);
+        float d[T::TAPS][TILE / 2];
+#pragma unroll
+        for (int t = 0; t < T::TAPS; t++)
+#pragma unroll
+            for (int i = 0; i < TILE / 2; i++) d[t][i] = 0;
+        uint64_t *done = NULL;                       // the stage read by products that may still be on their way
+        for (int step = at.begin; step < at.end; step++) {
+            unsigned char *stage = shared + ring.stage * T::STAGE_BYTES;
+            MBARRIER_WAIT(&bars->full[ring.stage], ring.turn);
+            WGMMA_FENCE();
+#pragma unroll
+            for (int pixel = 0; pixel < T::PIXELS; pixel += 16) {
+                // images have two rows more in x
+                int x_pixel = pixel + (T::TAPS - 1) * g.width * (pixel / image_pixels);
+                unsigned char *of_dy = stage + group * T::DY_BYTES + pixel * ROW_BYTES;
+                uint64_t a = WGMMA_DESCRIPTOR(of_dy, T::DY_BYTES, PATTERN, 128);
+#pragma unroll
+                for (int t = 0; t < T::TAPS; t++) {
+                    unsigned char *under = stage + T::X + (x_pixel + t * g.width) * ROW_BYTES;
+                    WGMMA_SS(1, 1, d[t], a, WGMMA_DESCRIPTOR(under, T::X_BYTES, PATTERN, 128), 1);
+                }
+            }
+            WGMMA_COMMIT();
+            WGMMA_WAIT(1);                           // the products before these have read their stage
+            if (speaker && done) MBARRIER_ARRIVE(done);
+            done = &bars->empty[ring.stage];
+            ring.advance();
+        }
+        WGMMA_WAIT(0);
+        if (speaker && done) MBARRIER_ARRIVE(done);
+
+        int channels = g.c + g.c2, own = at.second ? g.c2 : g.c;
+        float *dw = g.sums + (int64_t)at.split * g.k * g.taps_all * channels + (at.second ? g.c : 0);
+#pragma unroll
+        for (int t = 0; t < T::TAPS; t++) {
+            hand_on(d[t], slab, [&](int row, int column, float (&v)[8]) {
+                row += at.k + group * 64;
+                column += at.c;
+                if (row >= g.k || column >= own) return;
+                float *to = dw + ((int64_t)row * g.taps_all + at.tap + t * g.s) * channels + column;
+                if (g.accumulate) add_chunk(v, to);
+                store_chunk(to, v);
+            });
+        }
+    }
+}
+
+template <class T>
+static __global__ void __launch_bounds__(THREADS, 1)
+conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_constant__ TensorMap x,
+                         const __grid_constant__ TensorMap x2, WeightTiles g) {
+    DYNAMIC_SHARED(unsigned char, shared);
+    SHARED(WeightBarriers<T>, bars, 1);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < T::STAGES; i++) {
+            MBARRIER_INIT(&bars->full[i], 1);
+            MBARRIER_INIT(&bars->empty[i], CONSUMERS * 4);
+        }
+        MBARRIER_INIT_FENCE();
+        TMA_PREFETCH_MAP(&dy);
+        TMA_PREFETCH_MAP(&x);
+    }
+    __syncthreads();
+    if (threadIdx.x < GROUP) {
+        SETMAXNREG_DEC(40);
+        if (threadIdx.x == 0) produce<T>(shared, bars, &dy, &x, &x2, g);
+    } else {
+        SETMAXNREG_INC(232);
+        consume<T>(shared, bars, g);
+    }
+}
+
+// ---- which tile, how many splits: by the shape alone
+enum WeightPlanName { TAPS_SHARED, TAP, PLANS, ANY = PLANS };
+struct WeightPlan { int name, splits; };
+enum { MOST_SPLITS = 64, FEWEST_STEPS = 4 };                 // FEWEST_STEPS: of a split
+static const struct { int taps, pixels, x_pixels; } plan_tiles[PLANS] = {
+    { TapsTile::TAPS, TapsTile::PIXELS, TapsTile::X_PIXELS }, { TapTile::TAPS, TapTile::PIXELS, TapTile::X_PIXELS },
+};
+
+struct WeightExtent { int images, p, q, h, w; };             // of dy and x, where a 1x1 filter has made all images one
+static WeightExtent extent_of(const Conv2dShape *z) {
+    if (pixels_only(z)) return { 1, z->n * z->h * z->w, 1, z->n * z->h * z->w, 1 };
+    return { z->n, z->p, z->q, z->h, z->w };
+}
+// False if the plan has no tiles of whole rows, or they are too large for a box.
+static bool lay_tiles(const Conv2dShape *z, int name, WeightTiles *g) {
+    WeightExtent e = extent_of(z);
+    RowTiles t;
+    int taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
+    if (!lay_rows(&t, pixels, e.images, e.p, e.q)) return false;
+    if (taps == 3 && (z->r != 3 || z->stride != 1 || e.q % 8 || (t.together > 1 && t.rows * e.q % 16))) return false;
+    *g = {};
+    g->k = z->k, g->c = z->c, g->c2 = z->c2;
+    g->width = e.q, g->rows = t.rows, g->together = t.together, g->tiles_h = t.tiles_h, g->steps = t.tiles;
+    g->tiles_k = (int)ceil_div(z->k, TILE);
+    g->tiles_x = (int)ceil_div(z->c, TILE);
+    g->tiles_c = g->tiles_x + (int)ceil_div(z->c2, TILE);
+    g->s = z->s, g->taps_all = z->r * z->s, g->taps = g->taps_all / taps;
+    g->stride = z->stride, g->pad_h = z->pad_h, g->pad_w = z->pad_w;
+    int x_rows = t.rows + taps - 1;
+    g->x_bytes = e.q * x_rows * t.together * ROW_BYTES;
+    return e.q * x_rows * t.together <= plan_tiles[name].x_pixels && e.q * z->stride <= 256 &&
+           x_rows * z->stride <= 256 && t.together <= 256;
+}
+
+// Clocks of an SM: a step is bound by 4096 FLOP or L2_BYTES a clock; splits are written, read and added.
+static double plan_clocks(const Conv2dShape *z, const WeightTiles *g, int name, int splits) {
+    double taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
+    double multiply = TILE * TILE * taps * pixels / 2048, copy = BOXES * (pixels * ROW_BYTES + g->x_bytes) / L2_BYTES;
+    double tile = TILE * TILE * taps * 4 / MEMORY_BYTES, steps = (double)ceil_div(g->steps, splits);
+    double waves = (double)ceil_div((int64_t)g->tiles_k * g->tiles_c * g->taps * splits, SMS);
+    double clocks = 1500 + waves * (steps * (multiply > copy ? multiply : copy) + tile);
+    return splits > 1 ? clocks + 3000 + (double)filter_elements(z) * 4 * splits / (L2_BYTES * SMS) : clocks;
+}
+static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
+    WeightPlan best = { PLANS, 1 };
+    double fewest = 1e30;
+    for (int name = 0; name < PLANS; name++) {
+        WeightTiles g;
+        if ((wanted != ANY && name != wanted) || !lay_tiles(z, name, &g)) continue;
+        for (int splits = 1; splits <= MOST_SPLITS; splits++) {
+            if (splits > 1 && g.steps / splits < FEWEST_STEPS) break;
+            double clocks = plan_clocks(z, &g, name, splits);
+            if (clocks >= fewest) continue;
+            fewest = clocks;
+            best.name = name;
+            best.splits = splits;
+        }
+    }
+    return best;
+}
+
+// ---- the launcher. Each function for a plan: ANY, or one by name.
+struct WeightState {
+    TensorMap dy, x, x2;
+    const Impl *instead;                     // NULL: the maps are good
+};
+
+template <int PLAN> static bool backward_weight_can(const Conv2dShape *z) {
+    return z->dtype == DT_BF16 && z->out == DT_BF16 && z->lx == LAYOUT_NHWC && z->ly == LAYOUT_NHWC &&
+           !(z->use & ~(CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL)) && whole_chunks(z->c, z->ldx) &&
+           whole_chunks(z->c2, z->ldx2) && whole_chunks(z->k, z->ldy) && sizes_fit(z) && z->n <= 65535 &&
+           z->stride <= 8 && z->c >= 32 && z->k >= 32 && plan_of(z, PLAN).name != PLANS;
+}
+// gradient_sums', then the splits; or the other implementation's.
+template <int PLAN> static size_t backward_weight_scratch(const Conv2dShape *z) {
+    int splits = plan_of(z, PLAN).splits;
+    size_t own = image_sums_bytes(z) + (splits > 1 ? (size_t)splits * (size_t)filter_elements(z) * sizeof(float) : 0);
+    size_t other = conv2d_backward_weight.scratch(general_of(&conv2d_backward_weight, z), z);
+    return own > other ? own : other;
+}
+template <int PLAN> static void *backward_weight_prepare(Stream *, const Conv2dShape *z, const Conv2dArgs *a) {
+    WeightState *state = static_cast<WeightState *>(aligned_alloc(alignof(WeightState), sizeof(WeightState)));
+    WeightExtent e = extent_of(z);
+    int name = plan_of(z, PLAN).name;
+    WeightTiles g;
+    CHECK(state && lay_tiles(z, name, &g), "no memory for tensor maps");
+    int x_rows = g.rows + plan_tiles[name].taps - 1;
+    PixelMap dy = { a->dy, e.images, e.p, e.q, z->k, z->ldy, g.together, g.rows, g.width, 1 };
+    PixelMap x = { a->x, e.images, e.h, e.w, z->c, z->ldx, g.together, x_rows, g.width, z->stride }, x2 = x;
+    if (z->c2) x2.data = a->x2, x2.channels = z->c2, x2.ld = z->ldx2;
+    bool good = map_pixels(&state->dy, dy) && map_pixels(&state->x, x) && map_pixels(&state->x2, x2);
+    state->instead = good ? NULL : general_of(&conv2d_backward_weight, z);
+    return state;
+}
+
+template <class T>
+static void launch_tile(Stream *stream, const WeightState *state, const WeightTiles &g) {
+    int64_t items = (int64_t)g.tiles_k * g.taps * g.tiles_c * g.splits;
+    LAUNCH(stream, (conv_weight_wgmma_kernel<T>), dim3(grid_of(items, 1, SMS)), dim3(THREADS), T::SHARED_BYTES,
+           state->dy, state->x, state->x2, g);
+}
+template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
+    const WeightState *state = static_cast<const WeightState *>(work.state);
+    if (state->instead) {
+        conv2d_backward_weight.run(state->instead, stream, z, a, { NULL, work.scratch });
+        return;
+    }
+    gradient_sums(stream, z, a, work.scratch);
+    if (!a->dw) return;
+    WeightPlan plan = plan_of(z, PLAN);
+    WeightTiles g;
+    CHECK(lay_tiles(z, plan.name, &g), "can() has seen the tiles");
+    float *scratch = reinterpret_cast<float *>(static_cast<unsigned char *>(work.scratch) + image_sums_bytes(z));
+    g.splits = plan.splits;
+    g.sums = plan.splits > 1 ? scratch : a->dw;
+    g.accumulate = plan.splits == 1 && a->accumulate;
+    if (plan.name == TAPS_SHARED) launch_tile<TapsTile>(stream, state, g);
+    else launch_tile<TapTile>(stream, state, g);
+    if (plan.splits > 1) add_splits(stream, a, scratch, filter_elements(z), plan.splits);
+}
+
+// By default the model chooses; each choice has a name of its own, for tests and for the bench.
+#define BACKWARD_WEIGHT(name, order, plan)                                                                          \
+    IMPL_FULL(conv2d_backward_weight, name, order, 90, 90, backward_weight_can<plan>,                               \
+              backward_weight_scratch<plan>, backward_weight_prepare<plan>, backward_weight<plan>, free)
+IMPLS(conv2d_weight_sm90,
+    BACKWARD_WEIGHT("wgmma", 40, ANY),
+    BACKWARD_WEIGHT("wgmma_shared_taps", -1, TAPS_SHARED),
+    BACKWARD_WEIGHT("wgmma_tap", -1, TAP))
