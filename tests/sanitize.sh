@@ -7,7 +7,7 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 sh third_party/setup.sh
-cmake -S . -B build-asan -DCMAKE_BUILD_TYPE=Release -DCBDM_SANITIZE=address,undefined
+cmake -S . -B build-asan -DCMAKE_BUILD_TYPE=Release -DCBDM_SANITIZE=address,undefined -DCBDM_CUDA=OFF
 cmake --build build-asan -j "$(nproc)"
 export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
