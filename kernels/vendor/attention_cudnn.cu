@@ -1,9 +1,9 @@
-// kernels/vendor/attention_cudnn.cu - attention by cuDNN's fused operations (9.13 forward, 9.17 backward).
+// kernels/vendor/attention_cudnn.cu - attention by cuDNN's fused operation of 9.13 and later; forward only.
 //
-// bf16, heads of up to 128 channels, on compute capability 9.0 of up to 256: what its engines take. Each direction is one
-// operation on (n,heads,t,c) with the strides of the views, so that nothing is copied. The statistics that forward
-// leaves for backward are log(sum(exp(s))), as the contract has them. Unlike ours, cuDNN rounds p before the division
-// and ds to bf16, and its gradient of q may add up in any order: the one twin whose bits may change from run to run.
+// bf16, heads of up to 128 channels, on compute capability 9.0 of up to 256: what its engines take. One operation on
+// (n,heads,t,c) with the strides of the views, so that nothing is copied. The statistics that it leaves are
+// log(sum(exp(s))), as the contract has them. Unlike ours, cuDNN rounds p before the division. Its operation for the
+// gradient is refused by 9.19 in every form tried, when the graph is built; so the gradient has no twin.
 #include "kernels/attention/attention.h"
 #include "kernels/common/vector.cuh"
 #include "kernels/vendor/cudnn_plan.cuh"
@@ -15,10 +15,7 @@ static bool can_any(const AttentionShape *z, int from, int to) {
 static bool can(const AttentionShape *z) { return can_any(z, 8, 128); }
 static bool can_wide(const AttentionShape *z) { return can_any(z, 129, 256); }
 
-// Backward keeps gradients of q in f32, and a sum per row.
-static size_t scratch(const AttentionShape *z) {
-    return ((size_t)64 << 20) + 2 * sizeof(float) * (size_t)z->n * (size_t)z->t * (size_t)z->heads * (size_t)z->c;
-}
+static size_t scratch(const AttentionShape *) { return (size_t)64 << 20; }
 
 namespace {
 struct Attention { CudnnPlan plan; float scale; };       // scale: read from here whenever the plan runs
@@ -39,21 +36,7 @@ static cudnnBackendDescriptor_t number(CudnnPlan *p) {
     return p->tensor(CUDNN_DATA_FLOAT, one, one, true);
 }
 
-// The plan of `operation`, finished, or NULL.
-static Attention *finish(Attention *a, const AttentionShape *z, cudnnBackendDescriptor_t operation, bool ordered) {
-    a->scale = z->scale;
-    if (a->plan.choose(operation, false, ordered, (int64_t)scratch(z))) return a;
-    release(a);
-    return NULL;
-}
-
-static const Attention *prepared(Stream *s, const Work &w) {
-    if (!w.state) stream_fail(s, 1, "cuDNN does not start, or has no engine for this attention");
-    return static_cast<const Attention *>(w.state);
-}
-
-// ---- forward
-static void *prepare_forward(Stream *, const AttentionShape *z, const AttentionForwardArgs *) {
+static void *prepare(Stream *, const AttentionShape *z, const AttentionForwardArgs *) {
     if (!cudnn_handle()) return NULL;
     Attention *a = new Attention();
     CudnnPlan *p = &a->plan;
@@ -64,44 +47,22 @@ static void *prepare_forward(Stream *, const AttentionShape *z, const AttentionF
     p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC, heads(p, z, z->ldo));
     p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC, statistics(p, z));
     p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, number(p));
-    return finish(a, z, op, true);
+    a->scale = z->scale;
+    if (p->choose(op, false, (int64_t)scratch(z))) return a;
+    release(a);
+    return NULL;
 }
 
-static void forward(Stream *s, const AttentionShape *, const AttentionForwardArgs *a, Work w) {
-    const Attention *p = prepared(s, w);
-    if (!p) return;
+static void run(Stream *s, const AttentionShape *, const AttentionForwardArgs *a, Work w) {
+    const Attention *p = static_cast<const Attention *>(w.state);
+    if (!p) {
+        stream_fail(s, 1, "cuDNN does not start, or has no engine for this attention");
+        return;
+    }
     const void *pointers[] = { a->q, a->k, a->v, a->o, a->lse, &p->scale };
     p->plan.run(s, pointers, w.scratch);
 }
 
-// ---- backward
-static void *prepare_backward(Stream *, const AttentionShape *z, const AttentionBackwardArgs *) {
-    if (!cudnn_handle()) return NULL;
-    Attention *a = new Attention();
-    CudnnPlan *p = &a->plan;
-    cudnnBackendDescriptor_t op = p->make(CUDNN_BACKEND_OPERATION_SDPA_BWD_DESCRIPTOR);
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_QDESC, heads(p, z, z->ldq));
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_KDESC, heads(p, z, z->ldk));
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_VDESC, heads(p, z, z->ldv));
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_ODESC, heads(p, z, z->ldo));
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_DODDESC, heads(p, z, z->ldo));
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_STATSDESC, statistics(p, z));
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_DQDESC, heads(p, z, z->ldq));
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_DKDESC, heads(p, z, z->ldk));
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_DVDESC, heads(p, z, z->ldv));
-    p->set_descriptor(op, CUDNN_ATTR_OPERATION_SDPA_BWD_SCALEDESC, number(p));
-    return finish(a, z, op, false);
-}
-
-static void backward(Stream *s, const AttentionShape *, const AttentionBackwardArgs *a, Work w) {
-    const Attention *p = prepared(s, w);
-    if (!p) return;
-    const void *pointers[] = { a->q, a->k, a->v, a->o, a->d_o, a->lse, a->dq, a->dk, a->dv, &p->scale };
-    p->plan.run(s, pointers, w.scratch);
-}
-
 IMPLS(attention_cudnn,
-    IMPL_FULL(attention_forward, "cudnn", -1, 80, 0, can, scratch, prepare_forward, forward, release),
-    IMPL_FULL(attention_forward, "cudnn", -1, 90, 90, can_wide, scratch, prepare_forward, forward, release),
-    IMPL_FULL(attention_backward, "cudnn", -1, 80, 0, can, scratch, prepare_backward, backward, release),
-    IMPL_FULL(attention_backward, "cudnn", -1, 90, 90, can_wide, scratch, prepare_backward, backward, release))
+    IMPL_FULL(attention_forward, "cudnn", -1, 80, 0, can, scratch, prepare, run, release),
+    IMPL_FULL(attention_forward, "cudnn", -1, 90, 90, can_wide, scratch, prepare, run, release))

@@ -75,9 +75,9 @@ struct CudnnPlan {
         return d;
     }
 
-    // Does the engine keep what the contracts promise? If ordered, the same bits in every run; inputs and partial sums as precise as
+    // Does the engine keep what the contracts promise? The same bits in every run, inputs and partial sums as precise as
     // stored and as accumulated; in f32 no TF32, and direct sums, since the checks bound the error of those.
-    bool keeps_contract(Descriptor config, bool f32, bool ordered) {
+    bool keeps_contract(Descriptor config, bool f32) {
         Descriptor engine = make(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
         cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
         int64_t count = 0;
@@ -88,9 +88,9 @@ struct CudnnPlan {
             return false;
         for (int64_t i = 0; i < count; i++) {
             cudnnBackendNumericalNote_t n = notes[i];
-            if (n == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS || n == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION)
+            if (n == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC || n == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS ||
+                n == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION)
                 return false;
-            if (ordered && n == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) return false;
             if (f32 && (n == CUDNN_NUMERICAL_NOTE_TENSOR_CORE || n == CUDNN_NUMERICAL_NOTE_FFT ||
                         n == CUDNN_NUMERICAL_NOTE_WINOGRAD))
                 return false;
@@ -117,7 +117,7 @@ struct CudnnPlan {
     }
 
     // Finishes the operation and finds an engine for it. False: none, or a call failed.
-    bool choose(Descriptor operation, bool f32, bool ordered, int64_t workspace) {
+    bool choose(Descriptor operation, bool f32, int64_t workspace) {
         cudnnHandle_t handle = cudnn_handle();
         finalize(operation);
         Descriptor graph = make(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
@@ -143,7 +143,7 @@ struct CudnnPlan {
                                          &count, configs.data()) != CUDNN_STATUS_SUCCESS)
                 continue;
             for (int64_t i = 0; i < count; i++)
-                if (keeps_contract(configs[(size_t)i], f32, ordered) && try_config(configs[(size_t)i], workspace)) return true;
+                if (keeps_contract(configs[(size_t)i], f32) && try_config(configs[(size_t)i], workspace)) return true;
         }
         return false;
     }
@@ -169,6 +169,5 @@ struct CudnnPlan {
 };
 
 static inline cudnnDataType_t cudnn_type(DType dt) { return dt == DT_BF16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT; }
-static inline void cudnn_release(void *plan) { delete static_cast<CudnnPlan *>(plan); }
 
 #endif
