@@ -239,7 +239,8 @@ static int open_row(const Config *c, const Device *d, const Row *r, Timed *timed
     int n = 0;
     timed[n++] = (Timed){ .impl = first };
     for (const Impl *i = impl_next(l, NULL); i && n < MAX_IMPLS; i = impl_next(l, i))
-        if (i != first && fits(i, d, r->shape, l) && (!*c->kernels || in_list(c->kernels, i->name) || (in_list(c->kernels, "vendor") && impl_is_vendor(i))))
+        if (i != first && fits(i, d, r->shape, l) &&
+            (!*c->kernels || in_list(c->kernels, i->name) || (in_list(c->kernels, "vendor") && impl_is_vendor(i))))
             timed[n++] = (Timed){ .impl = i };
     return n;
 }
