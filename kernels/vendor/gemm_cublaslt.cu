@@ -125,9 +125,12 @@ finish_kernel(GemmShape z, T *y, const float *bias) {
         T *row = y + (int64_t)((unsigned)r / m) * z.batch_y + (int64_t)((unsigned)r % m) * z.ldy;
         for (COLUMNS(j, z.n, V)) {
             Vec<V> v = load_vec<V>(row + j);
-            for (int l = 0; l < V; l++) {
-                if (bias) v.v[l] += bias[j + l];
-                if (z.act == ACT_SILU) v.v[l] = silu_of<T>(v.v[l]);
+            if (bias) {
+                Vec<V> terms = load_vec<V>(bias + j);
+                for (int l = 0; l < V; l++) v.v[l] += terms.v[l];
+            }
+            if (z.act == ACT_SILU) {
+                for (int l = 0; l < V; l++) v.v[l] = silu_of<T>(v.v[l]);
             }
             store_vec<V>(row + j, v);
         }
@@ -146,7 +149,8 @@ static void run(Stream *s, const GemmShape *z, const GemmArgs *a, Work w) {
     if (!fine(e)) stream_fail(s, (int)e, LT(GetStatusString)(e));
     const float *bias = p->bias_fused ? NULL : a->bias;
     if (!bias && z->act == ACT_NONE) return;
-    bool vector = z->n % 8 == 0 && is_vector(a->y, z->ldy, z->out) && is_vector(a->y, z->batch_y, z->out);
+    bool vector = z->n % 8 == 0 && is_vector(a->y, z->ldy, z->out) && is_vector(a->y, z->batch_y, z->out) &&
+                  is_vector(bias, 0, DT_F32);
     by_type(z->out, [&](auto one) {
         using T = decltype(one);
         RowGrid g = row_grid((int64_t)z->m * z->batch, z->n, vector ? 8 : 1);
