@@ -1,4 +1,4 @@
-// kernels/pointwise/variants/silu_wide.cu - y = silu(a) with sixteen elements per thread: an example of a variant.
+// kernels/pointwise/variants/silu_wide.cu - y = silu(a) with sixteen elements per thread: the example of a variant.
 //
 // Dense runs. Both vectors of eight are on their way before the first is used, so that a thread has twice the bytes in
 // flight of the kernel in pointwise.cu and there are half as many threads: better where the multiprocessors cannot hold
