@@ -7,7 +7,7 @@ EXTERN_C_BEGIN
 typedef struct Call Call;
 // Places the arrays that the shape makes, scratch, and the implementation named (NULL: the device's choice) on d. args:
 // the scalars of the arguments. with: the optional arrays wanted, "add+dgamma", "all" or "". NULL and *err (usage) if
-// no implementation fits; the message lists those that were there.
+// no implementation fits; the message lists those that were there, or says that a vendor's library refuses the shape.
 Call *call_new(Device *d, const Description *what, const void *shape, const void *args, const char *with,
                const char *impl, Error *err);
 void  call_free(Call *c);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/device_impl.h"
+#include "kernels/common/kernel.h"
 #include "kernels/common/onednn.h"
 
 // ---- names
@@ -170,6 +171,58 @@ const char *device_preferred(const Device *d, const char *launcher) {
     for (int i = 0; i < d->n_prefer; i++)
         if (strcmp(d->prefer[i].launcher, launcher) == 0) return d->prefer[i].impl;
     return NULL;
+}
+
+static bool prefer_vendor(Device *d, Error *err) {
+    int n = 0;
+    for (int i = 0; impl_lists[i]; i++)
+        for (size_t j = 0; j < impl_lists[i]->count; j++) {
+            const Impl *m = &impl_lists[i]->impl[j];
+            if (m->kind != d->kind || !impl_is_vendor(m)) continue;
+            device_prefer(d, m->launcher, m->name);
+            n++;
+        }
+    return n || error_set(err, ERR_USAGE, "--kernels vendor: device %s has none; they are for cuda, in a build that finds "
+                          "cuDNN and cuBLASLt", d->name);
+}
+
+static bool prefer_one(Device *d, const char *launcher, const char *name, Error *err) {
+    char list[300] = "";
+    bool known = false;
+    for (int i = 0; impl_lists[i]; i++)
+        for (size_t j = 0; j < impl_lists[i]->count; j++) {
+            const Impl *m = &impl_lists[i]->impl[j];
+            if (strcmp(m->launcher, launcher) != 0) continue;
+            known = true;
+            if (m->kind != d->kind) continue;
+            if (strcmp(m->name, name) == 0) {
+                device_prefer(d, launcher, name);
+                return true;
+            }
+            size_t at = strlen(list);
+            snprintf(list + at, sizeof list - at, " %s", m->name);
+        }
+    if (!known)
+        return error_set(err, ERR_USAGE, "--kernel %s=%s: there is no launcher %s; cbdm op --help names them", launcher,
+                         name, launcher);
+    return error_set(err, ERR_USAGE, "--kernel %s=%s: device %s has no such implementation; it has:%s", launcher, name,
+                     d->name, *list ? list : " none");
+}
+
+bool device_prefer_list(Device *d, const char *set, const char *list, Error *err) {
+    if (*set && strcmp(set, "vendor") != 0)
+        return error_set(err, ERR_USAGE, "--kernels %s: there is only one set, vendor; name single implementations by "
+                         "--kernel LAUNCHER=IMPLEMENTATION", set);
+    bool ok = !*set || prefer_vendor(d, err);
+    char *copy = xstrdup(list), *rest = copy;
+    for (char *item; ok && *list && (item = strsep(&rest, ","));) {
+        char *name = strchr(item, '=');
+        if (name) *name++ = 0;
+        ok = name ? prefer_one(d, item, name, err)
+                  : error_set(err, ERR_USAGE, "--kernel %s: write LAUNCHER=IMPLEMENTATION", item);
+    }
+    free(copy);
+    return ok;
 }
 
 // ---- memory

@@ -23,6 +23,11 @@ void        device_set_layout(Device *d, Layout l);                  // before g
 // Prefer implementation `impl` of `launcher` wherever it can do the shape; NULL: the default choice again.
 void        device_prefer(Device *d, const char *launcher, const char *impl);
 const char *device_preferred(const Device *d, const char *launcher);
+// What --kernels and --kernel say. set: "vendor" for the twins of kernels/vendor wherever there is one, "" for none;
+// list: "LAUNCHER=IMPLEMENTATION,...", which counts over the set. False and *err (usage) where d has no such thing.
+bool        device_prefer_list(Device *d, const char *set, const char *list, Error *err);
+#define DEVICE_KERNELS_HELP "vendor: prefer NVIDIA's libraries wherever they have the launcher"
+#define DEVICE_KERNEL_HELP  "LAUNCHER=IMPLEMENTATION[,...] to prefer; cbdm op LAUNCHER --list names them"
 
 // ---- memory
 void       *device_alloc(Device *d, size_t bytes);                   // 256-byte aligned, zeroed; exits 4 with a report

@@ -16,7 +16,7 @@
 #include "sample/write.h"
 
 typedef struct {
-    const char *checkpoint, *omega, *labels, *seeds, *out, *name, *device;
+    const char *checkpoint, *omega, *labels, *seeds, *out, *name, *device, *kernels, *kernel;
     int         sampler, steps, variance, batch, weights, dtype;
     double      eta, x0_clip;
     int64_t     seed;
@@ -34,6 +34,8 @@ static const Flag flags[] = {
     { "device", "auto", "auto, cpu, ref, ref32", FLAG_STR, FIELD(device), NULL, 0, 0 },
     { "dtype", "auto", "how activations are stored; auto: bf16 on cuda, f32 elsewhere", FLAG_ENUM, FIELD(dtype),
       dtype_choices, 0, 0 },
+    { "kernels", "", DEVICE_KERNELS_HELP, FLAG_STR, FIELD(kernels), NULL, 0, 0 },
+    { "kernel", "", DEVICE_KERNEL_HELP, FLAG_STR, FIELD(kernel), NULL, 0, 0 },
     { "batch", "64", "images drawn together; part of what fixes the last bits", FLAG_INT, FIELD(batch), NULL, 1,
       65536 },
     { NULL, NULL, "what is drawn", FLAG_STR, 0, NULL, 0, 0 },
@@ -433,7 +435,8 @@ int sample_main(int argc, char **argv) {
     ok = device != NULL;
     if (ok && device_is_null(device))
         ok = error_set(&err, ERR_USAGE, "--device %s plans and computes nothing: images need another", r.c.device);
-    ok = ok && graph_choose_dtype(device, r.c.dtype, &r.dtype, &err);
+    ok = ok && device_prefer_list(device, r.c.kernels, r.c.kernel, &err) &&
+         graph_choose_dtype(device, r.c.dtype, &r.dtype, &err);
     catch_signals();
     ok = ok && (r.model = model_open(device, r.c.checkpoint, r.c.weights ? CKPT_WEIGHTS : CKPT_EMA, &err)) &&
          sample_all(&r, &err);

@@ -337,7 +337,14 @@ static bool same_state(const double *got, const double *ref, Error *err) {
                            (long long)b.updates, (double)b.lr, (double)b.grad_norm);
 }
 
-static bool within(const Yard *y, const Values *got, Error *err) {
+static bool stores_bf16(const Bound *b) {
+    char text[512];
+    description_print(b->what, b->shape, b->args, text, sizeof text);
+    return strstr(text, "=bf16") != NULL;
+}
+
+// coarse: what the contract has in f32 may be rounded to bf16 on the way, as vendors' libraries do where they read bf16.
+static bool within(const Yard *y, const Values *got, bool coarse, Error *err) {
     for (int i = 0; i < y->arrays.n; i++) {
         const Array *a = &y->arrays.array[i];
         const double *v = got->value[i], *ref = y->ref.value[i];
@@ -347,12 +354,14 @@ static bool within(const Yard *y, const Values *got, Error *err) {
             continue;
         }
         bool exact = a->type != TYPE_F32 && a->type != TYPE_BF16;
+        double bound = y->bound[i];
+        if (coarse && a->type == TYPE_F32) bound += 2 * ulp(TYPE_BF16, largest(ref, NULL, array_numel(a)));
         for (int64_t j = 0; j < array_numel(a); j++) {
             bool ok = exact || !isfinite(ref[j]) ? v[j] == ref[j] || (isnan(v[j]) && isnan(ref[j]))
-                                                 : fabs(v[j] - ref[j]) <= y->bound[i];
+                                                 : fabs(v[j] - ref[j]) <= bound;
             if (!ok)
                 return error_set(err, ERR_DIVERGED, "%s[%lld] = %.9g, ref has %.9g, bound %.3g", a->name, (long long)j,
-                                 v[j], ref[j], exact ? 0 : y->bound[i]);
+                                 v[j], ref[j], exact ? 0 : bound);
         }
     }
     return true;
@@ -419,12 +428,17 @@ static void check_on(const Bound *b, const char *device, int schedules, Yard *y,
     for (const Impl *i = impl_next(l, NULL); i; i = impl_next(l, i)) {
         if (i->kind != kind || cc < i->min_cc || (i->exact_cc && cc != i->exact_cc) || !l->can(i, b->shape)) continue;
         if (strcmp(device, "emu:90") == 0 && !i->exact_cc) continue;             // run under plain emu already
+        if (impl_draws_others(i)) continue;
         Values got;
         count++;
         bool ok = *have_yard || (*have_yard = yard_new(b, y, &err));
         ok = ok && results(b, device, i->name, CALL_VALUES, &got, &err);
+        if (!ok && err.code == ERR_USAGE && impl_is_vendor(i)) {
+            printf(" %s: %s refuses", device, i->name);
+            continue;
+        }
         if (ok) {
-            ok = within(y, &got, &err);
+            ok = within(y, &got, impl_is_vendor(i) && stores_bf16(b), &err);
             if (ok && kind == DEV_EMU) ok = check_schedules(b, device, i->name, y, &got, schedules, &err);
             values_free(&got);
         }

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/device.h"
+
 static const char *const objective_names[] = { "cbdm", "ddpm", NULL };
 static const char *const target_names[] = { "train", "uniform", NULL };
 static const char *const compat_names[] = { "fixed", "official", NULL };
@@ -66,7 +68,8 @@ static const Flag own_flags[] = {
       FLAG_ENUM, FIELD(dtype), dtype_choices, 0, 0 },
     { "resident", "auto", "keep the data set on the device as bytes and make batches there; auto: on a GPU, if it fits",
       FLAG_ENUM, FIELD(resident), resident_names, 0, 0 },
-    { "kernel", "", "LAUNCHER=IMPLEMENTATION[,...] to prefer", FLAG_STR, FIELD(kernel), NULL, 0, 0 },
+    { "kernels", "", DEVICE_KERNELS_HELP, FLAG_STR, FIELD(kernels), NULL, 0, 0 },
+    { "kernel", "", DEVICE_KERNEL_HELP, FLAG_STR, FIELD(kernel), NULL, 0, 0 },
     { "log-every", "50", "steps between lines in stats.jsonl", FLAG_I64, FIELD(log_every), NULL, 1, 1e12 },
     { "save-every", "5000", "steps between checkpoints", FLAG_I64, FIELD(save_every), NULL, 1, 1e12 },
     { "keep", "3", "checkpoints to keep beside milestones; 0: all", FLAG_I64, FIELD(keep), NULL, 0, 1e6 },
@@ -102,8 +105,8 @@ const char *const preset_names[] = { "", "full", "demo", "quick", NULL };
 static const char *const changeable[] = { "steps", "save-every", "log-every", "preview-every", "probe-every", "keep",
                                           "milestone-every", "device", "dtype", "resident", "resume", NULL };
 // What is not part of a run's definition, and so not of its checkpoints.
-static const char *const local[] = { "preset", "out", "resume", "init-from", "device", "kernel", "dump-graph",
-                                     "profile", NULL };
+static const char *const local[] = { "preset", "out", "resume", "init-from", "device", "kernels", "kernel",
+                                     "dump-graph", "profile", NULL };
 
 static bool listed(const char *const *list, const char *name) {
     for (int i = 0; list[i]; i++)

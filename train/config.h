@@ -26,7 +26,7 @@ typedef struct {
     int         compat;                                  // Compat
     int         dtype;                                   // one of dtype_choices
     int         resident;                                // Resident
-    const char *preset, *device, *out, *resume, *init_from, *kernel;
+    const char *preset, *device, *out, *resume, *init_from, *kernels, *kernel;
     int64_t     log_every, save_every, keep, milestone_every, preview_every, probe_every;
     int         preview_steps, probe_images;
     double      preview_omega;

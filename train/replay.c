@@ -9,12 +9,14 @@
 #include "core/file.h"
 #include "models/diffusion.h"
 
-typedef struct { const char *output, *device; int dtype; } ReplayConfig;
+typedef struct { const char *output, *device, *kernels, *kernel; int dtype; } ReplayConfig;
 static const Flag flags[] = {
     { "output", "", "safetensors file to write the results to", FLAG_STR, offsetof(ReplayConfig, output), NULL, 0, 0 },
     { "device", "auto", "auto, cpu, ref, ref32 or ref64", FLAG_STR, offsetof(ReplayConfig, device), NULL, 0, 0 },
     { "dtype", "f32", "how activations are stored; auto: bf16 on cuda, f32 elsewhere", FLAG_ENUM,
       offsetof(ReplayConfig, dtype), dtype_choices, 0, 0 },
+    { "kernels", "", DEVICE_KERNELS_HELP, FLAG_STR, offsetof(ReplayConfig, kernels), NULL, 0, 0 },
+    { "kernel", "", DEVICE_KERNEL_HELP, FLAG_STR, offsetof(ReplayConfig, kernel), NULL, 0, 0 },
 };
 enum { N_FLAGS = sizeof flags / sizeof flags[0], MAX_RESULTS = 4096 };
 
@@ -359,6 +361,7 @@ int replay_main(int argc, char **argv) {
                        c.device);
     Replay *r = xcalloc(1, sizeof *r);
     if (ok) ok = (r->path = words[0], r->st = st_open(r->path, &err)) && (r->device = device_open(c.device, &err)) &&
+                 device_prefer_list(r->device, c.kernels, c.kernel, &err) &&
                  graph_choose_dtype(r->device, c.dtype, &r->dtype, &err) && replay(r, c.output, &err);
     unet_free(r->net);
     schedule_free(r->schedule);

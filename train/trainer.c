@@ -78,31 +78,6 @@ static void record_form(Trainer *t, bool dropped) {
     if (micro) graph_plan(f->end, t->arena);
 }
 
-static bool impl_exists(const char *launcher, const char *name, DeviceKind kind) {
-    for (int i = 0; impl_lists[i]; i++)
-        for (size_t j = 0; j < impl_lists[i]->count; j++) {
-            const Impl *m = &impl_lists[i]->impl[j];
-            if (m->kind == kind && strcmp(m->launcher, launcher) == 0 && strcmp(m->name, name) == 0) return true;
-        }
-    return false;
-}
-
-static bool prefer_kernels(Trainer *t, Error *err) {
-    char *copy = xstrdup(t->c->kernel), *save = NULL;
-    bool ok = true;
-    for (char *item = strtok_r(copy, ",", &save); ok && item; item = strtok_r(NULL, ",", &save)) {
-        char *eq = strchr(item, '=');
-        if (!eq) ok = error_set(err, ERR_USAGE, "--kernel %s: write LAUNCHER=IMPLEMENTATION", item);
-        else *eq = 0;
-        if (ok && !impl_exists(item, eq + 1, device_kind(t->device)))
-            ok = error_set(err, ERR_USAGE, "--kernel %s=%s: device %s has no such implementation; --dump-graph lists "
-                           "those in use", item, eq + 1, device_name(t->device));
-        if (ok) device_prefer(t->device, item, eq + 1);
-    }
-    free(copy);
-    return ok;
-}
-
 // What auto stands for becomes part of the run, so that it is resumed with the same.
 static bool choose_dtype(Trainer *t, Error *err) {
     if (!graph_choose_dtype(t->device, t->c->dtype, &t->dtype, err)) return false;
@@ -177,7 +152,8 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     t->c = c;
     if (c->no_fuse) setenv("CBDM_NO_FUSE", "1", 1);
     if (!open_data(t, err) || !model_unet_config(&c->model, &u, err) || !(t->device = device_open(c->device, err)) ||
-        !prefer_kernels(t, err) || !choose_dtype(t, err) || !choose_resident(t, err)) {
+        !device_prefer_list(t->device, c->kernels, c->kernel, err) || !choose_dtype(t, err) ||
+        !choose_resident(t, err)) {
         trainer_free(t);
         return NULL;
     }

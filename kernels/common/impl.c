@@ -14,6 +14,12 @@ const Impl *impl_next(const Launcher *l, const Impl *after) {
     return NULL;
 }
 
+bool impl_is_vendor(const Impl *i) {
+    return strncmp(i->name, "cudnn", 5) == 0 || strncmp(i->name, "cublas", 6) == 0 || impl_draws_others(i);
+}
+
+bool impl_draws_others(const Impl *i) { return strcmp(i->name, "curand") == 0; }
+
 static bool cc_fits(const Impl *i, int cc) { return cc >= i->min_cc && (!i->exact_cc || cc == i->exact_cc); }
 
 const Impl *impl_find(const Launcher *l, DeviceKind kind, int cc, const void *shape, const char *name) {
