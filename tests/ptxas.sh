@@ -4,6 +4,7 @@
 # usage: sh tests/ptxas.sh BUILD_FOLDER [--update]
 # Reads what the build kept (tests/ptxas_log.sh). The table, tests/ptxas.txt, is keyed by architecture and nvcc version:
 #   ARCH NVCC REGISTERS SHARED KERNEL
+# kernels/vendor is left out: it is built only where NVIDIA's libraries are.
 # Fails if any kernel spills or uses local memory, whatever the compiler; and, for a version that the table has, if a
 # kernel is missing from it, is gone, or needs other registers or shared memory. --update rewrites that version's lines.
 set -eu
@@ -17,7 +18,7 @@ demangle=cat
 for tool in cu++filt c++filt; do
     if command -v "$tool" >/dev/null 2>&1; then demangle=$tool; break; fi
 done
-find "$build" -name '*.ptxas' | sort | xargs cat | awk -v version="$version" '
+find "$build" -name '*.ptxas' ! -path '*/kernels_vendor.dir/*' | sort | xargs cat | awk -v version="$version" '
     /Compiling entry function/ {
         split($0, part, "\x27")
         kernel = part[2]

@@ -131,7 +131,7 @@ struct Pixels {
     int k, per_image, ld_from, ld_image, ld_to;
     DType dtype;
 };
-template <typename E> static __global__ void __launch_bounds__(ROW_THREADS) pixels_kernel(Pixels a) {
+template <typename E> static __global__ void __launch_bounds__(ROW_THREADS) conv_pixels_kernel(Pixels a) {
     for (ROWS(r, a.rows)) {
         for (COLUMNS(j, a.k, 4)) {
             int count = a.k - (int)j;
@@ -150,9 +150,9 @@ static void run_pixels(Stream *s, const Pixels &a) {
     bool quads = a.k % 4 == 0 && quads_aligned(a.from, a.dtype, a.ld_from) && quads_aligned(a.to, a.dtype, a.ld_to) &&
                  quads_aligned(a.image, a.dtype, a.ld_image) && quads_aligned(a.bias, DT_F32, 4) &&
                  quads_aligned(a.row, DT_F32, 4);
-    if (!quads) LAUNCH(s, (pixels_kernel<AnyReal>), g.grid, g.block, 0, a);
-    else if (a.dtype == DT_BF16) LAUNCH(s, (pixels_kernel<bf16>), g.grid, g.block, 0, a);
-    else LAUNCH(s, (pixels_kernel<float>), g.grid, g.block, 0, a);
+    if (!quads) LAUNCH(s, (conv_pixels_kernel<AnyReal>), g.grid, g.block, 0, a);
+    else if (a.dtype == DT_BF16) LAUNCH(s, (conv_pixels_kernel<bf16>), g.grid, g.block, 0, a);
+    else LAUNCH(s, (conv_pixels_kernel<float>), g.grid, g.block, 0, a);
 }
 
 static void *element(void *p, DType dt, int64_t at) { return static_cast<char *>(p) + at * (int64_t)dtype_size(dt); }
@@ -237,7 +237,7 @@ static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a,
 
 // dw (numel, f32) = or += what cuDNN left in its type.
 template <typename E> static __global__ void __launch_bounds__(ROW_THREADS)
-filter_kernel(const void *from, DType dt, int64_t numel, float *dw, bool accumulate) {
+conv_filter_kernel(const void *from, DType dt, int64_t numel, float *dw, bool accumulate) {
     for (COLUMNS(at, numel, 4)) {
         int count = numel - at < 4 ? (int)(numel - at) : 4;
         float4 v = load_quad<E>(from, dt, at, count);
@@ -262,11 +262,11 @@ static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a
     int64_t numel = (int64_t)z->k * z->r * z->s * channels(z);
     RowGrid g = run_grid(numel, 4);
     if (numel % 4 || !quads_aligned(a->dw, DT_F32, 4))
-        LAUNCH(s, (filter_kernel<AnyReal>), g.grid, g.block, 0, dw, z->dtype, numel, a->dw, a->accumulate);
+        LAUNCH(s, (conv_filter_kernel<AnyReal>), g.grid, g.block, 0, dw, z->dtype, numel, a->dw, a->accumulate);
     else if (z->dtype == DT_BF16)
-        LAUNCH(s, (filter_kernel<bf16>), g.grid, g.block, 0, dw, z->dtype, numel, a->dw, a->accumulate);
+        LAUNCH(s, (conv_filter_kernel<bf16>), g.grid, g.block, 0, dw, z->dtype, numel, a->dw, a->accumulate);
     else
-        LAUNCH(s, (filter_kernel<float>), g.grid, g.block, 0, dw, z->dtype, numel, a->dw, a->accumulate);
+        LAUNCH(s, (conv_filter_kernel<float>), g.grid, g.block, 0, dw, z->dtype, numel, a->dw, a->accumulate);
 }
 
 IMPLS(conv2d_cudnn,

@@ -119,7 +119,7 @@ static void *prepare(Stream *, const GemmShape *z, const GemmArgs *a) {
 
 // ---- y = act(y + bias): what was not fused
 template <typename T, int V> static __global__ void __launch_bounds__(ROW_THREADS)
-finish_kernel(GemmShape z, T *y, const float *bias) {
+product_finish_kernel(GemmShape z, T *y, const float *bias) {
     unsigned m = (unsigned)z.m;
     for (ROWS(r, (int64_t)z.m * z.batch)) {
         T *row = y + (int64_t)((unsigned)r / m) * z.batch_y + (int64_t)((unsigned)r % m) * z.ldy;
@@ -154,8 +154,8 @@ static void run(Stream *s, const GemmShape *z, const GemmArgs *a, Work w) {
     by_type(z->out, [&](auto one) {
         using T = decltype(one);
         RowGrid g = row_grid((int64_t)z->m * z->batch, z->n, vector ? 8 : 1);
-        if (vector) LAUNCH(s, (finish_kernel<T, 8>), g.grid, g.block, 0, *z, static_cast<T *>(a->y), bias);
-        else        LAUNCH(s, (finish_kernel<T, 1>), g.grid, g.block, 0, *z, static_cast<T *>(a->y), bias);
+        if (vector) LAUNCH(s, (product_finish_kernel<T, 8>), g.grid, g.block, 0, *z, static_cast<T *>(a->y), bias);
+        else        LAUNCH(s, (product_finish_kernel<T, 1>), g.grid, g.block, 0, *z, static_cast<T *>(a->y), bias);
     });
 }
 

@@ -11,7 +11,8 @@
 static bool can(const RandomShape *z) { return z->layout == LAYOUT_NHWC && is_stored(z->dtype); }
 
 // A thread draws four consecutive elements of one image. Rows are images.
-template <typename T> static __global__ void __launch_bounds__(ROW_THREADS) randn_kernel(RandomShape z, RandomArgs a) {
+template <typename T>
+static __global__ void __launch_bounds__(ROW_THREADS) randn_curand_kernel(RandomShape z, RandomArgs a) {
     T *y = static_cast<T *>(a.y);
     int64_t image = (int64_t)z.hw * z.c;
     uint64_t seed = ((uint64_t)a.state->seed[1] << 32 | a.state->seed[0]) ^ z.purpose;
@@ -26,7 +27,7 @@ template <typename T> static __global__ void __launch_bounds__(ROW_THREADS) rand
 
 static void run(Stream *s, const RandomShape *z, const RandomArgs *a, Work) {
     RowGrid g = row_grid(z->n, (int64_t)z->hw * z->c, 4);
-    by_type(z->dtype, [&](auto one) { LAUNCH(s, (randn_kernel<decltype(one)>), g.grid, g.block, 0, *z, *a); });
+    by_type(z->dtype, [&](auto one) { LAUNCH(s, (randn_curand_kernel<decltype(one)>), g.grid, g.block, 0, *z, *a); });
 }
 
 IMPLS(randn_curand,
