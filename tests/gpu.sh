@@ -129,7 +129,7 @@ fi
 
 # ---- train: 2,000 steps on the built-in data; bf16 may be no further from f32 than another seed of f32
 if [ "$rehearse" ]; then
-    network="--ch 4 --ch-mult 1 --attn 4 --res-blocks 1 --groups 2 --batch 1"
+    network="--ch 4 --ch-mult 1 --attn= --res-blocks 1 --groups 2 --batch 1"
     network="$network --steps 10 --log-every 1"              # too few to judge
 else
     network="--preset demo --batch 64 --steps 2000"

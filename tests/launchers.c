@@ -522,6 +522,7 @@ int check_main(int argc, char **argv) {
     cli_defaults(flags, N_FLAGS, &c);
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, words, &n_words, NULL, &err);
     ok = ok && (!*c.text || own_case(&c, n_words, words, &own, &err));
+    if (ok && getenv("CBDM_LONG") && c.schedules < 20) c.schedules = 20;     // tests/run.sh --long
     if (!ok) {
         log_info("error: %s", err.msg);
         return err.code;
