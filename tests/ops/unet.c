@@ -72,7 +72,8 @@ static void build(OpRun *r, const OpCase *c) {
         build_sampler(r, c, m->unet);
         return;
     }
-    DiffusionStepConfig step = { .batch = (int)d[1], .labelled = d[0] != UNLABELLED, .balance = d[0] == BALANCED || d[0] == UPDATE,
+    DiffusionStepConfig step = { .batch = (int)d[1], .labelled = d[0] != UNLABELLED,
+                                 .balance = d[0] == BALANCED || d[0] == UPDATE,
                                  .tau = 0.3, .gamma = 0.25, .share = 1, .noise_input = true, .dropout = d[7] > 0,
                                  .gradients = case_gradients(r) };
     DiffusionStep s = diffusion_record_step(g, m->unet, m->schedule, &step);
