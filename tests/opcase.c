@@ -12,10 +12,8 @@
 #include "core/graph_impl.h"
 #include "kernels/common/bf16.h"
 #include "kernels/common/rng.h"
-#ifdef CBDM_EMU
-#include "kernels/emu/host.h"
-#endif
 #include "opcase_impl.h"
+#include "schedule.h"
 
 // ---- values
 uint32_t case_hash(const char *a, const char *b) {
@@ -303,22 +301,6 @@ Results *case_results(const OpSuite *s, const OpRun *r) {
         new_result(all, "state.", "grad_norm", 1, 0)->value[0] = (double)state.grad_norm;
     }
     return all;
-}
-
-// 0: as the environment's CBDM_EMU says, natural if it says nothing.
-static void choose_schedule(int schedule) {
-#ifdef CBDM_EMU
-    static EmuOptions given;
-    static bool known;
-    if (!known) given = *emu_options();
-    known = true;
-    EmuOptions o = given;
-    if (schedule) o.schedule = schedule == 1 ? EMU_REVERSE : EMU_RANDOM;
-    if (schedule > 1) o.seed = (uint64_t)schedule;
-    *emu_options() = o;
-#else
-    (void)schedule;
-#endif
 }
 
 Device *case_device(const RunSpec *spec) {
