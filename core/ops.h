@@ -9,6 +9,8 @@ EXTERN_C_BEGIN
 Tensor *op_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad);
 // The same with y stored as `out`: f32 at the end of a bf16 network. w and x are of one dtype, b is f32.
 Tensor *op_conv2d_to(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad, DType out);
+// Different padding of rows and columns, as filters of 1x7 need it.
+Tensor *op_conv2d_pads(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad_h, int pad_w);
 // (M,C), (K,C), (K) or NULL -> (M,K)
 Tensor *op_linear(Graph *g, Tensor *x, Tensor *w, Tensor *b);
 // (N,H,W,C), (C), (C) -> (N,H,W,C); act is applied to the result in the same pass
@@ -18,8 +20,22 @@ Tensor *op_attention(Graph *g, Tensor *q, Tensor *k, Tensor *v, int heads, float
 // (V,C), (N) i32 -> (N,C); index -1 gives zeros and no gradient (the unconditional class)
 Tensor *op_embedding(Graph *g, Tensor *table, Tensor *index);
 Tensor *op_sinusoid(Graph *g, Tensor *t, int dim);                       // (N) i32 or f32 -> (N,dim) sines and cosines
+// x (N,H,W,C): each channel over N,H,W to mean 0 and variance 1, times gamma plus beta, plus residual (as x, or NULL),
+// then act. mean, var (C): running statistics, persistent tensors without gradient. training: the batch's own
+// statistics (biased variance); running = (1 - momentum) running + momentum batch, variance unbiased, as in PyTorch.
+// Otherwise the running ones, and no gradient. Ioffe & Szegedy 2015.
+typedef struct { Tensor *gamma, *beta, *mean, *var; double momentum, eps; } BatchNorm;
+Tensor *op_batchnorm(Graph *g, Tensor *x, const BatchNorm *b, Tensor *residual, Act act, bool training);
+// (N,H,W,C) -> (N,P,Q,C), P = (H + 2 pad - window) / stride + 1. Mean divides by the taps inside the image.
+typedef enum { POOL_MAX, POOL_MEAN } PoolKind;
+Tensor *op_pool(Graph *g, Tensor *x, PoolKind kind, int window, int stride, int pad);
+Tensor *op_pool_all(Graph *g, Tensor *x);                                // (N,H,W,C) -> (N,C), the mean over pixels
+// logits (N,C), label (N) i32, offset (C) or NULL, added to the logits (no gradient) -> (1), f32: mean over N of
+// -log softmax[label]. Value and gradient in one pass.
+Tensor *op_cross_entropy(Graph *g, Tensor *logits, Tensor *label, Tensor *offset);
 // ---- small ones, to compose with
 Tensor *op_silu(Graph *g, Tensor *x);
+Tensor *op_relu(Graph *g, Tensor *x);                                    // max(x, 0); gradient 0 at 0
 Tensor *op_axpby(Graph *g, float alpha, Tensor *a, float beta, Tensor *b);   // same shapes; b NULL: scale
 Tensor *op_add(Graph *g, Tensor *a, Tensor *b);
 Tensor *op_mul(Graph *g, Tensor *a, Tensor *b);

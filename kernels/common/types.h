@@ -38,7 +38,7 @@ static inline int64_t layout_index(Layout l, int64_t hw, int64_t ld, int64_t i, 
     return l == LAYOUT_C16 ? i * hw * ld + (k / 16) * hw * 16 + p * 16 + k % 16 : (i * hw + p) * ld + k;
 }
 
-typedef enum { ACT_NONE, ACT_SILU } Act;
+typedef enum { ACT_NONE, ACT_SILU, ACT_RELU } Act;   // RELU: batch normalization only
 typedef enum {
     DEV_REF,    // plain loops, double accumulation: the definition every other kind is checked against
     DEV_REF32,  // the same source with float accumulation: the yardstick for how much rounding is fair
