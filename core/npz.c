@@ -208,7 +208,14 @@ bool npz_write(const char *path, const char *const *names, const NpyArray *a, in
 // ---- reading
 
 typedef struct { const uint8_t *bytes; size_t n; const char *where; Error *err; } Zip;
-typedef struct { uint64_t offset, packed, size; uint32_t crc; unsigned method; } Entry;
+typedef struct {
+    uint64_t offset, packed, size;
+    uint32_t crc;
+    unsigned method;
+    bool encrypted;
+    const uint8_t *zip64;               // the extra field, zip64_n bytes
+    size_t zip64_n;
+} Entry;
 
 static bool refuse(const Zip *z, uint64_t offset, const char *why) {
     return error_set(z->err, ERR_FILE, "%s: %s (offset %" PRIu64 "): the archive is damaged or of an unknown kind",
@@ -250,29 +257,67 @@ static bool read_zip64(const uint8_t *p, size_t n, Entry *e) {
     return true;
 }
 
+// One entry of the central directory: at its offset, moved on to the next; its name (not terminated), its member.
+static bool next_entry(const Zip *z, uint64_t *at, const char **name, size_t *name_n, Entry *e) {
+    if (z->n < 46 || *at > z->n - 46 || get(z->bytes + *at, 4) != CENTRAL)
+        return refuse(z, *at, "a bad directory entry");
+    const uint8_t *p = z->bytes + *at;
+    size_t extra_n = (size_t)get(p + 30, 2), comment_n = (size_t)get(p + 32, 2);
+    *name_n = (size_t)get(p + 28, 2);
+    *name = (const char *)p + 46;
+    if (*name_n + extra_n + comment_n > z->n - 46 - *at) return refuse(z, *at, "a directory entry that is cut off");
+    *e = (Entry){ .offset = get(p + 42, 4), .packed = get(p + 20, 4), .size = get(p + 24, 4),
+                  .crc = (uint32_t)get(p + 16, 4), .method = (unsigned)get(p + 10, 2),
+                  .encrypted = get(p + 8, 2) & 1, .zip64 = p + 46 + *name_n, .zip64_n = extra_n };
+    *at += 46 + *name_n + extra_n + comment_n;
+    return true;
+}
+
 // Looks "NAME.npy" up in the central directory. Where a name comes twice the archive is refused.
 static bool find_member(const Zip *z, const char *name, Entry *e) {
     uint64_t at = 0, count = 0;
     bool found = false;
+    size_t stem = strlen(name), name_n;
     if (!find_directory(z, &at, &count)) return false;
     for (uint64_t i = 0; i < count; i++) {
-        if (z->n < 46 || at > z->n - 46 || get(z->bytes + at, 4) != CENTRAL)
-            return refuse(z, at, "a bad directory entry");
-        const uint8_t *p = z->bytes + at;
-        size_t name_n = (size_t)get(p + 28, 2), extra_n = (size_t)get(p + 30, 2), comment_n = (size_t)get(p + 32, 2);
-        if (name_n + extra_n + comment_n > z->n - 46 - at) return refuse(z, at, "a directory entry that is cut off");
-        size_t stem = strlen(name);
-        if (name_n == stem + 4 && memcmp(p + 46, name, stem) == 0 && memcmp(p + 46 + stem, ".npy", 4) == 0) {
-            if (found) return refuse(z, at, "a member that comes twice");
-            found = true;
-            *e = (Entry){ .offset = get(p + 42, 4), .packed = get(p + 20, 4), .size = get(p + 24, 4),
-                          .crc = (uint32_t)get(p + 16, 4), .method = (unsigned)get(p + 10, 2) };
-            if (get(p + 8, 2) & 1) return refuse(z, at, "an encrypted member");
-            if (!read_zip64(p + 46 + name_n, extra_n, e)) return refuse(z, at, "a bad zip64 field");
-        }
-        at += 46 + name_n + extra_n + comment_n;
+        const char *member;
+        uint64_t here = at;
+        Entry one;
+        if (!next_entry(z, &at, &member, &name_n, &one)) return false;
+        if (name_n != stem + 4 || memcmp(member, name, stem) != 0 || memcmp(member + stem, ".npy", 4) != 0) continue;
+        if (found) return refuse(z, here, "a member that comes twice");
+        found = true;
+        *e = one;
+        if (e->encrypted) return refuse(z, here, "an encrypted member");
+        if (!read_zip64(e->zip64, e->zip64_n, e)) return refuse(z, here, "a bad zip64 field");
     }
     return found || error_set(z->err, ERR_FILE, "%s: holds no array named \"%.100s\"", z->where, name);
+}
+
+bool npz_names(const uint8_t *bytes, size_t n, const char *where, char ***names, int *count, Error *err) {
+    Zip z = { bytes, n, where, err };
+    uint64_t at = 0, entries = 0;
+    if (!find_directory(&z, &at, &entries)) return false;
+    *names = NULL;
+    *count = 0;
+    for (uint64_t i = 0; i < entries; i++) {
+        const char *member;
+        size_t name_n;
+        Entry e;
+        if (!next_entry(&z, &at, &member, &name_n, &e)) {
+            npz_names_free(*names, *count);
+            return false;
+        }
+        if (name_n < 4 || memcmp(member + name_n - 4, ".npy", 4) != 0 || memchr(member, 0, name_n)) continue;
+        *names = xrealloc(*names, (size_t)(*count + 1) * sizeof **names);
+        (*names)[(*count)++] = xasprintf("%.*s", (int)name_n - 4, member);
+    }
+    return true;
+}
+
+void npz_names_free(char **names, int count) {
+    for (int i = 0; i < count; i++) free(names[i]);
+    free(names);
 }
 
 #ifndef CBDM_NO_ZLIB
