@@ -185,6 +185,25 @@ bool npz_write(const char *path, const char *const *names, const NpyArray *a, in
 
 // ---- reading
 
+bool npz_names(const uint8_t *bytes, size_t n, const char *where, char ***names, int *count, Error *err) {
+    Zip z;
+    if (!zip_open(&z, bytes, n, where, err)) return false;
+    *names = xcalloc(z.count + 1, sizeof **names);
+    *count = 0;
+    for (size_t i = 0; i < z.count; i++) {
+        const ZipMember *m = &z.member[i];
+        if (m->name_n < 4 || memcmp(m->name + m->name_n - 4, ".npy", 4) != 0 || memchr(m->name, 0, m->name_n)) continue;
+        (*names)[(*count)++] = xasprintf("%.*s", (int)m->name_n - 4, m->name);
+    }
+    zip_close(&z);
+    return true;
+}
+
+void npz_names_free(char **names, int count) {
+    for (int i = 0; i < count; i++) free(names[i]);
+    free(names);
+}
+
 bool npz_parse(const uint8_t *bytes, size_t n, const char *where, const char *name, uint8_t **member, NpyArray *out,
                Error *err) {
     Zip z;
