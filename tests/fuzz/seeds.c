@@ -1,6 +1,6 @@
 // tests/fuzz/seeds.c - writes small well-formed files for a fuzz target to start from: seeds TARGET FOLDER
 //
-// Targets: safetensors, png, npy, idx, cifar, pickle, json. An unknown target gets one seed of plain bytes, so that
+// Targets: safetensors, png, npy, idx, cifar, pickle, json, manifest. An unknown target gets one seed of plain bytes, so that
 // every target can run. Only zlib and libpng are used, not the project's own writers: a reader and a writer that share
 // a mistake must not agree here.
 #include <png.h>
@@ -147,6 +147,16 @@ static void json(Seed *s, const char *folder) {
     save(s, folder, "string");
 }
 
+static void manifest(Seed *s, const char *folder) {
+    put_text(s, "{\"index\": 0, \"number\": 7, \"label\": 2, \"class\": \"owl\", \"file\": \"002/000007.png\", "
+             "\"omega\": 1.5, \"sampler\": \"ddim\", \"checkpoint\": \"ab\"}\n{\"number\": 8, \"label\": -1, \"file\": "
+             "\"none/000008.png\"}\n");
+    save(s, folder, "manifest");
+    put_text(s, "{\"path\": \"r/step-000000400.safetensors\", \"checkpoint\": \"ab\", \"seed\": 7, \"omega\": [0, 1.5], "
+             "\"sampler\": \"ddim\", \"steps\": 25, \"machine\": {\"threads\": 1}}\n");
+    save(s, folder, "settings");
+}
+
 static void png_append(png_structp png, png_bytep data, png_size_t size) { put(png_get_io_ptr(png), data, size); }
 static void png_flush_nothing(png_structp png) { (void)png; }
 static void png_fail(png_structp png, png_const_charp what) {
@@ -185,7 +195,7 @@ static void png(Seed *s, const char *folder) {
 int main(int argc, char **argv) {
     static const struct { const char *target; void (*write)(Seed *, const char *); } table[] = {
         { "safetensors", safetensors }, { "png", png }, { "npy", npy }, { "idx", idx }, { "cifar", cifar },
-        { "pickle", pickle }, { "json", json },
+        { "pickle", pickle }, { "json", json }, { "manifest", manifest },
     };
     static Seed seed;
     if (argc != 3) { fprintf(stderr, "usage: seeds TARGET FOLDER\n"); return 2; }
