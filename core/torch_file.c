@@ -321,8 +321,8 @@ bool torch_file_recognise(const uint8_t *head, size_t n) { return is_zip(head, n
 TorchFile *torch_file_parse(const uint8_t *bytes, size_t n, const char *where, Error *err) {
     Reader r = { .bytes = bytes, .n = n, .where = where, .err = err, .file = xcalloc(1, sizeof *r.file) };
     bool ok = is_zip(bytes, n) ? parse_zip(&r) : is_legacy(bytes, n) ? parse_legacy(&r)
-            : error_set(err, ERR_FILE, "%s: not a file of torch.save (neither its zip layout nor the one before): check "
-                        "that it is whole and what its name says", where);
+            : error_set(err, ERR_FILE, "%s: not a file of torch.save (neither its zip layout nor the one before): "
+                        "check that it is whole and what its name says", where);
     free(r.storage);
     if (ok) return r.file;
     torch_file_close(r.file);

@@ -9,7 +9,7 @@ EXTERN_C_BEGIN
 // Bool. Refused by name: tensors that do not lie densely in row-major order, and every class or function that is not
 // one of those that tensors are written with.
 typedef struct TorchFile TorchFile;                        // an open file, its bytes in memory
-bool       torch_file_recognise(const uint8_t *head, size_t n);    // whether 16 bytes or more are how such a file begins
+bool       torch_file_recognise(const uint8_t *head, size_t n);    // by the first bytes: 16 are enough
 TorchFile *torch_file_open(const char *path, Error *err);          // NULL: *err
 TorchFile *torch_file_parse(const uint8_t *bytes, size_t n, const char *where, Error *err);    // does not own bytes
 void       torch_file_close(TorchFile *f);                 // NULL is fine

@@ -19,8 +19,8 @@ bool extractor_check(const Extractor *e, const ImageSet *s, Error *err) {
         return error_set(err, ERR_USAGE, "%s: images of %d channels; 1 or 3 are needed", s->name, s->channels);
     bool fits = (!e->height || (s->height == e->height && s->width == e->width)) &&
                 (!e->channels || s->channels == e->channels);
-    return fits || error_set(err, ERR_USAGE, "%s: images of %dx%dx%d, but the %s takes %dx%dx%d: give weights that were "
-                             "trained on images of this kind", s->name, s->height, s->width, s->channels, e->name,
+    return fits || error_set(err, ERR_USAGE, "%s: images of %dx%dx%d, but the %s takes %dx%dx%d: give weights that "
+                             "were trained on images of this kind", s->name, s->height, s->width, s->channels, e->name,
                              e->height, e->width, e->channels);
 }
 

@@ -106,8 +106,8 @@ static float *load(Loader *l, const char *name, int ndim, const int64_t *shape) 
     const StTensor *t = weight_file_find(l->file, name);
     bool same = t && t->ndim == ndim && memcmp(t->shape, shape, (size_t)ndim * sizeof *shape) == 0;
     if (!same) {
-        l->ok = error_set(l->err, ERR_FILE, "%s: tensor %s %s; give pt_inception-2015-12-05-6726825d.pth, the network of "
-                          "the FID (torchvision's inception_v3 is another)", l->file->path, name,
+        l->ok = error_set(l->err, ERR_FILE, "%s: tensor %s %s; give pt_inception-2015-12-05-6726825d.pth, the network "
+                          "of the FID (torchvision's inception_v3 is another)", l->file->path, name,
                           t ? "has another shape than that of the FID's network" : "is missing");
         return NULL;
     }

@@ -1,5 +1,5 @@
-// eval/inception.h - the Inception network of the FID (Szegedy et al. 2016, as TensorFlow's inception-2015-12-05 has it)
-// and the files its weights come in. eval/extractor.h is what others use.
+// eval/inception.h - the Inception network of the FID (Szegedy et al. 2016, as TensorFlow's inception-2015-12-05 has
+// it) and the files its weights come in. eval/extractor.h is what others use.
 #ifndef EVAL_INCEPTION_H
 #define EVAL_INCEPTION_H
 #include "core/device.h"

@@ -58,8 +58,8 @@ char *inception_find_weights(const char *given, Error *err) {
         free(path);
     }
     error_set(err, ERR_FILE, "%s%sthe weights of the FID's network are not there: get "
-              "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/%s (96 MB, its SHA-256 begins with "
-              "6726825d) and give it with --weights%s%s", *given ? given : "", *given ? ": " : "", names[0],
+              "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/%s (96 MB, its SHA-256 begins "
+              "with 6726825d) and give it with --weights%s%s", *given ? given : "", *given ? ": " : "", names[0],
               folder ? " or put it into " : "", folder ? folder : "");
     free(folder);
     return NULL;
@@ -68,8 +68,10 @@ char *inception_find_weights(const char *given, Error *err) {
 // ---- the extractor
 typedef struct { ResizeKind resize; float scale, shift; } Scaling;       // into the first layer goes v scale + shift
 static const Scaling scalings[] = {
-    [PROTOCOL_CBDM] = { RESIZE_HALF_PIXEL, 2.0f / 255, -1 }, [PROTOCOL_PYTORCH_FID] = { RESIZE_HALF_PIXEL, 2.0f / 255, -1 },
-    [PROTOCOL_TF] = { RESIZE_TF1, 1.0f / 128, -1 }, [PROTOCOL_CLEAN] = { RESIZE_BICUBIC, 1.0f / 128, -1 },
+    [PROTOCOL_CBDM] = { RESIZE_HALF_PIXEL, 2.0f / 255, -1 },
+    [PROTOCOL_PYTORCH_FID] = { RESIZE_HALF_PIXEL, 2.0f / 255, -1 },
+    [PROTOCOL_TF] = { RESIZE_TF1, 1.0f / 128, -1 },
+    [PROTOCOL_CLEAN] = { RESIZE_BICUBIC, 1.0f / 128, -1 },
 };
 typedef struct {
     Inception *net;

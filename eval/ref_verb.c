@@ -129,7 +129,9 @@ int ref_main(int argc, char **argv) {
     if (ok && !*c.out && !*c.stats && !*c.adm && !c.cache)
         ok = error_set(&err, ERR_USAGE, "nothing to write: give --out, --stats or --adm, or leave the cache on");
     Dataset *d = ok ? open_data(&c, &err) : NULL;
-    ok = d && (!*c.adm || write_adm(c.adm, dataset_info(d), &err)) && extract(&c, dataset_info(d), &err);
+    bool only_images = *c.adm && !*c.out && !*c.stats;
+    ok = d && (!*c.adm || write_adm(c.adm, dataset_info(d), &err)) &&
+         (only_images || extract(&c, dataset_info(d), &err));
     dataset_close(d);
     if (!ok) log_info("error: %s", err.msg);
     return ok ? 0 : err.code;
