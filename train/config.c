@@ -81,6 +81,8 @@ static const Flag own_flags[] = {
     { "probe-every", "5000", "steps between losses per class and per tenth of t; 0: none", FLAG_I64, FIELD(probe_every),
       NULL, 0, 1e12 },
     { "probe-images", "200", "images of each such measurement", FLAG_INT, FIELD(probe_images), NULL, 1, 1e6 },
+    { "prepare", "false", "make the run's folder with its initial weights, as the checkpoint of step 0, and end", FLAG_BOOL,
+      FIELD(prepare), NULL, 0, 0 },
     { "dump-graph", "false", "list the nodes of the step and end", FLAG_BOOL, FIELD(dump_graph), NULL, 0, 0 },
     { "profile", "false", "time a few steps node by node and end", FLAG_BOOL, FIELD(profile), NULL, 0, 0 },
     { "no-fuse", "false", "run the plain graph, without rewrites", FLAG_BOOL, FIELD(no_fuse), NULL, 0, 0 },
@@ -106,7 +108,7 @@ static const char *const changeable[] = { "steps", "save-every", "log-every", "p
                                           "milestone-every", "device", "dtype", "resident", "resume", NULL };
 // What is not part of a run's definition, and so not of its checkpoints.
 static const char *const local[] = { "preset", "out", "resume", "init-from", "device", "kernels", "kernel",
-                                     "dump-graph", "profile", NULL };
+                                     "prepare", "dump-graph", "profile", NULL };
 
 static bool listed(const char *const *list, const char *name) {
     for (int i = 0; list[i]; i++)
@@ -221,6 +223,18 @@ bool run_config_parse(RunConfig *c, int argc, char **argv, Error *err) {
         if (!set[f - flags] && !cli_set(f, c, official[i].value, err)) return false;
     }
     return true;
+}
+
+Dataset *run_config_data(const RunConfig *c, Split split, Error *err) {
+    Dataset *d = dataset_open(c->data, split, err);
+    if (d && split == SPLIT_TRAIN) {
+        if (*c->lt_index) d = dataset_subset_file(d, c->lt_index, err);
+        else d = dataset_subset(d, (ImbType)c->imb_type, c->imb_factor, (uint32_t)c->lt_seed, err);
+    }
+    if (!d) return NULL;
+    const DatasetInfo *i = dataset_info(d);
+    int own = i->height > i->width ? i->height : i->width;
+    return dataset_pad(d, c->model.image_size ? c->model.image_size : own, err);
 }
 
 bool run_config_resolve(RunConfig *c, const DatasetInfo *data, Error *err) {

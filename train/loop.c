@@ -108,7 +108,7 @@ static bool may_begin(const Trainer *t, int64_t known) {
             window = BAD_IN_WINDOW - l->bad_in_window, at = known + ahead;
     bool looks = at % c->save_every == 0 || (c->probe_every && at % c->probe_every == 0) ||
                  (c->preview_every && at % c->preview_every == 0);
-    if (at >= c->steps || stop_signal) return false;
+    if (at >= c->steps || stop_signal || c->prepare) return false;
     return ahead == 0 || (!looks && ahead < row && ahead < window);
 }
 

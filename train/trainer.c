@@ -8,23 +8,11 @@
 #include "train/trainer_impl.h"
 
 // ---- data
-static Dataset *open_split(const RunConfig *c, Split split, Error *err) {
-    Dataset *d = dataset_open(c->data, split, err);
-    if (d && split == SPLIT_TRAIN) {
-        if (*c->lt_index) d = dataset_subset_file(d, c->lt_index, err);
-        else d = dataset_subset(d, (ImbType)c->imb_type, c->imb_factor, (uint32_t)c->lt_seed, err);
-    }
-    if (!d) return NULL;
-    const DatasetInfo *i = dataset_info(d);
-    int own = i->height > i->width ? i->height : i->width;
-    return dataset_pad(d, c->model.image_size ? c->model.image_size : own, err);
-}
-
 static bool open_data(Trainer *t, Error *err) {
-    t->data = open_split(t->c, SPLIT_TRAIN, err);
+    t->data = run_config_data(t->c, SPLIT_TRAIN, err);
     if (!t->data) return false;
     Error none;
-    t->held_out = open_split(t->c, SPLIT_TEST, &none);     // optional: only the probe reads it
+    t->held_out = run_config_data(t->c, SPLIT_TEST, &none);     // optional: only the probe reads it
     return run_config_resolve(t->c, dataset_info(t->data), err);
 }
 
