@@ -27,9 +27,10 @@ typedef struct {
     int         dtype;                                   // one of dtype_choices
     int         resident;                                // Resident
     const char *preset, *device, *out, *resume, *init_from, *kernels, *kernel;
-    int64_t     log_every, save_every, keep, milestone_every, preview_every, probe_every;
-    int         preview_steps, probe_images;
-    double      preview_omega;
+    int64_t     log_every, save_every, keep, milestone_every, preview_every, probe_every, eval_every;
+    int         preview_steps, probe_images, eval_samples, eval_steps;
+    double      preview_omega, eval_omega;
+    const char *eval_classifier;
     bool        prepare, dump_graph, no_fuse, profile;
 } RunConfig;
 extern const char *const preset_names[];                 // NULL-terminated; "" is none

@@ -158,8 +158,8 @@ class Run:
         lr = c["lr"] * (s / c["warmup"] if s < c["warmup"] else 1)
         t.optimiser.param_groups[0]["lr"] = lr
         t.decay = min(c["ema-decay"], (1 + s) / (10 + s)) if c["ema-ramp"] else c["ema-decay"]
-        norm = float(t.update())
-        ddpm, reg = float(ddpm), float(reg)
+        norm = t.update().item()
+        ddpm, reg = ddpm.item(), reg.item()
         if not np.isfinite(ddpm + reg + norm):
             raise Unable("step %d: the loss or its gradient is not finite" % self.step)
         self.step += 1
