@@ -88,7 +88,7 @@ void npz_abandon(NpzWriter *z);
 bool npz_parse(const uint8_t *bytes, size_t n, const char *where, const char *name, uint8_t **member, NpyArray *out,
                Error *err);
 bool npz_read(const char *path, const char *name, uint8_t **member, NpyArray *out, Error *err);
-// The names of all arrays of an archive, in the order of its directory.
+// The names of all arrays of an archive, sorted.
 bool npz_names(const uint8_t *bytes, size_t n, const char *where, char ***names, int *count, Error *err);
 void npz_names_free(char **names, int count);
 

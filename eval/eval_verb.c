@@ -6,9 +6,11 @@
 
 #include "core/cli.h"
 #include "eval/centroid.h"
+#include "eval/classifier.h"
 
 static const struct { const char *name; int (*run)(int argc, char **argv); const char *about; } verbs[] = {
     { "centroid", centroid_main, "share of samples nearest to their own class's mean image" },
+    { "train-classifier", train_classifier_main, "a ResNet on real images: extractor of features, judge of labels" },
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 

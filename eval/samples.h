@@ -11,6 +11,7 @@ typedef struct {
     int64_t step, seed;               // -1: unknown
     int     steps;                    // network evaluations; 0: unknown
     double  omega;                    // NaN: unknown
+    int64_t *class_counts;            // training images of each class of the data set; NULL: unknown
 } SampleOrigin;
 typedef struct {
     ImageSet     images;              // label NULL: no image has one

@@ -98,6 +98,11 @@ static bool draw_from(Model *m, const DrawConfig *c, DType dtype, const DatasetI
     o->step = m->step;
     o->checkpoint = xstrdup(m->path);
     o->sha256 = xstrdup(m->hash);
+    for (int k = 0; k < classes && !o->class_counts; k++)
+        if (m->class_counts[k] > 0) {
+            o->class_counts = xmalloc((size_t)classes * sizeof *o->class_counts);
+            memcpy(o->class_counts, m->class_counts, (size_t)classes * sizeof *o->class_counts);
+        }
     out->understood = xasprintf("drawn from %s, floats, labels %s", m->path, rule);
     return ok;
 }
