@@ -6,8 +6,9 @@
 
 #include "core/cli.h"
 #include "sample/sample_verb.h"
-#include "eval/centroid.h"
+#include "eval/eval_verb.h"
 #include "eval/report.h"
+#include "eval/train_judge.h"
 #include "tests/workbench.h"
 #include "train/dataset.h"
 #include "train/replay.h"
@@ -47,6 +48,7 @@ static void calm_waiting_threads(char **argv) {
 
 int main(int argc, char **argv) {
     calm_waiting_threads(argv);
+    train_judge_register(&train_judge_of_eval);
     const char *known[N_VERBS];
     for (int i = 0; i < N_VERBS; i++) {
         known[i] = verbs[i].name;
