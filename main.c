@@ -6,7 +6,7 @@
 
 #include "core/cli.h"
 #include "sample/sample_verb.h"
-#include "eval/centroid.h"
+#include "eval/eval_verb.h"
 #include "eval/train_judge.h"
 #include "tests/workbench.h"
 #include "train/dataset.h"

@@ -23,14 +23,15 @@ Tensor *op_sinusoid(Graph *g, Tensor *t, int dim);                       // (N) 
 // x (N,H,W,C): each channel over N,H,W to mean 0 and variance 1, times gamma plus beta, plus residual (as x, or NULL),
 // then act. mean, var (C): running statistics, persistent tensors without gradient. training: the batch's own
 // statistics (biased variance); running = (1 - momentum) running + momentum batch, variance unbiased, as in PyTorch.
-// Otherwise the running ones, and no gradient. Ioffe & Szegedy 2015.
+// Otherwise the running ones, which stay, and no gradient to x, gamma or beta. Ioffe & Szegedy 2015.
 typedef struct { Tensor *gamma, *beta, *mean, *var; double momentum, eps; } BatchNorm;
 Tensor *op_batchnorm(Graph *g, Tensor *x, const BatchNorm *b, Tensor *residual, Act act, bool training);
-// (N,H,W,C) -> (N,P,Q,C), P = (H + 2 pad - window) / stride + 1. Mean divides by the taps inside the image.
+// (N,H,W,C) -> (N,P,Q,C), P = (H + 2 pad - window) / stride + 1; 2 pad <= window <= 16. The gradient of a maximum goes
+// to the first one of its window, row-major. Mean divides by the taps inside the image.
 typedef enum { POOL_MAX, POOL_MEAN } PoolKind;
 Tensor *op_pool(Graph *g, Tensor *x, PoolKind kind, int window, int stride, int pad);
-Tensor *op_pool_all(Graph *g, Tensor *x);                                // (N,H,W,C) -> (N,C), the mean over pixels
-// logits (N,C), label (N) i32, offset (C) or NULL, added to the logits (no gradient) -> (1), f32: mean over N of
+Tensor *op_pool_all(Graph *g, Tensor *x);                                // (N,H,W,C) -> (N,C) f32, the mean over pixels
+// logits (N,C) f32, label (N) i32, offset (C) or NULL, added to the logits (no gradient) -> (1), f32: mean over N of
 // -log softmax[label]. Value and gradient in one pass.
 Tensor *op_cross_entropy(Graph *g, Tensor *logits, Tensor *label, Tensor *offset);
 // ---- small ones, to compose with
@@ -51,6 +52,8 @@ Tensor *op_view_batch(Graph *g, Tensor *x, int64_t begin, int64_t end);  // imag
 Tensor *op_view_channel(Graph *g, Tensor *x, int64_t begin, int64_t end);
 Tensor *op_repeat_batch(Graph *g, Tensor *x, int copies);                // (N,...) -> (copies N,...); backward sums
 Tensor *op_concat_channel(Graph *g, Tensor *a, Tensor *b);               // (N,H,W,C1), (N,H,W,C2) -> (N,H,W,C1+C2)
+// (N,H,W,C) -> (N,H,W,before+C+after), zeros around: with op_pool of window 1 the shortcut of ResNet's option A
+Tensor *op_pad_channel(Graph *g, Tensor *x, int64_t before, int64_t after);
 Tensor *op_upsample2x(Graph *g, Tensor *x);                              // (N,H,W,C) -> (N,2H,2W,C), nearest
 Tensor *op_relayout(Graph *g, Tensor *x, Layout to);                     // x itself if it lies so already
 // ---- chance: sample (N) i32 bit patterns, state the device StepState; purpose a PURPOSE_* or the layer's name hashed

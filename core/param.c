@@ -243,4 +243,30 @@ void param_append_adam(ParamSet *ps, Graph *g, const AdamConfig *c, bool has_lab
     graph_append(g, &adam_op, &a, sizeof a, 10, in);
 }
 
+typedef struct { SgdConfig c; int64_t n; } SgdAttr;
+static void sgd_infer(Graph *g, Node *n) { (void)g; n->out[0] = n->in[3]; n->n_out = 1; }
+static void sgd_bind(const Node *n, void *shape, void *args) {
+    const SgdAttr *a = NODE_ATTR(n, SgdAttr);
+    *(SgdShape *)shape = (SgdShape){ .n = a->n, .momentum = a->c.momentum, .weight_decay = a->c.weight_decay };
+    *(SgdArgs *)args = (SgdArgs){ .g = tensor_data(n->in[0]), .lr = tensor_data(n->in[1]),
+                                  .state = tensor_data(n->in[2]), .w = tensor_data(n->in[3]),
+                                  .m = tensor_data(n->in[4]), .shadow = tensor_data(n->in[5]) };
+}
+static OpCost sgd_cost(const Node *n) {
+    return (OpCost){ 6.0 * (double)tensor_numel(n->in[0]), 5.0 * (double)tensor_bytes(n->in[0]) };
+}
+static const OpDef sgd_op = { .name = "sgd", .launcher = &sgd, .infer = sgd_infer, .bind = sgd_bind,
+                              .cost = sgd_cost };
+
+// Momentum lives where Adam's first moment does.
+void param_append_sgd(ParamSet *ps, Graph *g, Tensor *lr, const SgdConfig *c) {
+    OptimAttr norm = { .n = ps->elements, .tensors = ps->n };
+    SgdAttr a = { *c, ps->elements };
+    Tensor **b = ps->buffer;
+    Tensor *of_norm[] = { b[BUFFER_GRAD], ps->span, ps->has_grad[1], ps->state };
+    graph_append(g, &grad_norm_op, &norm, sizeof norm, 4, of_norm);
+    Tensor *in[] = { b[BUFFER_GRAD], lr, ps->state, b[BUFFER_VALUE], b[BUFFER_M], ps->copy[WEIGHTS_TRAIN].buffer };
+    graph_append(g, &sgd_op, &a, sizeof a, 6, in);
+}
+
 void param_append_zero_grad(ParamSet *ps, Graph *g) { op_fill_to(g, ps->buffer[BUFFER_GRAD], 0.0f); }

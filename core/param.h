@@ -42,7 +42,8 @@ void        param_state_write(ParamSet *ps, const StepState *s);
 typedef struct { double lr, beta1, beta2, eps, clip_norm, ema_decay; int64_t warmup; bool ema_ramp; } AdamConfig;
 void        param_append_adam(ParamSet *ps, Graph *g, const AdamConfig *c, bool has_label_grad);
 // The same with SGD: g += weight_decay w; m = momentum m + g; w -= lr m, as PyTorch computes it. lr (1): a persistent
-// f32 tensor, written by the host from step to step. No average is kept; a norm that is not finite refuses the update.
+// f32 tensor, written by the host from step to step. The momentum is saved as adam_m. No average is kept: graphs that
+// read the result are of WEIGHTS_TRAIN. A norm that is not finite refuses the update.
 typedef struct { double momentum, weight_decay; } SgdConfig;
 void        param_append_sgd(ParamSet *ps, Graph *g, Tensor *lr, const SgdConfig *c);
 void        param_append_zero_grad(ParamSet *ps, Graph *g);   // before a series of micro-batches

@@ -8,8 +8,8 @@ enum { X, W, B, TEMB, RESIDUAL, N_IN };
 static Conv2dShape shape_of(const Conv2dAttr *a, const Tensor *x, const Tensor *w, const Tensor *y) {
     return (Conv2dShape){ .n = (int)x->shape[0], .h = (int)x->shape[1], .w = (int)x->shape[2],
                           .p = (int)y->shape[1], .q = (int)y->shape[2], .c = (int)x->shape[3], .k = (int)w->shape[0],
-                          .r = (int)w->shape[1], .s = (int)w->shape[2], .stride = a->stride, .pad_h = a->pad,
-                          .pad_w = a->pad, .ldx = tensor_ld(x), .ldy = tensor_ld(y), .dtype = x->dtype,
+                          .r = (int)w->shape[1], .s = (int)w->shape[2], .stride = a->stride, .pad_h = a->pad_h,
+                          .pad_w = a->pad_w, .ldx = tensor_ld(x), .ldy = tensor_ld(y), .dtype = x->dtype,
                           .out = y->dtype, .lx = x->layout, .ly = y->layout };
 }
 
@@ -61,8 +61,8 @@ static void infer(Graph *g, Node *n) {
     const Tensor *x = n->in[X], *w = n->in[W];
     CHECK(x->ndim == 4 && w->ndim == 4 && x->shape[3] == w->shape[3] && x->dtype == w->dtype, "conv2d: %s with %s",
           tensor_str(x), tensor_str(w));
-    int64_t p = (x->shape[1] + 2 * a->pad - w->shape[1]) / a->stride + 1;
-    int64_t q = (x->shape[2] + 2 * a->pad - w->shape[2]) / a->stride + 1;
+    int64_t p = (x->shape[1] + 2 * a->pad_h - w->shape[1]) / a->stride + 1;
+    int64_t q = (x->shape[2] + 2 * a->pad_w - w->shape[2]) / a->stride + 1;
     n->out[0] = graph_image(g, a->out, (int64_t[]){ x->shape[0], p, q, w->shape[0] });
     n->n_out = 1;
 }
@@ -101,6 +101,10 @@ Tensor *op_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad
     return op_conv2d_to(g, x, w, b, stride, pad, x->dtype);
 }
 Tensor *op_conv2d_to(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad, DType out) {
-    Conv2dAttr a = { .stride = stride, .pad = pad, .out = out };
+    Conv2dAttr a = { .stride = stride, .pad_h = pad, .pad_w = pad, .out = out };
+    return graph_append(g, &op_def_conv2d, &a, sizeof a, N_IN, (Tensor *[]){ x, w, b, NULL, NULL })->out[0];
+}
+Tensor *op_conv2d_pads(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad_h, int pad_w) {
+    Conv2dAttr a = { .stride = stride, .pad_h = pad_h, .pad_w = pad_w, .out = x->dtype };
     return graph_append(g, &op_def_conv2d, &a, sizeof a, N_IN, (Tensor *[]){ x, w, b, NULL, NULL })->out[0];
 }

@@ -94,6 +94,17 @@ static const OpDef silu_op = { .name = "silu", .launcher = &silu_forward, .infer
                                .backward = silu_op_backward, .cost = cost };
 Tensor *op_silu(Graph *g, Tensor *x) { return graph_append(g, &silu_op, NULL, 0, 1, &x)->out[0]; }
 
+// ---- y = relu(x). Its gradient reads y, which the next op keeps anyway, so that x need not stay.
+static const OpDef relu_grad = { .name = "relu_grad", .launcher = &relu_backward, .infer = infer, .bind = bind,
+                                 .cost = cost };
+static void relu_op_backward(Graph *g, const Node *n) {
+    Tensor *in[] = { n->out[0]->grad, n->out[0] };
+    graph_add_grad(g, n->in[0], graph_append(g, &relu_grad, NULL, 0, 2, in)->out[0]);
+}
+static const OpDef relu_op = { .name = "relu", .launcher = &relu_forward, .infer = infer, .bind = bind,
+                               .backward = relu_op_backward, .cost = cost };
+Tensor *op_relu(Graph *g, Tensor *x) { return graph_append(g, &relu_op, NULL, 0, 1, &x)->out[0]; }
+
 // ---- y = x in another storage type
 typedef struct { Attr scale; DType to; } CastAttr;         // Attr first: bind() reads it
 static void cast_infer(Graph *g, Node *n) {

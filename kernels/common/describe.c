@@ -14,7 +14,9 @@ extern const Description describe_conv2d_forward, describe_conv2d_backward_input
     describe_upsample2x_forward, describe_upsample2x_backward, describe_concat_forward, describe_repeat_batch_forward,
     describe_repeat_batch_backward, describe_embed_forward, describe_embed_backward, describe_sinusoid,
     describe_add_noise, describe_q_sample, describe_sampler_step, describe_cbdm_loss, describe_step_advance,
-    describe_grad_norm, describe_adam_ema;
+    describe_grad_norm, describe_adam_ema, describe_sgd, describe_relu_forward, describe_relu_backward,
+    describe_batchnorm_forward, describe_batchnorm_backward, describe_pool_forward, describe_pool_backward,
+    describe_pool_all_forward, describe_pool_all_backward, describe_cross_entropy;
 
 const Description *const descriptions[] = {
     &describe_conv2d_forward, &describe_conv2d_backward_input, &describe_conv2d_backward_weight, &describe_gemm,
@@ -25,7 +27,9 @@ const Description *const descriptions[] = {
     &describe_upsample2x_backward, &describe_concat_forward, &describe_repeat_batch_forward,
     &describe_repeat_batch_backward, &describe_embed_forward, &describe_embed_backward, &describe_sinusoid,
     &describe_add_noise, &describe_q_sample, &describe_sampler_step, &describe_cbdm_loss, &describe_step_advance,
-    &describe_grad_norm, &describe_adam_ema, NULL,
+    &describe_grad_norm, &describe_adam_ema, &describe_sgd, &describe_relu_forward, &describe_relu_backward,
+    &describe_batchnorm_forward, &describe_batchnorm_backward, &describe_pool_forward, &describe_pool_backward,
+    &describe_pool_all_forward, &describe_pool_all_backward, &describe_cross_entropy, NULL,
 };
 
 const Description *description_find(const char *launcher) {
@@ -78,7 +82,8 @@ Array *array_add(Arrays *l, const char *name, size_t offset, ArrayUse use, Array
 static const char *const dtype_names[] = { [DT_F32] = "f32", [DT_BF16] = "bf16", [DT_F64] = "f64", [DT_I32] = "i32",
                                            [DT_U8] = "u8", NULL };
 static const char *const layout_names[] = { [LAYOUT_NHWC] = "nhwc", [LAYOUT_C16] = "c16", NULL };
-static const char *const act_names[] = { [ACT_NONE] = "none", [ACT_SILU] = "silu", NULL };
+static const char *const act_names[] = { [ACT_NONE] = "none", [ACT_SILU] = "silu",
+                                         [ACT_RELU] = "relu", NULL };
 static const char *const use_names[] = { "x2", "bias", "temb", "residual", "shortcut", "norm", "mask", "stats", "sums",
                                          NULL };                               // the CONV_ bits, in their order
 

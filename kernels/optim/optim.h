@@ -1,4 +1,4 @@
-// kernels/optim/optim.h - gradient norm, Adam and EMA in one pass over all parameters; the step state's clock.
+// kernels/optim/optim.h - gradient norm; Adam and EMA, or SGD, in one pass over all parameters; the step state's clock.
 #ifndef KERNELS_OPTIM_H
 #define KERNELS_OPTIM_H
 #include "kernels/common/kernel.h"
@@ -42,4 +42,16 @@ typedef struct {
 // Adam as PyTorch computes it: m, v, then w -= lr / (1 - beta1^k) * m / (sqrt(v) / sqrt(1 - beta2^k) + eps).
 // A grad_norm that is not finite: only state->skipped changes. A tensor with count 0 and no gradient keeps w, m, v.
 LAUNCHER(adam_ema, AdamShape, AdamArgs);
+
+typedef struct { int64_t n; double momentum, weight_decay; } SgdShape;
+typedef struct {
+    const real *g;                // (n)
+    const real *lr;               // (1)
+    StepState  *state;            // reads grad_norm; writes lr; += updates or skipped
+    real       *w, *m;            // (n), in place
+    void       *shadow;           // (n) bf16 of w: =, or NULL
+} SgdArgs;
+// SGD with momentum as PyTorch computes it: m = momentum m + (g + weight_decay w), w -= lr m. Elements of the buffers
+// that belong to no tensor hold zeros and keep them. A grad_norm that is not finite: only state->skipped changes.
+LAUNCHER(sgd, SgdShape, SgdArgs);
 #endif

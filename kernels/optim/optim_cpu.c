@@ -109,8 +109,34 @@ static void adam_run(Stream *st, const AdamShape *z, const AdamArgs *a, Work w) 
     state->updates++;
 }
 
+// ---- SGD
+static void sgd_run(Stream *st, const SgdShape *z, const SgdArgs *a, Work w) {
+    StepState *state = a->state;
+    if (!isfinite(state->grad_norm)) {
+        state->skipped++;
+        return;
+    }
+    float momentum = (float)z->momentum, decay = (float)z->weight_decay, lr = a->lr[0];
+    const float *restrict g = a->g;
+    float *restrict weight = a->w, *restrict m = a->m;
+    uint16_t *restrict shadow = a->shadow;
+    #pragma omp parallel for schedule(static)
+    for (int64_t k = 0; k < cpu_ceil_div(z->n, CPU_CHUNK); k++) {
+        int64_t begin = k * CPU_CHUNK, end = cpu_min(z->n, begin + CPU_CHUNK);
+        #pragma omp simd
+        for (int64_t j = begin; j < end; j++) {
+            m[j] = momentum * m[j] + (g[j] + decay * weight[j]);
+            weight[j] -= lr * m[j];
+        }
+        for (int64_t j = begin; shadow && j < end; j++) shadow[j] = bf16_from_float(weight[j]);
+    }
+    state->lr = lr;
+    state->updates++;
+}
+
 // ---- registration
 IMPLS(optim_cpu,
     IMPL(step_advance, "scalar", step_advance_run),
     IMPL_SCRATCH(grad_norm, "chunks", norm_scratch, grad_norm_run),
-    IMPL(adam_ema, "chunks", adam_run))
+    IMPL(adam_ema, "chunks", adam_run),
+    IMPL(sgd, "chunks", sgd_run))

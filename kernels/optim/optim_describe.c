@@ -66,3 +66,18 @@ static void adam_arrays(const void *shape, Arrays *l) {
 }
 const Description describe_adam_ema = { .launcher = &adam_ema, .about = "clip, Adam, average, bf16 shadow",
                                         .shape = adam_fields, .complete = adam_complete, .arrays = adam_arrays };
+
+static const Field sgd_fields[] = { FIELD(SgdShape, n, FIELD_I64), FIELD(SgdShape, momentum, FIELD_DOUBLE),
+                                    FIELD(SgdShape, weight_decay, FIELD_DOUBLE), FIELD_END };
+#define SGD(member) #member, offsetof(SgdArgs, member)
+static void sgd_arrays(const void *shape, Arrays *l) {
+    const SgdShape *z = shape;
+    array_add(l, SGD(g), ARRAY_IN, TYPE_F32, DIMS(z->n));
+    array_add(l, SGD(lr), ARRAY_IN, TYPE_F32, DIMS(1))->scale = 0.1;
+    state_of(l, offsetof(SgdArgs, state));
+    array_add(l, SGD(w), ARRAY_INOUT, TYPE_F32, DIMS(z->n));
+    array_add(l, SGD(m), ARRAY_INOUT, TYPE_F32, DIMS(z->n));
+    array_add(l, SGD(shadow), ARRAY_OUT, TYPE_BF16, DIMS(z->n))->optional = true;
+}
+const Description describe_sgd = { .launcher = &sgd, .about = "momentum, weight decay, bf16 shadow",
+                                   .shape = sgd_fields, .arrays = sgd_arrays };

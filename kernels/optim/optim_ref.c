@@ -1,9 +1,10 @@
-// kernels/optim/optim_ref.c - gradient norm, Adam and EMA by their definition. With k the tensor's own count of steps,
+// kernels/optim/optim_ref.c - gradient norm, Adam and EMA, and SGD by their definition. With k the tensor's own count of steps,
 // s the updates so far:
 //   g    = grad * min(1, clip_norm / (grad_norm + 1e-6))
 //   m    = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
 //   w   -= lr / (1 - beta1^k) * m / (sqrt(v) / sqrt(1 - beta2^k) + eps)
 //   ema += (1 - decay) (w - ema)
+// and SGD: m = momentum m + (grad + weight_decay w),  w -= lr m
 // Factors are computed in double and rounded once to real, as every kind receives them.
 #include "kernels/common/kernel.h"
 #include "kernels/common/ref.h"
@@ -75,7 +76,26 @@ static void adam(Stream *stream, const AdamShape *z, const AdamArgs *a, Work wor
     state->updates++;
 }
 
+static void sgd_run(Stream *stream, const SgdShape *z, const SgdArgs *a, Work work) {
+    StepState *state = a->state;
+    if (!isfinite(state->grad_norm)) {
+        state->skipped++;
+        return;
+    }
+    acc momentum = factor(z->momentum), decay = factor(z->weight_decay), lr = (acc)a->lr[0];
+#pragma omp parallel for
+    for (int64_t j = 0; j < z->n; j++) {
+        acc w = (acc)a->w[j], m = momentum * (acc)a->m[j] + ((acc)a->g[j] + decay * w);
+        a->m[j] = (real)m;
+        a->w[j] = (real)(w - lr * m);
+        if (a->shadow) ref_store(a->shadow, DT_BF16, j, (acc)a->w[j]);
+    }
+    state->lr = (float)a->lr[0];
+    state->updates++;
+}
+
 IMPLS(optim_ref,
     IMPL(step_advance, "loops", advance),
     IMPL(grad_norm, "loops", norm),
-    IMPL(adam_ema, "loops", adam))
+    IMPL(adam_ema, "loops", adam),
+    IMPL(sgd, "loops", sgd_run))

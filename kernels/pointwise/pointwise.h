@@ -10,6 +10,8 @@ LAUNCHER(axpby, PointwiseShape, PointwiseArgs);           // y = alpha a + beta 
 LAUNCHER(multiply, PointwiseShape, PointwiseArgs);        // y = a b
 LAUNCHER(silu_forward, PointwiseShape, PointwiseArgs);    // y = silu(a)
 LAUNCHER(silu_backward, PointwiseShape, PointwiseArgs);   // y = a silu'(b): a = dy, b = x
+LAUNCHER(relu_forward, PointwiseShape, PointwiseArgs);    // y = a, or 0 where a <= 0; NaN stays
+LAUNCHER(relu_backward, PointwiseShape, PointwiseArgs);   // y = a, or 0 where b <= 0: a = dy, b = x or relu(x)
 LAUNCHER(fill, PointwiseShape, PointwiseArgs);            // y = alpha; reads nothing
 
 // copies k of x meet kn rows of v: y image i = x image (i mod n) + v row i. dx: sum over the copies, in order.

@@ -35,6 +35,14 @@ static void run_silu_backward(const float *a, const float *b, float *y, int64_t 
     #pragma omp simd
     for (int64_t j = 0; j < n; j++) y[j] = a[j] * cpu_silu_slope(b[j]);
 }
+static void run_relu(const float *a, const float *b, float *y, int64_t n, float alpha, float beta) {
+    #pragma omp simd
+    for (int64_t j = 0; j < n; j++) y[j] = a[j] <= 0 ? 0 : a[j];
+}
+static void run_relu_backward(const float *a, const float *b, float *y, int64_t n, float alpha, float beta) {
+    #pragma omp simd
+    for (int64_t j = 0; j < n; j++) y[j] = b[j] <= 0 ? 0 : a[j];
+}
 static void run_fill(const float *a, const float *b, float *y, int64_t n, float alpha, float beta) {
     #pragma omp simd
     for (int64_t j = 0; j < n; j++) y[j] = alpha;
@@ -67,6 +75,10 @@ static void multiply_run(Stream *st, const PointwiseShape *z, const PointwiseArg
 static void silu_run(Stream *st, const PointwiseShape *z, const PointwiseArgs *a, Work w) { each_run(run_silu, z, a); }
 static void silu_backward_run(Stream *st, const PointwiseShape *z, const PointwiseArgs *a, Work w) {
     each_run(run_silu_backward, z, a);
+}
+static void relu_run(Stream *st, const PointwiseShape *z, const PointwiseArgs *a, Work w) { each_run(run_relu, z, a); }
+static void relu_backward_run(Stream *st, const PointwiseShape *z, const PointwiseArgs *a, Work w) {
+    each_run(run_relu_backward, z, a);
 }
 static void fill_run(Stream *st, const PointwiseShape *z, const PointwiseArgs *a, Work w) { each_run(run_fill, z, a); }
 
@@ -231,6 +243,8 @@ IMPLS(pointwise_cpu,
     ELEMENTS(multiply, multiply_run),
     ELEMENTS(silu_forward, silu_run),
     ELEMENTS(silu_backward, silu_backward_run),
+    ELEMENTS(relu_forward, relu_run),
+    ELEMENTS(relu_backward, relu_backward_run),
     ELEMENTS(fill, fill_run),
     IMPL_FULL(add_channel_forward, "panels", 100, 0, 0, can_add_channel, NULL, NULL, add_channel_run, NULL),
     IMPL_FULL(add_channel_backward, "panels", 100, 0, 0, can_add_channel, NULL, NULL, add_channel_backward_run, NULL),

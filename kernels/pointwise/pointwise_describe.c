@@ -47,6 +47,8 @@ RUN(axpby, "alpha a + beta b", either)
 RUN(multiply, "a b", binary)
 RUN(silu_forward, "silu(a)", unary)
 RUN(silu_backward, "a silu'(b)", binary)
+RUN(relu_forward, "max(a, 0)", unary)
+RUN(relu_backward, "a where b is above 0", binary)
 RUN(fill, "alpha everywhere", only_output)
 
 // ---- a row per image

@@ -46,6 +46,26 @@ static void silu_backward_run(Stream *stream, const PointwiseShape *z, const Poi
     }
 }
 
+static void relu_run(Stream *stream, const PointwiseShape *z, const PointwiseArgs *a, Work work) {
+#pragma omp parallel for
+    for (int64_t r = 0; r < z->rows; r++) {
+        for (int64_t j = 0; j < z->c; j++) {
+            acc v = ref_load(a->a, z->dtype, r * z->lda + j);
+            ref_store(a->y, z->out, r * z->ldy + j, v <= 0 ? 0 : v);
+        }
+    }
+}
+
+static void relu_backward_run(Stream *stream, const PointwiseShape *z, const PointwiseArgs *a, Work work) {
+#pragma omp parallel for
+    for (int64_t r = 0; r < z->rows; r++) {
+        for (int64_t j = 0; j < z->c; j++) {
+            acc dy = ref_load(a->a, z->dtype, r * z->lda + j), x = ref_load(a->b, z->dtype, r * z->ldb + j);
+            ref_store(a->y, z->out, r * z->ldy + j, x <= 0 ? 0 : dy);
+        }
+    }
+}
+
 static void fill_run(Stream *stream, const PointwiseShape *z, const PointwiseArgs *a, Work work) {
     for (int64_t r = 0; r < z->rows; r++) {
         for (int64_t j = 0; j < z->c; j++) ref_store(a->y, z->out, r * z->ldy + j, (acc)z->alpha);
@@ -144,6 +164,8 @@ IMPLS(pointwise_ref,
     IMPL(multiply, "loops", multiply_run),
     IMPL(silu_forward, "loops", silu_run),
     IMPL(silu_backward, "loops", silu_backward_run),
+    IMPL(relu_forward, "loops", relu_run),
+    IMPL(relu_backward, "loops", relu_backward_run),
     IMPL(fill, "loops", fill_run),
     IMPL(add_channel_forward, "loops", add_channel),
     IMPL(add_channel_backward, "loops", add_channel_grad),

@@ -4,7 +4,8 @@
 #include "opcase.h"
 
 enum { FORM_BIAS = 1, FORM_TEMB = 2, FORM_RESIDUAL = 4, FORM_BATCH_VIEW = 8, FORM_CHANNEL_VIEW = 16, FORM_ALL = 7,
-       FORM_SELF = 32 };                         // x is its own residual: two contributions to its gradient
+       FORM_SELF = 32,                           // x is its own residual: two contributions to its gradient
+       FORM_WIDE = 64, FORM_TALL = 128 };        // the filter is one row, or one column, of `size`; so is its padding
 
 static void build(OpRun *r, const OpCase *c) {
     Graph *g = case_graph(r);
@@ -14,9 +15,13 @@ static void build(OpRun *r, const OpCase *c) {
     Tensor *x = form & FORM_BATCH_VIEW ? op_view_batch(g, case_image(r, "x", n + 2, h, w, ch), 1, n + 1)
               : form & FORM_CHANNEL_VIEW ? op_view_channel(g, case_image(r, "x", n, h, w, d[9]), d[10], d[10] + ch)
               : case_image(r, "x", n, h, w, ch);
-    Tensor *weight = case_operand(r, "w", 4, (int64_t[]){ k, size, size, ch });
+    Tensor *weight = case_operand(r, "w", 4, (int64_t[]){ k, form & FORM_WIDE ? 1 : size,
+                                                      form & FORM_TALL ? 1 : size, ch });
     Tensor *bias = form & FORM_BIAS ? case_param(r, "bias", 1, &k) : NULL;
-    Tensor *y = op_conv2d(g, x, weight, bias, (int)d[6], (int)d[7]);
+    Tensor *y = form & (FORM_WIDE | FORM_TALL)
+              ? op_conv2d_pads(g, x, weight, bias, (int)d[6], form & FORM_TALL ? (int)d[7] : 0,
+                               form & FORM_WIDE ? (int)d[7] : 0)
+              : op_conv2d(g, x, weight, bias, (int)d[6], (int)d[7]);
     int64_t p = y->shape[1], q = y->shape[2];
     if (form & FORM_TEMB) y = op_add_channel(g, y, case_input(r, "temb", 2, (int64_t[]){ n, k }, IN_F32));
     if (form & FORM_RESIDUAL) y = op_add(g, y, case_image(r, "residual", n, p, q, k));
@@ -40,6 +45,11 @@ static const OpCase cases[] = {
     { "1x1, 1 channel to 31",      { 3,  3,  3,   1,  31, 1, 1, 0, FORM_BIAS }, GRAD, 0 },
     { "1x1, stride 2",             { 1,  8,  8,  16,  16, 1, 2, 0, FORM_BIAS }, GRAD, 0 },
     { "5x5, pad 2",                { 1,  5,  7,   3,   3, 5, 1, 2, FORM_BIAS }, GRAD, 0 },
+    { "1x7, pads 0 and 3",         { 2,  5,  7,  16,  16, 7, 1, 3, FORM_BIAS | FORM_WIDE }, GRAD, 0 },
+    { "7x1, pads 3 and 0",         { 2,  5,  7,  16,  16, 7, 1, 3, FORM_BIAS | FORM_TALL }, GRAD, 0 },
+    { "1x3, 31 channels",          { 2,  5,  7,  31,   3, 3, 1, 1, FORM_WIDE }, GRAD, 0 },
+    { "3x1, stride 2",             { 1,  8,  6,   3,  48, 3, 2, 1, FORM_TALL }, GRAD, 0 },
+    { "7x1, integers",             { 2,  9,  9,  48,  64, 7, 1, 3, FORM_BIAS | FORM_TALL }, EXACT, 0 },
     { "64 channels",               { 2,  8,  8,  64,  64, 3, 1, 1, FORM_BIAS }, GRAD, 0 },
     { "past every tile",           { 5, 13, 15, 144, 80, 3, 1, 1, FORM_ALL }, TEST | CASE_LARGE, 0 },
     { "past a tile",               { 1, 11, 13,  40, 136, 3, 1, 1, FORM_ALL }, TEST, 0 },

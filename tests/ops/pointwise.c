@@ -1,8 +1,10 @@
 // tests/ops/pointwise.c - cases of the element-wise operations, of the mean, and of a vector added to every pixel.
 //   dim: kind, n, h, w, c, copies (ADD_CHANNEL); or first channel of the views, of as many channels of wider bases
+#include <math.h>
+
 #include "opcase.h"
 
-enum { SILU, AXPBY, SCALE, ADD, TWICE, MUL, SQUARE, MEAN, ADD_CHANNEL, COPY, FILL, STOP, SILU_MATRIX };
+enum { SILU, AXPBY, SCALE, ADD, TWICE, MUL, SQUARE, MEAN, ADD_CHANNEL, COPY, FILL, STOP, SILU_MATRIX, RELU };
 
 // A range of channels of an image of two ranges more, or the image itself.
 static Tensor *operand(OpRun *r, const OpCase *c, const char *name) {
@@ -31,6 +33,7 @@ static Tensor *record(OpRun *r, const OpCase *c) {
     const int64_t *d = c->dim;
     switch (d[0]) {
     case SILU: return op_silu(g, operand(r, c, "a"));
+    case RELU: return op_relu(g, operand(r, c, "a"));
     case SILU_MATRIX: return op_silu(g, case_input(r, "a", 2, (int64_t[]){ d[1], d[4] }, 0));
     case AXPBY: return op_axpby(g, 0.75f, operand(r, c, "a"), -1.5f, operand(r, c, "b"));
     case SCALE: return op_axpby(g, -0.3f, operand(r, c, "a"), 0, NULL);
@@ -70,6 +73,12 @@ static const OpCase cases[] = {
     { "silu, saturated",           { SILU,  2, 5, 7, 16 }, TEST, 30 },
     { "silu, large values",        { SILU,  2, 5, 7, 16 }, TEST, 1e4 },
     { "silu, tiny values",         { SILU,  2, 5, 7, 16 }, TEST, 1e-6 },
+    { "relu",                      { RELU,  2, 5, 7, 31 }, GRAD, 0 },
+    { "relu, 48",                  { RELU,  2, 5, 7, 48 }, GRAD, 0 },
+    { "relu, view",                { RELU,  2, 3, 3, 16, 0, 1 }, GRAD, 0 },
+    { "relu, odd view",            { RELU,  2, 3, 3,  3, 0, 1 }, GRAD, 0 },
+    { "relu, zeros",               { RELU,  2, 5, 7, 16 }, TEST | CASE_EXACT, 0 },
+    { "relu, long",                { RELU,  2, 32, 32, 48 }, TEST, 0 },
     { "axpby",                     { AXPBY, 2, 5, 7, 31 }, GRAD, 0 },
     { "axpby, 48",                 { AXPBY, 2, 8, 8, 48 }, GRAD, 0 },
     { "axpby, views",              { AXPBY, 2, 5, 7, 16, 0, 1 }, GRAD, 0 },
@@ -126,7 +135,33 @@ static bool stop_grad(Error *err) {
     results_free(all);
     return ok;
 }
-static const OpExtra extra[] = { { "stop grad passes nothing", stop_grad } };
+
+// A number that is none stays one, in all kinds: a training that diverged must not look like one with zeros.
+static bool relu_keeps_nan(Error *err) {
+    static const char *const devices[] = { "ref", "cpu" };
+    bool ok = true;
+    for (int i = 0; i < 2; i++) {
+        Device *d = device_open(devices[i], err);
+        if (!d) return false;
+        Graph *g = graph_new(d, "nan", WEIGHTS_TRAIN);
+        Tensor *x = graph_input(g, "x", DT_F32, 1, (int64_t[]){ 3 }), *y = graph_output(g, op_relu(g, x));
+        Arena *a = arena_new(d);
+        graph_plan(g, a);
+        arena_seal(a);
+        float v[] = { NAN, -1, 2 };
+        tensor_write_f32(x, v);
+        graph_run(g);
+        tensor_read_f32(y, v);
+        if (!(isnan(v[0]) && v[1] == 0 && v[2] == 2))
+            ok = error_set(err, ERR_DIVERGED, "%s: relu of NaN, -1, 2 is %g, %g, %g", devices[i], (double)v[0],
+                           (double)v[1], (double)v[2]);
+        graph_free(g);
+        arena_free(a);
+        device_close(d);
+    }
+    return ok;
+}
+static const OpExtra extra[] = { { "relu keeps NaN", relu_keeps_nan }, { "stop grad passes nothing", stop_grad } };
 
 const OpSuite op_suite = { .op = "pointwise", .cases = cases, .n_cases = sizeof cases / sizeof cases[0], .build = build,
-                           .terms = terms, .extra = extra, .n_extra = 1 };
+                           .terms = terms, .extra = extra, .n_extra = 2 };
