@@ -1,25 +1,10 @@
-// core/npz.c - NumPy's .npz, a zip archive of .npy members: written stored, read stored or deflated.
-//
-// Zip in short: per member a local header, its name and its bytes; then the central directory, which repeats the
-// headers with their offsets; then the end record, which tells where the directory is. Sizes and offsets from 4 GiB on
-// read 0xffffffff and stand in a zip64 extra field, and the end record has a 64-bit twin.
+// core/npz.c - NumPy's .npz, a zip archive of .npy members: written stored, read stored or deflated. core/zip.c says
+// what a zip archive is made of.
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#ifndef CBDM_NO_ZLIB
-#include <zlib.h>
-#else
-// CRC-32 of zip (polynomial 0xEDB88320), bit by bit: only builds without zlib come here.
-static unsigned long crc32_z(unsigned long crc, const void *bytes, size_t n) {
-    uint32_t c = ~(uint32_t)crc;
-    for (size_t i = 0; i < n; i++) {
-        c ^= ((const uint8_t *)bytes)[i];
-        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xEDB88320u : 0);
-    }
-    return ~c;
-}
-#endif
 #include "core/file.h"
+#include "core/zip.h"
 
 #ifndef NPZ_ZIP64_FROM
 #define NPZ_ZIP64_FROM 0xffffffffu      // a test lowers it, so that zip64 is seen without writing 4 GiB
@@ -27,7 +12,6 @@ static unsigned long crc32_z(unsigned long crc, const void *bytes, size_t n) {
 enum {
     MEMBERS_MAX = 64,
     NAME_BYTES = 128,                   // with ".npy" and the 0
-    LOCAL = 0x04034b50, CENTRAL = 0x02014b50, END = 0x06054b50, END64 = 0x06064b50, LOCATOR64 = 0x07064b50,
     DOS_DATE = 0x21,                    // 1980-01-01: equal arrays make equal files
 };
 
@@ -38,12 +22,6 @@ typedef struct { uint8_t bytes[256]; size_t n; } Record;
 static void put(Record *r, int size, uint64_t v) {
     CHECK(r->n + (size_t)size <= sizeof r->bytes, "a record of %zu bytes", r->n);
     for (int i = 0; i < size; i++) r->bytes[r->n++] = (uint8_t)(v >> 8 * i);
-}
-
-static uint64_t get(const uint8_t *p, int size) {
-    uint64_t v = 0;
-    for (int i = size; i-- > 0;) v = v << 8 | p[i];
-    return v;
 }
 
 static uint64_t capped(uint64_t v) {
@@ -85,7 +63,7 @@ static void put_header(Record *r, const Member *m, bool zip64, int extra_bytes) 
 static Record local_header(const Member *m) {
     Record r = { .n = 0 };
     bool zip64 = m->size >= NPZ_ZIP64_FROM;
-    put(&r, 4, LOCAL);
+    put(&r, 4, ZIP_LOCAL);
     put_header(&r, m, zip64, zip64 ? 20 : 0);
     for (const char *s = m->name; *s; s++) put(&r, 1, (uint8_t)*s);
     if (zip64) {
@@ -101,7 +79,7 @@ static Record central_header(const Member *m) {
     Record r = { .n = 0 };
     bool big_size = m->size >= NPZ_ZIP64_FROM, big_offset = m->offset >= NPZ_ZIP64_FROM;
     int data = 16 * big_size + 8 * big_offset;
-    put(&r, 4, CENTRAL);
+    put(&r, 4, ZIP_CENTRAL);
     put(&r, 2, 3 << 8 | 45);            // made by: Unix, so that the mode below counts
     put_header(&r, m, big_size || big_offset, data ? 4 + data : 0);
     put(&r, 6, 0);                      // comment length, disk number, internal attributes
@@ -129,7 +107,7 @@ static void end_member(NpzWriter *z) {
 
 bool npz_rows(NpzWriter *z, const void *bytes, size_t n) {
     Member *m = &z->members[z->n - 1];
-    m->crc = (uint32_t)crc32_z(m->crc, bytes, n);
+    m->crc = zip_crc32(m->crc, bytes, n);
     m->written += n;
     return file_write(z->file, bytes, n);
 }
@@ -160,7 +138,7 @@ bool npz_commit(NpzWriter *z, Error *err) {
     uint64_t end = file_offset(z->file), count = (uint64_t)z->n;
     Record r = { .n = 0 };
     if (start >= NPZ_ZIP64_FROM) {
-        put(&r, 4, END64);
+        put(&r, 4, ZIP_END64);
         put(&r, 8, 44);                 // bytes that follow
         put(&r, 2, 3 << 8 | 45);
         put(&r, 2, 45);
@@ -169,12 +147,12 @@ bool npz_commit(NpzWriter *z, Error *err) {
         put(&r, 8, count);
         put(&r, 8, end - start);
         put(&r, 8, start);
-        put(&r, 4, LOCATOR64);
+        put(&r, 4, ZIP_LOCATOR64);
         put(&r, 4, 0);
         put(&r, 8, end);
         put(&r, 4, 1);
     }
-    put(&r, 4, END);
+    put(&r, 4, ZIP_END);
     put(&r, 4, 0);                      // two disk numbers
     put(&r, 2, count);
     put(&r, 2, count);
@@ -207,132 +185,40 @@ bool npz_write(const char *path, const char *const *names, const NpyArray *a, in
 
 // ---- reading
 
-typedef struct { const uint8_t *bytes; size_t n; const char *where; Error *err; } Zip;
-typedef struct { uint64_t offset, packed, size; uint32_t crc; unsigned method; } Entry;
-
-static bool refuse(const Zip *z, uint64_t offset, const char *why) {
-    return error_set(z->err, ERR_FILE, "%s: %s (offset %" PRIu64 "): the archive is damaged or of an unknown kind",
-                     z->where, why, offset);
-}
-
-// Finds the central directory: its offset and number of entries.
-static bool find_directory(const Zip *z, uint64_t *start, uint64_t *count) {
-    if (z->n < 22) return refuse(z, 0, "no zip archive");
-    size_t at = z->n - 22, last = z->n > 22 + 65535 ? z->n - 22 - 65535 : 0;    // a comment may follow the record
-    while (get(z->bytes + at, 4) != END || at + 22 + get(z->bytes + at + 20, 2) != z->n)
-        if (at-- == last) return refuse(z, z->n, "no zip archive, or one that is cut off");
-    *count = get(z->bytes + at + 10, 2);
-    *start = get(z->bytes + at + 16, 4);
-    if (at < 20 || get(z->bytes + at - 20, 4) != LOCATOR64) return true;
-    uint64_t end64 = get(z->bytes + at - 12, 8);
-    if (z->n < 56 || end64 > z->n - 56 || get(z->bytes + end64, 4) != END64)
-        return refuse(z, end64, "a bad zip64 end record");
-    *count = get(z->bytes + end64 + 32, 8);
-    *start = get(z->bytes + end64 + 48, 8);
+bool npz_names(const uint8_t *bytes, size_t n, const char *where, char ***names, int *count, Error *err) {
+    Zip z;
+    if (!zip_open(&z, bytes, n, where, err)) return false;
+    *names = xcalloc(z.count + 1, sizeof **names);
+    *count = 0;
+    for (size_t i = 0; i < z.count; i++) {
+        const ZipMember *m = &z.member[i];
+        if (m->name_n < 4 || memcmp(m->name + m->name_n - 4, ".npy", 4) != 0 || memchr(m->name, 0, m->name_n)) continue;
+        (*names)[(*count)++] = xasprintf("%.*s", (int)m->name_n - 4, m->name);
+    }
+    zip_close(&z);
     return true;
 }
 
-// Replaces the fields that read 0xffffffff by those of the zip64 extra field at p, n bytes.
-static bool read_zip64(const uint8_t *p, size_t n, Entry *e) {
-    uint64_t *const fields[3] = { &e->size, &e->packed, &e->offset };
-    while (n >= 4) {
-        size_t id = (size_t)get(p, 2), length = (size_t)get(p + 2, 2), used = 4;
-        if (length > n - 4) return false;
-        for (int i = 0; i < 3 && id == 1; i++) {
-            if (*fields[i] != 0xffffffff) continue;
-            if (used + 8 > 4 + length) return false;
-            *fields[i] = get(p + used, 8);
-            used += 8;
-        }
-        p += 4 + length;
-        n -= 4 + length;
-    }
-    return true;
+void npz_names_free(char **names, int count) {
+    for (int i = 0; i < count; i++) free(names[i]);
+    free(names);
 }
-
-// Looks "NAME.npy" up in the central directory. Where a name comes twice the archive is refused.
-static bool find_member(const Zip *z, const char *name, Entry *e) {
-    uint64_t at = 0, count = 0;
-    bool found = false;
-    if (!find_directory(z, &at, &count)) return false;
-    for (uint64_t i = 0; i < count; i++) {
-        if (z->n < 46 || at > z->n - 46 || get(z->bytes + at, 4) != CENTRAL)
-            return refuse(z, at, "a bad directory entry");
-        const uint8_t *p = z->bytes + at;
-        size_t name_n = (size_t)get(p + 28, 2), extra_n = (size_t)get(p + 30, 2), comment_n = (size_t)get(p + 32, 2);
-        if (name_n + extra_n + comment_n > z->n - 46 - at) return refuse(z, at, "a directory entry that is cut off");
-        size_t stem = strlen(name);
-        if (name_n == stem + 4 && memcmp(p + 46, name, stem) == 0 && memcmp(p + 46 + stem, ".npy", 4) == 0) {
-            if (found) return refuse(z, at, "a member that comes twice");
-            found = true;
-            *e = (Entry){ .offset = get(p + 42, 4), .packed = get(p + 20, 4), .size = get(p + 24, 4),
-                          .crc = (uint32_t)get(p + 16, 4), .method = (unsigned)get(p + 10, 2) };
-            if (get(p + 8, 2) & 1) return refuse(z, at, "an encrypted member");
-            if (!read_zip64(p + 46 + name_n, extra_n, e)) return refuse(z, at, "a bad zip64 field");
-        }
-        at += 46 + name_n + extra_n + comment_n;
-    }
-    return found || error_set(z->err, ERR_FILE, "%s: holds no array named \"%.100s\"", z->where, name);
-}
-
-#ifndef CBDM_NO_ZLIB
-static bool inflate_all(const uint8_t *packed, size_t packed_n, uint8_t *out, size_t n) {
-    z_stream s = { 0 };
-    if (inflateInit2(&s, -MAX_WBITS) != Z_OK) return false;
-    int status = Z_OK;
-    size_t in_done = 0, out_done = 0;           // zlib counts in 32 bits: both are fed in pieces
-    while (status == Z_OK) {
-        size_t in_n = packed_n - in_done < 1 << 30 ? packed_n - in_done : 1 << 30;
-        size_t out_n = n - out_done < 1 << 30 ? n - out_done : 1 << 30;
-        s.next_in = (Bytef *)(uintptr_t)(packed + in_done);
-        s.avail_in = (uInt)in_n;
-        s.next_out = out + out_done;
-        s.avail_out = (uInt)out_n;
-        status = inflate(&s, Z_NO_FLUSH);
-        in_done += in_n - s.avail_in;
-        out_done += out_n - s.avail_out;
-    }
-    inflateEnd(&s);
-    return status == Z_STREAM_END && out_done == n && in_done == packed_n;
-}
-#endif
 
 bool npz_parse(const uint8_t *bytes, size_t n, const char *where, const char *name, uint8_t **member, NpyArray *out,
                Error *err) {
-    Zip z = { bytes, n, where, err };
-    Entry e = { 0 };
-    if (!find_member(&z, name, &e)) return false;
-    if (n < 30 || e.offset > n - 30 || get(bytes + e.offset, 4) != LOCAL) return refuse(&z, e.offset, "a bad member");
-    uint64_t data = e.offset + 30 + get(bytes + e.offset + 26, 2) + get(bytes + e.offset + 28, 2);
-    if (data > n || e.packed > n - data) return refuse(&z, e.offset, "a member that is cut off");
-    if (e.method != 0 && e.method != 8) return refuse(&z, e.offset, "a member that is neither stored nor deflated");
-    // Deflate cannot do better than 1032:1, so a larger claim is a lie; it bounds what is allocated here.
-    if (e.method == 0 ? e.size != e.packed : e.size / 1032 > e.packed)
-        return refuse(&z, e.offset, "a member of a false size");
-    uint8_t *p = malloc((size_t)e.size + 1);
-    if (!p)
-        return error_set(err, ERR_MEMORY, "%s: the %" PRIu64 " bytes of %s do not fit in memory", where, e.size, name);
-    bool ok = true;
-    if (e.method == 0) memcpy(p, bytes + data, (size_t)e.size);
-#ifdef CBDM_NO_ZLIB
-    else {
-        free(p);
-        return error_set(err, ERR_USAGE, "%s: %s is compressed and this build has no zlib: install zlib1g-dev, run cmake "
-                         "again", where, name);
-    }
-#else
-    else ok = inflate_all(bytes + data, (size_t)e.packed, p, (size_t)e.size);
-#endif
-    if (!ok) refuse(&z, data, "a member whose deflated data are damaged");
-#ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-    if (ok && (uint32_t)crc32_z(0, p, (size_t)e.size) != e.crc)
-        ok = refuse(&z, data, "a member that does not match its CRC-32");
-#endif
-    char *place = xasprintf("%s (%s)", where, name);
-    ok = ok && npy_parse(p, (size_t)e.size, place, out, err);
-    free(place);
+    Zip z;
+    if (!zip_open(&z, bytes, n, where, err)) return false;
+    char *file_name = xasprintf("%s.npy", name), *place = xasprintf("%s (%s)", where, name);
+    const ZipMember *m = zip_find(&z, file_name);
+    uint8_t *p = NULL;
+    bool ok = m ? zip_unpack(&z, m, &p, err)
+                : error_set(err, ERR_FILE, "%s: holds no array named \"%.100s\"", where, name);
+    ok = ok && npy_parse(p, (size_t)m->size, place, out, err);
     if (ok) *member = p;
     else free(p);
+    free(place);
+    free(file_name);
+    zip_close(&z);
     return ok;
 }
 

@@ -120,20 +120,17 @@ static bool evaluate(const EvalConfig *c, Error *err) {
     return ok;
 }
 
-int eval_main(int argc, char **argv) {
+int centroid_main(int argc, char **argv) {
     EvalConfig c;
     Error err = { 0 };
-    const char *word = NULL;
-    int words = 1;
     cli_defaults(flags, N_FLAGS, &c);
     if (cli_wants_help(argc, argv)) {
         cli_help(flags, N_FLAGS, "cbdm eval centroid --samples DIR --data PATH",
                  "How many samples lie nearest to their own class's mean training image, beside real test images.");
         return 0;
     }
-    bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, &word, &words, NULL, &err);
-    if (ok && (words != 1 || strcmp(word, "centroid") != 0 || !*c.samples))
-        ok = error_set(&err, ERR_USAGE, "usage: cbdm eval centroid --samples DIR --data PATH");
+    bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, NULL, NULL, NULL, &err);
+    if (ok && !*c.samples) ok = error_set(&err, ERR_USAGE, "usage: cbdm eval centroid --samples DIR --data PATH");
     if (ok) ok = evaluate(&c, &err);
     if (!ok) log_info("error: %s", err.msg);
     return ok ? 0 : err.code;

@@ -8,6 +8,6 @@ void centroids_of(const DatasetInfo *d, double *out);
 // right[c] of seen[c] images of class c lie nearest (L2) to their own class's mean.
 void centroid_classify(const DatasetInfo *d, const double *centroids, int64_t *right, int64_t *seen);
 
-int eval_main(int argc, char **argv);            // the verb: cbdm eval centroid
+int centroid_main(int argc, char **argv);        // the verb: cbdm eval centroid
 EXTERN_C_END
 #endif

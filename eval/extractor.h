@@ -17,6 +17,7 @@ typedef struct Extractor Extractor;
 // probs (n,classes) softmax, or NULL if not wanted. An image's row does not depend on those beside it.
 struct Extractor {
     int   dim, classes, batch;
+    int   height, width, channels;               // of the images it takes; 0: any size, 1 or 3 channels
     char  name[64];                              // "classifier resnet32", "inception 2015-12-05"
     char  hash[65];                              // SHA-256 of the weights' file
     void *self;

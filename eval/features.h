@@ -17,6 +17,8 @@ typedef struct {
 // and "probs". labels, probs: files of their own (.npy), or "" for those of path. f4 and f8, i4 and i8; f8 is rounded
 // to f4. A value that is not finite is refused by its row. 50,000 x 2048 floats are mapped, not copied.
 bool features_read(const char *path, const char *labels, const char *probs, Features *out, Error *err);
+// The same from a file's bytes, which must outlive *out.
+bool features_parse(const uint8_t *bytes, size_t n, const char *where, Features *out, Error *err);
 // A copy of arrays at hand. label, probs: NULL if absent.
 void features_copy(int64_t n, int dim, const float *x, const int32_t *label, int classes, const float *probs,
                    const char *name, Features *out);

@@ -14,9 +14,9 @@ double kid_subsets(Rows a, Rows b, int subsets, int64_t size, uint32_t seed, dou
 // itself is exactly 0). strict: inside means d < r, else d <= r. Decided as in double, also where the bulk of the work
 // is done in float. kmax: several k of one pass.
 typedef struct { double precision, recall, density, coverage; } Prdc;
-void   prdc(Rows real, Rows fake, const int *k, int n_k, bool strict, Prdc *out);
+void   prdc(Rows ref, Rows gen, const int *k, int n_k, bool strict, Prdc *out);
 // KID and PRDC together, each product of two rows computed once where both need it. kid, out: NULL if not wanted.
-void   pairs_all(Rows real, Rows fake, const int *k, int n_k, bool strict, double *kid, Prdc *out);
+void   pairs_all(Rows ref, Rows gen, const int *k, int n_k, bool strict, double *kid, Prdc *out);
 // For each row of `query` the nearest rows of `base`: where (query.n,count) positions in base, distance (query.n,count)
 // L2, ascending; ties by position. Rows that are one and the same (query and base share f and index) count too.
 void   nearest_rows(Rows query, Rows base, int count, int64_t *where, double *distance);

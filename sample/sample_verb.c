@@ -9,10 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "kernels/common/rng.h"
-#include "kernels/pointwise/pointwise.h"
 #include "models/model.h"
-#include "sample/sampler.h"
+#include "sample/labels.h"
 #include "sample/write.h"
 
 typedef struct {
@@ -23,7 +21,7 @@ typedef struct {
     bool        floats;
 } SampleFlags;
 static const char *const weight_names[] = { "ema", "train", NULL };
-enum { MAX_IMAGES = 10000000, MAX_OMEGAS = 64, DDIM_STEPS = 50, LABEL_BYTES = 1 << 28 };
+enum { MAX_OMEGAS = 64 };
 static const double max_seed = 9007199254740991.0;         // 2^53 - 1: a number in every JSON reader
 
 #define FIELD(f) offsetof(SampleFlags, f)
@@ -109,99 +107,21 @@ static bool read_omegas(SampleRun *r, Error *err) {
     }
 }
 
-static int compare_numbers(const void *a, const void *b) {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
-static bool read_numbers(SampleRun *r, Error *err) {
-    r->number = list_parse("--seeds", r->c.seeds, 0, UINT32_MAX, MAX_IMAGES, &r->n, err);
-    if (!r->number) return false;
-    if (r->n == 0) return error_set(err, ERR_USAGE, "--seeds is empty: name image numbers such as 0-63");
-    int64_t *sorted = xmalloc((size_t)r->n * sizeof *sorted);
-    memcpy(sorted, r->number, (size_t)r->n * sizeof *sorted);
-    qsort(sorted, (size_t)r->n, sizeof *sorted, compare_numbers);
-    bool ok = true;
-    for (int64_t i = 1; i < r->n && ok; i++)
-        if (sorted[i] == sorted[i - 1])
-            ok = error_set(err, ERR_USAGE, "--seeds %s names image %lld twice", r->c.seeds, (long long)sorted[i]);
-    free(sorted);
-    return ok;
-}
-
-// The list of --labels 3,1,2 or @FILE; caller frees.
-static int64_t *read_label_list(const char *text, int classes, int64_t *n, Error *err) {
-    if (*text != '@') return list_parse("--labels", text, 0, classes - 1, MAX_IMAGES, n, err);
-    uint8_t *bytes;
-    size_t size;
-    if (!file_read(text + 1, LABEL_BYTES, &bytes, &size, err)) return NULL;
-    int64_t *list = xmalloc((size / 2 + 1) * sizeof *list);
-    int line = 1;
-    bool ok = strlen((char *)bytes) == size;
-    *n = 0;
-    for (char *at = (char *)bytes; ok && *at; line++) {
-        char *end = at + strcspn(at, "\n"), *stop;
-        bool last = *end == 0;
-        *end = 0;
-        long long v = strtoll(at, &stop, 10);
-        ok = stop != at && stop[strspn(stop, " \t\r")] == 0 && v >= 0 && v < classes;
-        if (ok) list[(*n)++] = v;
-        at = last ? end : end + 1;
-        if (!ok) break;
-    }
-    if (!ok || *n == 0) {
-        error_set(err, ERR_FILE, "%s, line %d: one class from 0 to %d is wanted on each line", text + 1, line,
-                  classes - 1);
-        free(list);
-        list = NULL;
-    }
-    free(bytes);
-    return list;
-}
-
-// A label is a function of the image's number: it does not depend on which others are drawn.
 static bool choose_labels(SampleRun *r, Error *err) {
     int classes = r->model->config.classes > 0 ? r->model->config.classes : 0;
-    const char *rule = r->c.labels;
-    if (strcmp(rule, "auto") == 0) rule = classes ? "balanced" : "none";
-    bool none = strcmp(rule, "none") == 0, iid = strcmp(rule, "iid") == 0, balanced = strcmp(rule, "balanced") == 0;
-    if (!classes && !none)
-        return error_set(err, ERR_USAGE, "%s has no label classes: sample from it with --labels none", r->model->path);
-    int64_t length = 0, *list = NULL;
-    if (!none && !iid && !balanced) {
-        if (!(list = read_label_list(rule, classes, &length, err))) return false;
-        if (length == 0) {
-            free(list);
-            return error_set(err, ERR_USAGE, "--labels is empty: balanced, iid, none, a list or @FILE");
-        }
-    }
-    uint32_t key[2] = { (uint32_t)r->c.seed, (uint32_t)((uint64_t)r->c.seed >> 32) };
-    r->label = xmalloc((size_t)r->n * sizeof *r->label);
-    for (int64_t i = 0; i < r->n; i++) {
-        uint32_t number = (uint32_t)r->number[i];
-        if (none) r->label[i] = -1;
-        else if (balanced) r->label[i] = (int32_t)(number % (uint32_t)classes);
-        else if (list) r->label[i] = (int32_t)list[number % (uint64_t)length];
-        else
-            r->label[i] = (int32_t)rng_below(philox(key, 0, number, UINT32_MAX, PURPOSE_LABEL).v[0], (uint32_t)classes);
-    }
-    free(list);
-    r->label_rule = rule;
+    r->label_rule = r->c.labels;
+    r->label = sample_labels(&r->label_rule, r->number, r->n, classes, (uint64_t)r->c.seed, r->model->path, err);
+    if (!r->label) return false;
     for (int i = 0; i < r->n_omega; i++)
-        if (none && r->omega[i] != 0)
+        if (strcmp(r->label_rule, "none") == 0 && r->omega[i] != 0)
             return error_set(err, ERR_USAGE, "--omega %g guides towards labels, and there are none%s: use --omega 0",
                              r->omega[i], classes ? " (--labels none)" : " in this network");
     return true;
 }
 
 static bool check_sampler(SampleRun *r, Error *err) {
-    int T = r->model->config.T, asked = r->c.steps;
-    r->steps = asked ? asked : r->c.sampler == SAMPLER_DDPM ? T : DDIM_STEPS < T ? DDIM_STEPS : T;
-    if (r->steps > T)
-        return error_set(err, ERR_USAGE, "--steps %d: the schedule of %s has %d", asked, r->model->path, T);
-    if (r->c.sampler == SAMPLER_DDPM && r->steps != T)
-        return error_set(err, ERR_USAGE, "--sampler ddpm visits all %d steps; for %d steps use --sampler ddim", T,
-                         asked);
+    r->steps = sample_steps((SamplerKind)r->c.sampler, r->c.steps, r->model->config.T, r->model->path, err);
+    if (r->steps < 0) return false;
     if (r->c.sampler == SAMPLER_DDPM && r->c.eta != 0)
         return error_set(err, ERR_USAGE, "--eta %g belongs to --sampler ddim", r->c.eta);
     if (r->model->config.in_channels != 1 && r->model->config.in_channels != 3)
@@ -430,7 +350,7 @@ int sample_main(int argc, char **argv) {
     bool ok = cli_parse(flags, N_FLAGS, &r.c, argc - 1, argv + 1, NULL, NULL, NULL, &err);
     if (ok && (!*r.c.checkpoint || !*r.c.out))
         ok = error_set(&err, ERR_USAGE, "usage: %s (--help lists the options)", usage);
-    ok = ok && read_omegas(&r, &err) && read_numbers(&r, &err);
+    ok = ok && read_omegas(&r, &err) && (r.number = sample_numbers(r.c.seeds, &r.n, &err));
     Device *device = ok ? device_open(r.c.device, &err) : NULL;
     ok = device != NULL;
     if (ok && device_is_null(device))

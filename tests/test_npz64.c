@@ -25,8 +25,8 @@ static void reads_its_own(void **unused) {
     const char *path = temp_path("zip64.npz");
     assert_true(npz_write(path, names, arrays, 4, &err));
     assert_true(file_read(path, 1 << 20, &file, &n, &err));
-    assert_int_equal(get(file + n - 42, 4), LOCATOR64);
-    assert_int_equal(get(file + n - 6, 4), 0xffffffff);
+    assert_int_equal(zip_field(file + n - 42, 4), ZIP_LOCATOR64);
+    assert_int_equal(zip_field(file + n - 6, 4), 0xffffffff);
     for (int i = 0; i < 4; i++) {
         if (!npz_parse(file, n, path, names[i], &member, &back, &err)) fail_msg("%s: %s", names[i], err.msg);
         assert_true(npy_data_bytes(&arrays[i], &bytes));

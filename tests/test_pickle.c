@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-#include "train/pickle.h"
+#include "core/pickle.h"
 
 // {'labels': [6, 9], 'data': array([[0, 1, 2], [3, 4, 5]], dtype=uint8)}, by Python 2.7's cPickle (protocol 2) and
 // numpy 1.16; the second one in Fortran order and without labels.

@@ -9,6 +9,7 @@
 set -u
 
 libraries="libdnnl-dev libpng-dev zlib1g-dev libarchive-dev libcjson-dev libcmocka-dev"
+libraries="$libraries libopenblas-openmp-dev"
 missing=""
 extra=""
 

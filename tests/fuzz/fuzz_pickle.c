@@ -1,5 +1,5 @@
 // tests/fuzz/fuzz_pickle.c - fuzz target: pickles, their trees walked to the leaves.
-#include "train/pickle.h"
+#include "core/pickle.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 

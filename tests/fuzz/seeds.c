@@ -1,8 +1,8 @@
 // tests/fuzz/seeds.c - writes small well-formed files for a fuzz target to start from: seeds TARGET FOLDER
 //
-// Targets: safetensors, png, npy, idx, cifar, pickle, json. An unknown target gets one seed of plain bytes, so that
-// every target can run. Only zlib and libpng are used, not the project's own writers: a reader and a writer that share
-// a mistake must not agree here.
+// Targets: safetensors, png, npy, idx, cifar, pickle, json, torch_file, manifest. An unknown target gets one seed of
+// plain bytes, so that every target can run. Only zlib and libpng are used, not the project's own writers: a reader and
+// a writer that share a mistake must not agree here.
 #include <png.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -138,6 +138,66 @@ static void pickle(Seed *s, const char *folder) {
     save(s, folder, "protocol0");
 }
 
+// One tensor (2,2) of 6 floats from element 2 on, in a dictionary of a dictionary. Legacy storages have a sixth fact.
+static void put_torch_object(Seed *s, bool legacy) {
+    PUT_LITERAL(s, "\x80\x02}X\x0a\0\0\0state_dictccollections\nOrderedDict\nq\x01)RX\x01\0\0\0wctorch._utils\n"
+                   "_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" "0X\x03\0\0\0cpuK\x06");
+    if (legacy) PUT_LITERAL(s, "N");
+    PUT_LITERAL(s, "tQK\x02K\x02K\x02\x86K\x02K\x01\x86\x89h\x01)RtRss.");
+}
+
+// A stored member behind what s holds; its entry goes to `directory`.
+static void put_member(Seed *s, Seed *directory, const char *name, const Seed *data) {
+    size_t at = s->size;
+    uint32_t crc = (uint32_t)crc32(0, data->byte, (uInt)data->size);
+    put_little(s, 0x04034b50, 4);
+    put_little(directory, 0x02014b50, 4);
+    put_little(directory, 20, 2);                // made by
+    for (int i = 0; i < 2; i++) {                // the fields that both have
+        Seed *to = i ? directory : s;
+        put_little(to, 20, 2);
+        put_little(to, 0, 8);                    // flags, method, time, date
+        put_little(to, crc, 4);
+        put_little(to, data->size, 4);
+        put_little(to, data->size, 4);
+        put_little(to, strlen(name), 2);
+        put_little(to, 0, 2);
+    }
+    put_little(directory, 0, 10);                // comment, disk, attributes
+    put_little(directory, at, 4);
+    put_text(s, name);
+    put_text(directory, name);
+    put(s, data->byte, data->size);
+}
+
+// Both layouts of torch.save.
+static void torch_file(Seed *s, const char *folder) {
+    static Seed object, storage, order, directory;
+    put_torch_object(&object, false);
+    put_pixels(&storage, 24);
+    put_text(&order, "little");
+    put_member(s, &directory, "archive/data.pkl", &object);
+    put_member(s, &directory, "archive/byteorder", &order);
+    put_member(s, &directory, "archive/data/0", &storage);
+    size_t start = s->size;
+    put(s, directory.byte, directory.size);
+    put_little(s, 0x06054b50, 4);
+    put_little(s, 0, 4);
+    put_little(s, 3, 2);
+    put_little(s, 3, 2);
+    put_little(s, directory.size, 4);
+    put_little(s, start, 4);
+    put_little(s, 0, 2);
+    save(s, folder, "zip");
+    PUT_LITERAL(s, "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03."
+                   "\x80\x02}X\x0d\0\0\0little_endian\x88s.");
+    put_torch_object(s, true);
+    PUT_LITERAL(s, "\x80\x02]X\x01\0\0\0" "0a.");
+    put_little(s, 6, 8);
+    put_pixels(s, 24);
+    save(s, folder, "legacy");
+}
+
 static void json(Seed *s, const char *folder) {
     put_text(s, "{\"a\": 3, \"b\": -4000000000, \"c\": 1.5e-3, \"d\": true, \"e\": \"y\"}");
     save(s, folder, "configuration");
@@ -145,6 +205,16 @@ static void json(Seed *s, const char *folder) {
     save(s, folder, "values");
     put_text(s, "\"a \\\"quoted\\\" \\u0041\\t\"");
     save(s, folder, "string");
+}
+
+static void manifest(Seed *s, const char *folder) {
+    put_text(s, "{\"index\": 0, \"number\": 7, \"label\": 2, \"class\": \"owl\", \"file\": \"002/000007.png\", "
+             "\"omega\": 1.5, \"sampler\": \"ddim\", \"checkpoint\": \"ab\"}\n{\"number\": 8, \"label\": -1, \"file\": "
+             "\"none/000008.png\"}\n");
+    save(s, folder, "manifest");
+    put_text(s, "{\"path\": \"r/step-000000400.safetensors\", \"checkpoint\": \"ab\", \"seed\": 7, \"omega\": [0, 1.5], "
+             "\"sampler\": \"ddim\", \"steps\": 25, \"machine\": {\"threads\": 1}}\n");
+    save(s, folder, "settings");
 }
 
 static void png_append(png_structp png, png_bytep data, png_size_t size) { put(png_get_io_ptr(png), data, size); }
@@ -185,7 +255,7 @@ static void png(Seed *s, const char *folder) {
 int main(int argc, char **argv) {
     static const struct { const char *target; void (*write)(Seed *, const char *); } table[] = {
         { "safetensors", safetensors }, { "png", png }, { "npy", npy }, { "idx", idx }, { "cifar", cifar },
-        { "pickle", pickle }, { "json", json },
+        { "pickle", pickle }, { "json", json }, { "torch_file", torch_file }, { "manifest", manifest },
     };
     static Seed seed;
     if (argc != 3) { fprintf(stderr, "usage: seeds TARGET FOLDER\n"); return 2; }

@@ -1,6 +1,6 @@
-// train/pickle.h - a data-only reader of Python pickles: it builds a tree and calls nothing.
-#ifndef TRAIN_PICKLE_H
-#define TRAIN_PICKLE_H
+// core/pickle.h - a data-only reader of Python pickles: it builds a tree and calls nothing.
+#ifndef CORE_PICKLE_H
+#define CORE_PICKLE_H
 #include "core/base.h"
 EXTERN_C_BEGIN
 // What a pickle would construct by calling Python (REDUCE) stays a PICKLE_CALL node: callee, arguments, state.
@@ -35,6 +35,8 @@ Pickle *pickle_parse(const uint8_t *bytes, size_t n, const char *where, const ch
                      Error *err);
 void    pickle_free(Pickle *p);
 const PickleNode *pickle_root(const Pickle *p);
+// Every node of the pickle once, in no particular order, until visit returns false; the last answer.
+bool    pickle_visit(const Pickle *p, bool (*visit)(void *arg, const PickleNode *x), void *arg);
 bool    pickle_is(const PickleNode *p, const char *text);                     // BYTES or TEXT equal to text
 bool    pickle_is_global(const PickleNode *p, const char *module, const char *name);
 const PickleNode *pickle_get(const PickleNode *dict, const char *key);        // NULL if absent or not a dict

@@ -1,5 +1,5 @@
-// train/pickle_read.c - questions to a pickle's tree: keys of a dict, names, numpy arrays.
-#include "train/pickle.h"
+// core/pickle_read.c - questions to a pickle's tree: keys of a dict, names, numpy arrays.
+#include "core/pickle.h"
 #include <string.h>
 
 bool pickle_is(const PickleNode *p, const char *text) {

@@ -1,10 +1,10 @@
-// train/pickle.c - a data-only reader of Python pickles: a stack machine whose every opcode makes a tree node.
+// core/pickle.c - a data-only reader of Python pickles: a stack machine whose every opcode makes a tree node.
 //
 // Bounds that hold for any input: two nodes per opcode at most and PICKLE_MAX_NODES in all, MAX_EDGES references, depth
 // PICKLE_MAX_DEPTH, memo numbers below the length of the input. A container that has a parent (shared) takes no more
 // children, and no node becomes its own child: so what hangs below a node has fixed depth when the node is used, and
 // there are no cycles.
-#include "train/pickle.h"
+#include "core/pickle.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -396,3 +396,10 @@ void pickle_free(Pickle *p) {
 }
 
 const PickleNode *pickle_root(const Pickle *p) { return p->root; }
+
+bool pickle_visit(const Pickle *p, bool (*visit)(void *arg, const PickleNode *x), void *arg) {
+    for (const Chunk *c = p->chunks; c; c = c->next)
+        for (int i = 0; i < c->used; i++)
+            if (!visit(arg, &c->node[i])) return false;
+    return true;
+}

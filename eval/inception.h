@@ -1,0 +1,28 @@
+// eval/inception.h - the Inception network of the FID (Szegedy et al. 2016, as TensorFlow's inception-2015-12-05 has
+// it) and the files its weights come in. eval/extractor.h is what others use.
+#ifndef EVAL_INCEPTION_H
+#define EVAL_INCEPTION_H
+#include "core/device.h"
+#include "core/torch_file.h"
+EXTERN_C_BEGIN
+enum { INCEPTION_SIDE = 299, INCEPTION_DIM = 2048, INCEPTION_CLASSES = 1008 };
+// Named tensors of a file of torch.save or a safetensors file.
+typedef struct { TorchFile *torch; SafeTensors *safe; const char *path; } WeightFile;
+bool weight_file_open(WeightFile *w, const char *path, Error *err);
+void weight_file_close(WeightFile *w);
+int  weight_file_count(const WeightFile *w);
+const StTensor *weight_file_get(const WeightFile *w, int i);
+const StTensor *weight_file_find(const WeightFile *w, const char *name);            // NULL if absent
+// Where the published weights are: `given`, or for "" the places where torch.hub keeps downloads. Caller frees. NULL:
+// *err says where to get them.
+char *inception_find_weights(const char *given, Error *err);
+
+// The network with its weights on the device and a recorded pass over `batch` images.
+typedef struct Inception Inception;
+Inception *inception_new(Device *d, const WeightFile *w, int batch, Error *err);    // NULL: *err names the tensor
+void inception_free(Inception *p);                                                  // NULL is fine
+// images (batch,299,299,3), scaled as the protocol says; features (batch,2048): what pool3 gives; logits (batch,1008),
+// without the bias, as the Inception Score takes them.
+void inception_run(Inception *p, const float *images, float *features, float *logits);
+EXTERN_C_END
+#endif

@@ -1,0 +1,22 @@
+// eval/result.h - writing the result file of eval/README.md: JSON text, member after member.
+#ifndef EVAL_RESULT_H
+#define EVAL_RESULT_H
+#include "core/base.h"
+EXTERN_C_BEGIN
+// Grows as members are added; {0} begins one. key: NULL within a list. Every number has all its digits; what is not
+// finite, and a NULL text, is null.
+typedef struct { char *text; size_t n, cap; bool filled; } JsonText;
+void  jtext_open(JsonText *j, const char *key, char bracket);     // '{' or '['
+void  jtext_close(JsonText *j, char bracket);                     // '}' or ']'
+void  jtext_string(JsonText *j, const char *key, const char *value);
+void  jtext_number(JsonText *j, const char *key, double value);
+void  jtext_whole(JsonText *j, const char *key, int64_t value);
+void  jtext_numbers(JsonText *j, const char *key, const double *value, int n);       // value NULL: the member is left out
+void  jtext_wholes(JsonText *j, const char *key, const int64_t *value, int n);
+void  jtext_value(JsonText *j, const char *key, const char *json);                   // JSON text as it is
+void  jtext_members(JsonText *j, const char *members);            // "a": 1, "b": 2 without the braces; "" adds nothing
+char *jtext_finish(JsonText *j);                                  // the text and a newline; caller frees; *j is {0} again
+// "groups": the rule, and the classes of each as lists.
+void  jtext_groups(JsonText *j, const char *rule, const int *group_of, int classes);
+EXTERN_C_END
+#endif
