@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,7 +129,7 @@ static void fid_of(const Part *p) {
 
 // Distances of small parts side by side, as many as memory allows; the last part, all, on every thread.
 static void fids_of(const Parts *p) {
-    int threads = 1 << 20, last = p->n - 1;
+    int threads = omp_get_max_threads(), last = p->n - 1;
     for (int i = 0; i < p->n; i++) {
         const Part *part = &p->parts[i];
         int64_t few = part->gen.n < part->ref.n ? part->gen.n : part->ref.n;
