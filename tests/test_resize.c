@@ -1,4 +1,4 @@
-// tests/test_resize.c - the three resize protocols: PyTorch's numbers, TensorFlow 1's rule written anew, clipping, grey.
+// tests/test_resize.c - the three resize protocols: PyTorch's numbers, TensorFlow 1's rule written anew, grey images.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

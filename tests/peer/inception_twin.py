@@ -1,7 +1,7 @@
 # tests/peer/inception_twin.py - the FID's Inception network in PyTorch, with random weights, against `cbdm eval ref`.
 #
 # usage: python inception_twin.py check CBDM [IMAGES]     compares features and probabilities; prints the result
-#        python inception_twin.py weights FILE            writes the weights: .pth (legacy layout), .zip.pth, .safetensors
+#        python inception_twin.py weights FILE            writes them: .pth (legacy layout), .zip.pth or .safetensors
 #        python inception_twin.py golden                  the numbers that tests/test_inception.c holds
 #
 # Needs torch (any since 1.13) and numpy. The layers are written from their published list; the weights are drawn by
@@ -166,12 +166,11 @@ def purpose(name):
 def draw(name, shape):
     """Element e is a + b u, u = 2 (word >> 8) / 2^24 - 1 of word e of Philox under the name, in float32."""
     n = math.prod(shape)
-    u = (philox(np.arange((n + 3) // 4), purpose(name)).reshape(-1)[:n] >> 8).astype(np.float32) * np.float32(2 ** -23) - 1
-    a, b = {"bn.weight": (1, 0.25), "running_var": (1, 0.25), "bn.bias": (0, 0.1), "running_mean": (0, 0.1),
-            "fc.bias": (0, 1)}.get(".".join(name.split(".")[-2:]), (0, None))
-    if name.endswith(("running_var", "running_mean")):
-        a, b = (1, 0.25) if name.endswith("var") else (0, 0.1)
-    if b is None:                                           # filters: variance 2 / fan-in, as He et al. 2015 for ReLU
+    words = philox(np.arange((n + 3) // 4), purpose(name)).reshape(-1)[:n]
+    u = (words >> 8).astype(np.float32) * np.float32(2 ** -23) - 1
+    a, b = {"bn.weight": (1, 0.25), "bn.running_var": (1, 0.25), "bn.bias": (0, 0.1), "bn.running_mean": (0, 0.1),
+            "fc.bias": (0, 1)}.get(".".join(name.split(".")[-2:]), (0, 0))
+    if not b:                                               # filters: variance 2 / fan-in, as He et al. 2015 for ReLU
         b = math.sqrt(6 / math.prod(shape[1:]))
     return (np.float32(a) + np.float32(b) * u).reshape(shape)
 
