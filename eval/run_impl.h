@@ -27,6 +27,7 @@ typedef struct {
     Device      *device;
     Dataset     *train, *test, *lt;              // all training images; the other split, NULL if it has none; the subset
     Samples      samples;
+    Drawing     *drawing;                        // that samples come from, or NULL
     int         *group_of;                       // (classes)
     ClassTable   table;
     Extractor   *extractor;
@@ -45,7 +46,8 @@ typedef struct {
 const Dataset *run_reference(const Run *r);      // of --split
 ImageSet run_images(const Dataset *d);           // borrowed
 // ---- steps, in their order
-bool  run_open_data(Run *r, Error *err);         // data sets, samples, counts and groups
+bool  run_open_data(Run *r, Error *err);         // data sets, samples (not yet drawn), counts and groups
+bool  run_open_extractor(Run *r, Error *err);    // the network of the features
 bool  run_extract(Run *r, Error *err);           // features of samples, reference and, where asked, the others
 bool  run_ask(Run *r, Error *err);               // the questions, into r->answers
 char *run_title(const Run *r);                   // fid[cbdm,n=1000,ref=fashion-mnist.test]; caller frees

@@ -41,7 +41,7 @@ static const Flag flags[] = {
     { "seed", "0", "key of all draws", FLAG_I64, FIELD(draw.seed), NULL, 0, max_seed },
     { "labels", "balanced", "balanced, iid, none, a list that cycles, or @FILE", FLAG_LIST, FIELD(draw.labels), NULL, 0, 0 },
     { "omega", "0", "guidance strength", FLAG_F64, FIELD(draw.omega), NULL, -1, 100 },
-    { "sampler", "ddpm", "ancestral sampling or DDIM", FLAG_ENUM, FIELD(draw.sampler), sampler_names, 0, 0 },
+    { "sampler", "ddim", "ancestral sampling or DDIM", FLAG_ENUM, FIELD(draw.sampler), sampler_names, 0, 0 },
     { "steps", "0", "network evaluations; 0: all T of ddpm, 50 of ddim", FLAG_INT, FIELD(draw.steps), NULL, 0, 100000 },
     { "eta", "0", "ddim: share of the ancestral noise", FLAG_F64, FIELD(draw.eta), NULL, 0, 1 },
     { "variance", "fixedlarge", "ddpm: variance of a step", FLAG_ENUM, FIELD(draw.variance), var_type_names, 0, 0 },
@@ -133,7 +133,9 @@ static void print(const Run *r) {
 }
 
 static bool evaluate(Run *r, Error *err) {
-    if (!run_open_data(r, err) || !run_extract(r, err)) return false;
+    if (!run_open_data(r, err) || !run_open_extractor(r, err) ||
+        (r->drawing && !drawing_run(r->drawing, &r->samples, err)) || !run_extract(r, err))
+        return false;
     measure(r);
     bool asked = run_ask(r, err);
     print(r);                                              // what is known, also where a question failed
@@ -158,6 +160,7 @@ static void run_free(Run *r) {
     features_free(&r->lt_features);
     extractor_close(r->extractor);
     samples_free(&r->samples);
+    drawing_close(r->drawing);
     dataset_close(r->train);
     dataset_close(r->test);
     dataset_close(r->lt);
