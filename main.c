@@ -7,6 +7,8 @@
 #include "core/cli.h"
 #include "sample/sample_verb.h"
 #include "eval/eval_verb.h"
+#include "eval/report.h"
+#include "eval/train_judge.h"
 #include "tests/workbench.h"
 #include "train/dataset.h"
 #include "train/replay.h"
@@ -22,6 +24,7 @@ static const struct { const char *name; int (*run)(int argc, char **argv); const
 #endif
     { "data", data_main, "look at a data set, draw long-tailed subsets of it" },
     { "eval", eval_main, "judge samples" },
+    { "report", report_main, "a page about runs, tables of their results" },
     { "check", check_main, "hold kernels to the reference" },
     { "bench", bench_main, "time kernels at the network's shapes" },
     { "op", op_main, "run one launcher on arrays from a file" },
@@ -45,6 +48,7 @@ static void calm_waiting_threads(char **argv) {
 
 int main(int argc, char **argv) {
     calm_waiting_threads(argv);
+    train_judge_register(&train_judge_of_eval);
     const char *known[N_VERBS];
     for (int i = 0; i < N_VERBS; i++) {
         known[i] = verbs[i].name;

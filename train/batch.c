@@ -2,6 +2,7 @@
 #include "train/batch.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/common/rng.h"
 #include "kernels/pointwise/pointwise.h"
@@ -95,4 +96,14 @@ void batcher_fill(Batcher *b, int64_t step, int begin, int end, const BatchRows 
             rows->y_balanced[j] = other_label(b, philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_LABEL).v[0]);
         rows->sample[j] = i;
     }
+}
+
+void batcher_noise(const Batcher *b, int64_t step, int begin, int end, float *out) {
+    int64_t n = (int64_t)b->data->height * b->data->width * b->data->channels;
+    for (int i = begin; i < end; i++, out += n)
+        for (int64_t e = 0; e < n; e += 4) {
+            float normal[4];
+            rng_normal4(philox(b->key, (uint32_t)(e / 4), (uint32_t)i, (uint32_t)step, PURPOSE_NOISE).v, normal);
+            memcpy(out + e, normal, (size_t)(n - e < 4 ? n - e : 4) * sizeof *out);
+        }
 }

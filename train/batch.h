@@ -12,7 +12,11 @@ bool     batcher_drops_labels(const Batcher *b, int64_t step);
 // t (m); y (m) and y_balanced (m); sample (m), their numbers in the batch. All but t and sample: NULL if not wanted.
 typedef struct { float *x0; int32_t *index, *t, *y, *y_balanced, *sample; } BatchRows;
 void     batcher_fill(Batcher *b, int64_t step, int begin, int end, const BatchRows *rows);   // images begin..end-1
+// The noise of images begin..end-1 (end - begin,H,W,C): what op_randn draws on the device under PURPOSE_NOISE.
+void     batcher_noise(const Batcher *b, int64_t step, int begin, int end, float *out);
 // u8 -> [-1,1], mirrored if asked.
 void     image_to_float(const DatasetInfo *data, int64_t index, bool mirror, float *out);
+
+int batches_main(int argc, char **argv);         // cbdm data batches: what a run trains on, for other programs
 EXTERN_C_END
 #endif

@@ -81,6 +81,17 @@ static const Flag own_flags[] = {
     { "probe-every", "5000", "steps between losses per class and per tenth of t; 0: none", FLAG_I64, FIELD(probe_every),
       NULL, 0, 1e12 },
     { "probe-images", "200", "images of each such measurement", FLAG_INT, FIELD(probe_images), NULL, 1, 1e6 },
+    { "eval-every", "0", "steps between measurements of samples per class, in stats.jsonl; 0: none. One costs "
+      "--eval-samples x --eval-steps x 2 forward passes of an image, a step of training about 6 x --batch",
+      FLAG_I64, FIELD(eval_every), NULL, 0, 1e12 },
+    { "eval-samples", "200", "images of each such measurement, every class alike", FLAG_INT, FIELD(eval_samples), NULL,
+      1, 1e6 },
+    { "eval-steps", "10", "DDIM steps of such an image", FLAG_INT, FIELD(eval_steps), NULL, 1, 100000 },
+    { "eval-omega", "1", "guidance of such an image", FLAG_F64, FIELD(eval_omega), NULL, 0, 100 },
+    { "eval-classifier", "", "file of `cbdm eval train-classifier` that judges them and gives the features of FID and "
+      "KID; without: the nearest class mean, no FID", FLAG_STR, FIELD(eval_classifier), NULL, 0, 0 },
+    { "prepare", "false", "make the run's folder with its initial weights, as the checkpoint of step 0, and end",
+      FLAG_BOOL, FIELD(prepare), NULL, 0, 0 },
     { "dump-graph", "false", "list the nodes of the step and end", FLAG_BOOL, FIELD(dump_graph), NULL, 0, 0 },
     { "profile", "false", "time a few steps node by node and end", FLAG_BOOL, FIELD(profile), NULL, 0, 0 },
     { "no-fuse", "false", "run the plain graph, without rewrites", FLAG_BOOL, FIELD(no_fuse), NULL, 0, 0 },
@@ -102,11 +113,13 @@ static const struct { const char *preset, *flag, *value; } presets[] = {
 const char *const preset_names[] = { "", "full", "demo", "quick", NULL };
 
 // What a resumed run may change. The rest defines it.
-static const char *const changeable[] = { "steps", "save-every", "log-every", "preview-every", "probe-every", "keep",
-                                          "milestone-every", "device", "dtype", "resident", "resume", NULL };
+static const char *const changeable[] = {
+    "steps", "save-every", "log-every", "preview-every", "probe-every", "eval-every", "eval-samples", "eval-steps",
+    "eval-omega", "eval-classifier", "keep", "milestone-every", "device", "dtype", "resident", "resume", NULL
+};
 // What is not part of a run's definition, and so not of its checkpoints.
 static const char *const local[] = { "preset", "out", "resume", "init-from", "device", "kernels", "kernel",
-                                     "dump-graph", "profile", NULL };
+                                     "prepare", "dump-graph", "profile", NULL };
 
 static bool listed(const char *const *list, const char *name) {
     for (int i = 0; list[i]; i++)
@@ -221,6 +234,18 @@ bool run_config_parse(RunConfig *c, int argc, char **argv, Error *err) {
         if (!set[f - flags] && !cli_set(f, c, official[i].value, err)) return false;
     }
     return true;
+}
+
+Dataset *run_config_data(const RunConfig *c, Split split, Error *err) {
+    Dataset *d = dataset_open(c->data, split, err);
+    if (d && split == SPLIT_TRAIN) {
+        if (*c->lt_index) d = dataset_subset_file(d, c->lt_index, err);
+        else d = dataset_subset(d, (ImbType)c->imb_type, c->imb_factor, (uint32_t)c->lt_seed, err);
+    }
+    if (!d) return NULL;
+    const DatasetInfo *i = dataset_info(d);
+    int own = i->height > i->width ? i->height : i->width;
+    return dataset_pad(d, c->model.image_size ? c->model.image_size : own, err);
 }
 
 bool run_config_resolve(RunConfig *c, const DatasetInfo *data, Error *err) {

@@ -27,10 +27,11 @@ typedef struct {
     int         dtype;                                   // one of dtype_choices
     int         resident;                                // Resident
     const char *preset, *device, *out, *resume, *init_from, *kernels, *kernel;
-    int64_t     log_every, save_every, keep, milestone_every, preview_every, probe_every;
-    int         preview_steps, probe_images;
-    double      preview_omega;
-    bool        dump_graph, no_fuse, profile;
+    int64_t     log_every, save_every, keep, milestone_every, preview_every, probe_every, eval_every;
+    int         preview_steps, probe_images, eval_samples, eval_steps;
+    double      preview_omega, eval_omega;
+    const char *eval_classifier;
+    bool        prepare, dump_graph, no_fuse, profile;
 } RunConfig;
 extern const char *const preset_names[];                 // NULL-terminated; "" is none
 // The table of all flags (model_flags and the run's own). *n: how many.
@@ -38,6 +39,9 @@ const Flag *run_flags(int *n);
 // Defaults, then --preset, then the flags themselves, then what --compat and --resume imply. With --resume the
 // configuration is that of the run's newest checkpoint, and only the flags that a resumed run may change are taken.
 bool  run_config_parse(RunConfig *c, int argc, char **argv, Error *err);
+// The images of the run: SPLIT_TRAIN is the long-tailed subset, SPLIT_TEST all test images, both padded to the
+// network's size. NULL: *err.
+Dataset *run_config_data(const RunConfig *c, Split split, Error *err);
 // Makes the configuration whole once the data is known: image size and channels, classes, the warm-up cap.
 bool  run_config_resolve(RunConfig *c, const DatasetInfo *data, Error *err);
 char *run_config_json(const RunConfig *c);               // what defines the run, no output path or device; caller frees

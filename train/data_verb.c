@@ -4,6 +4,7 @@
 #include <string.h>
 #include "core/cli.h"
 #include "core/file.h"
+#include "train/batch.h"
 #include "train/data_formats.h"
 
 typedef struct {
@@ -38,7 +39,7 @@ static const Flag flags[] = {
       1e9 },
 };
 enum { FLAGS = sizeof flags / sizeof *flags };
-static const char usage[] = "cbdm data info|subset --data PATH [options]";
+static const char usage[] = "cbdm data info|subset --data PATH [options], cbdm data batches --help";
 static const char about[] =
     "info: kind, sizes, digest and images per class, of the whole set or of the long-tailed subset that the options "
     "name.\n"
@@ -175,6 +176,7 @@ int data_main(int argc, char **argv) {
     Error err = { 0 };
     const char *word = NULL;
     int words = 1;
+    if (argc > 1 && strcmp(argv[1], "batches") == 0) return batches_main(argc - 1, argv + 1);
     cli_defaults(flags, FLAGS, &c);
     if (cli_wants_help(argc, argv)) {
         cli_help(flags, FLAGS, usage, about);

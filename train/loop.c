@@ -100,15 +100,16 @@ static bool check_finite(Trainer *t, const StepResult *r, int64_t skipped_before
 // How many steps may be begun whose results are not known. On the host each is known as soon as it is begun. On a GPU
 // the host runs ahead, and still all is as if it waited for every step: no more are begun than must be bad, all of
 // them, to end the run, so that a run that ends has made no step after the one that ended it; and where something
-// looks at the device's memory (a checkpoint, a preview, a probe) nothing is begun before all is known and done.
+// looks at the device's memory (a checkpoint, a preview, a probe, an evaluation) nothing is begun before all is known
+// and done.
 static bool may_begin(const Trainer *t, int64_t known) {
     const RunConfig *c = t->c;
     const LoopState *l = &t->loop;
     int64_t ahead = trainer_steps_done(t) - known, row = BAD_IN_A_ROW - l->bad_in_a_row,
             window = BAD_IN_WINDOW - l->bad_in_window, at = known + ahead;
     bool looks = at % c->save_every == 0 || (c->probe_every && at % c->probe_every == 0) ||
-                 (c->preview_every && at % c->preview_every == 0);
-    if (at >= c->steps || stop_signal) return false;
+                 (c->preview_every && at % c->preview_every == 0) || (c->eval_every && at % c->eval_every == 0);
+    if (at >= c->steps || stop_signal || c->prepare) return false;
     return ahead == 0 || (!looks && ahead < row && ahead < window);
 }
 
@@ -133,6 +134,7 @@ bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
         if (!ok) break;
         if (step % c->log_every == 0) write_stats(t, dir, &m, step, &r.state);
         if (c->probe_every && step % c->probe_every == 0) probe_run(t, dir);
+        if (c->eval_every && step % c->eval_every == 0) eval_run(t, dir);
         Error warn;
         if (c->preview_every && step % c->preview_every == 0 && !preview_run(t, dir, &warn)) log_warn("%s", warn.msg);
         if (step % c->save_every == 0 && step < c->steps) {

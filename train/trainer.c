@@ -8,23 +8,11 @@
 #include "train/trainer_impl.h"
 
 // ---- data
-static Dataset *open_split(const RunConfig *c, Split split, Error *err) {
-    Dataset *d = dataset_open(c->data, split, err);
-    if (d && split == SPLIT_TRAIN) {
-        if (*c->lt_index) d = dataset_subset_file(d, c->lt_index, err);
-        else d = dataset_subset(d, (ImbType)c->imb_type, c->imb_factor, (uint32_t)c->lt_seed, err);
-    }
-    if (!d) return NULL;
-    const DatasetInfo *i = dataset_info(d);
-    int own = i->height > i->width ? i->height : i->width;
-    return dataset_pad(d, c->model.image_size ? c->model.image_size : own, err);
-}
-
 static bool open_data(Trainer *t, Error *err) {
-    t->data = open_split(t->c, SPLIT_TRAIN, err);
+    t->data = run_config_data(t->c, SPLIT_TRAIN, err);
     if (!t->data) return false;
     Error none;
-    t->held_out = open_split(t->c, SPLIT_TEST, &none);     // optional: only the probe reads it
+    t->held_out = run_config_data(t->c, SPLIT_TEST, &none);     // optional: probes and evaluations read it
     return run_config_resolve(t->c, dataset_info(t->data), err);
 }
 
@@ -153,7 +141,7 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     if (c->no_fuse) setenv("CBDM_NO_FUSE", "1", 1);
     if (!open_data(t, err) || !model_unet_config(&c->model, &u, err) || !(t->device = device_open(c->device, err)) ||
         !device_prefer_list(t->device, c->kernels, c->kernel, err) || !choose_dtype(t, err) ||
-        !choose_resident(t, err)) {
+        (c->eval_every && !eval_open(t, err)) || !choose_resident(t, err)) {
         trainer_free(t);
         return NULL;
     }
@@ -173,6 +161,7 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     record_form(t, true);
     if (c->probe_every) probe_record(t);
     if (c->preview_every) preview_record(t);
+    if (c->eval_every) eval_record(t);
     arena_seal(t->arena);
     if (load_start(t, err)) {
         if (!device_is_null(t->device)) t->begun = t->taken = (int64_t)param_state_read(unet_params(t->net)).step;
@@ -191,6 +180,7 @@ void trainer_free(Trainer *t) {
     }
     graph_free(t->probe.graph);
     sampler_free(t->preview);
+    eval_free(t);
     arena_free(t->arena);
     unet_free(t->net);
     schedule_free(t->schedule);

@@ -1,7 +1,8 @@
-// train/trainer_impl.h - the trainer's own fields, for trainer.c, loop.c, probe.c and preview.c only.
+// train/trainer_impl.h - the trainer's own fields, for trainer.c, loop.c, probe.c and preview.c and eval_hook.c only.
 #ifndef TRAIN_TRAINER_IMPL_H
 #define TRAIN_TRAINER_IMPL_H
 #include "sample/sampler.h"
+#include "train/eval_hook.h"
 #include "train/trainer.h"
 // One form of the step: with labels, or with all labels dropped. Without micro-batches `pass` holds the whole step;
 // with them it adds gradients to what `begin` zeroed, and `end` updates.
@@ -30,7 +31,9 @@ struct Trainer {
     int        micro;                             // images per pass
     double     program_mb;                        // resident before anything of the run is allocated, but for the data
     Probe      probe;
-    Sampler   *preview;
+    Sampler   *preview, *eval;
+    int        eval_batch;
+    void      *judge;                             // train_judge()'s own, if --eval-every
     float     *x0;                                // host staging, one pass; NULL if images are on the device
     int32_t   *ints;
     int64_t    begun, taken;                      // steps, since the beginning of the run
@@ -45,5 +48,9 @@ bool  loop_state_parse(LoopState *s, const char *text);
 void probe_record(Trainer *t);
 void probe_run(Trainer *t, RunDir *dir);          // a line of stats.jsonl for each set there is
 void preview_record(Trainer *t);
+bool eval_open(Trainer *t, Error *err);           // after the device, before memory is placed
+void eval_record(Trainer *t);
+void eval_run(Trainer *t, RunDir *dir);           // a line of stats.jsonl
+void eval_free(Trainer *t);
 bool preview_run(Trainer *t, RunDir *dir, Error *err);   // a grid: at most ten classes, one a row, head to tail
 #endif

@@ -7,32 +7,17 @@
 # limit 1e-3, so that an optimiser that does nothing fails. Left out: the frozen time table, and the bias of the key
 # projection, whose gradient is zero but for rounding. Exit 0: all within; 1: one above or missing; 2: nothing to check.
 import glob
-import json
 import os
-import struct
 import sys
 
 try:
-    import numpy as np
     import torch
 except ImportError as e:
     print("check_twin: %s cannot import %s: take a python that has torch and numpy" % (sys.executable, e.name),
           file=sys.stderr)
     sys.exit(2)
 import twin
-
-KINDS = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4"}
-
-
-def load(path):
-    """(tensors by name, metadata) of a safetensors file."""
-    with open(path, "rb") as f:
-        body = f.read()
-    n = struct.unpack("<Q", body[:8])[0]
-    head, data = json.loads(body[8:8 + n]), body[8 + n:]
-    meta = head.pop("__metadata__", {})
-    return {k: torch.from_numpy(np.frombuffer(data[slice(*v["data_offsets"])], KINDS[v["dtype"]])
-                                .reshape(v["shape"]).copy()) for k, v in head.items()}, meta
+from tensors import load
 
 
 def numbers(meta, key):
