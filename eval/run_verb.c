@@ -125,7 +125,7 @@ static void measure(Run *r) {
 static void print(const Run *r) {
     char *title = run_title(r), *groups = groups_text(r->group_of, r->table.classes);
     printf("%s\n%s\n\n", title, groups);
-    metrics_print(&r->metrics, r->table.names, stdout);
+    metrics_print(&r->metrics, &r->c.metrics, r->table.names, stdout);
     answers_print(&r->answers, &r->table, stdout);
     fflush(stdout);
     free(title);
