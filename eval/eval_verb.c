@@ -7,10 +7,14 @@
 #include "core/cli.h"
 #include "eval/centroid.h"
 #include "eval/classifier.h"
+#include "eval/metrics.h"
+#include "eval/reference.h"
 
 static const struct { const char *name; int (*run)(int argc, char **argv); const char *about; } verbs[] = {
+    { "ref", ref_main, "features and statistics of real images, kept and for others to read" },
     { "centroid", centroid_main, "share of samples nearest to their own class's mean image" },
     { "train-classifier", train_classifier_main, "a ResNet on real images: extractor of features, judge of labels" },
+    { "metrics", metrics_main, "FID, KID, precision, recall and the rest from feature files" },
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 
