@@ -15,7 +15,7 @@ enum { DIM_MAX = 16384, KID_SUBSETS = 100, KID_SIZE = 1000, KID_SEED = 2020, PRD
 
 const char *const metric_names[] = { "fid", "kid", "prdc", "is", "prd", "mind", NULL };
 const MetricOptions metric_options = {
-    .strict = true, .splits = 10, .prd_runs = 10, .mind_directions = 1000, .bootstrap = 200, .bootstrap_cost = 2e11,
+    .strict = true, .splits = 10, .prd_clusters = 20, .prd_runs = 10, .mind_directions = 1000, .bootstrap = 200, .bootstrap_cost = 2e11,
 };
 
 static const double none = (double)NAN;
@@ -164,9 +164,7 @@ static void pairs_of(const Part *p, const MetricOptions *o) {
 }
 
 static int clusters_of(const Part *p, const MetricOptions *o) {
-    int classes = p->classes ? p->classes : 1, all = o->classes ? o->classes : 1;
-    int n = o->prd_clusters ? (int)((int64_t)o->prd_clusters * classes / all) : CLUSTERS_PER_CLASS * classes;
-    return n < 2 ? 2 : n;
+    return o->prd_clusters ? o->prd_clusters : CLUSTERS_PER_CLASS * (p->classes ? p->classes : 1);
 }
 
 static void distribution_of(const Part *p, const MetricOptions *o) {

@@ -12,7 +12,7 @@ typedef struct {
     bool        strict;                          // of precision, recall, density, coverage
     bool        kid_subsets;                     // 100 subsets of min(1000, n) instead of all pairs
     int         splits; bool shuffle;            // of the Inception Score
-    int         prd_clusters, prd_runs;          // 0 clusters: 20 for each class; fewer for a class or group of them
+    int         prd_clusters, prd_runs;          // 0 clusters: 20 for each class, as CBDM
     int         mind_directions;
     int         bootstrap;                       // resamples for intervals; 0: none
     double      bootstrap_cost;                  // intervals that cost more operations than this are left out
@@ -22,7 +22,7 @@ typedef struct {
     const int  *group_of;                        // (classes), or NULL: no groups
     const Gaussian *ref_gaussian;                // instead of reference features: FID alone
 } MetricOptions;
-extern const MetricOptions metric_options;       // the published CBDM settings, 200 resamples
+extern const MetricOptions metric_options;       // as published; PRD with 20 clusters, 200 resamples
 // What is not computed is NaN: written as null, printed as "-".
 typedef struct {
     int64_t  n_gen, n_ref;

@@ -41,7 +41,7 @@ static const Flag flags[] = {
     { "is-splits", "10", "parts of the Inception Score", FLAG_INT, FIELD(is_splits), NULL, 1, 100000 },
     { "is-shuffle", "false", "its rows are permuted first, as torch-fidelity does", FLAG_BOOL, FIELD(is_shuffle), NULL, 0,
       0 },
-    { "prd-clusters", "0", "of PRD over all rows, a class having its share; 0: 20 for each class", FLAG_INT,
+    { "prd-clusters", "20", "of PRD, as its authors have it; 0: 20 for each class, as CBDM", FLAG_INT,
       FIELD(prd_clusters), NULL, 0, 100000 },
     { "prd-runs", "10", "clusterings whose curves are averaged", FLAG_INT, FIELD(prd_runs), NULL, 1, 1000 },
     { "mind-directions", "1000", "random directions of MIND", FLAG_INT, FIELD(mind_directions), NULL, 1, 1000000 },
