@@ -7,6 +7,7 @@
 #include "core/cli.h"
 #include "sample/sample_verb.h"
 #include "eval/eval_verb.h"
+#include "eval/report.h"
 #include "eval/train_judge.h"
 #include "tests/workbench.h"
 #include "train/dataset.h"
@@ -23,6 +24,7 @@ static const struct { const char *name; int (*run)(int argc, char **argv); const
 #endif
     { "data", data_main, "look at a data set, draw long-tailed subsets of it" },
     { "eval", eval_main, "judge samples" },
+    { "report", report_main, "a page about runs, tables of their results" },
     { "check", check_main, "hold kernels to the reference" },
     { "bench", bench_main, "time kernels at the network's shapes" },
     { "op", op_main, "run one launcher on arrays from a file" },

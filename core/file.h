@@ -95,6 +95,8 @@ void npz_names_free(char **names, int count);
 // ---- PNG, 8-bit grey or RGB (others are converted on reading: alpha dropped, palette expanded, 16 bits cut)
 // Refuses before decoding: w or h over 16,384, w * h over 2^26, chunks over 8 MB. Grey of RGB is Pillow's luma.
 bool png_write(const char *path, const uint8_t *pixels, int w, int h, int channels, Error *err);    // (h,w,channels)
+uint8_t *png_encode(const uint8_t *pixels, int w, int h, int channels, size_t *n, Error *err);  // a file in memory, of
+                                                              // n bytes; caller frees; NULL: *err
 bool png_parse(const uint8_t *bytes, size_t n, const char *where, int channels, uint8_t **pixels, int *w, int *h,
                Error *err);                                   // pixels (h,w,channels), channels 1 or 3; caller frees
 bool png_read(const char *path, int channels, uint8_t **pixels, int *w, int *h, Error *err);

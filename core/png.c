@@ -163,20 +163,51 @@ static void write_bytes(png_structp png, png_bytep bytes, size_t n) {
     file_write(png_get_io_ptr(png), bytes, n);      // a failure is kept for file_commit
 }
 
+typedef struct { uint8_t *bytes; size_t n, room; } Memory;
+
+static void append_bytes(png_structp png, png_bytep bytes, size_t n) {
+    Memory *m = png_get_io_ptr(png);
+    if (m->n + n > m->room) m->bytes = xrealloc(m->bytes, m->room = 2 * (m->n + n));
+    memcpy(m->bytes + m->n, bytes, n);
+    m->n += n;
+}
+
 static void flush_nothing(png_structp png) {
     (void)png;
 }
 
-static bool encode(png_structp png, png_infop info, FileWriter *file, const uint8_t *pixels, int w, int h,
+static bool encode(png_structp png, png_infop info, png_rw_ptr put, void *to, const uint8_t *pixels, int w, int h,
                    int channels) {
     if (setjmp(png_jmpbuf(png))) return false;
-    png_set_write_fn(png, file, write_bytes, flush_nothing);
+    png_set_write_fn(png, to, put, flush_nothing);
     png_set_IHDR(png, info, (uint32_t)w, (uint32_t)h, 8, channels == 1 ? PNG_COLOR_TYPE_GRAY : PNG_COLOR_TYPE_RGB,
                  PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
     png_write_info(png, info);
     for (int y = 0; y < h; y++) png_write_row(png, pixels + (size_t)y * (size_t)w * (size_t)channels);
     png_write_end(png, info);
     return true;
+}
+
+// Encodes to a file or to memory, by put; false with what is wrong. where: for the message.
+static bool write_image(const char *where, png_rw_ptr put, void *to, const uint8_t *pixels, int w, int h, int channels,
+                        Error *err) {
+    char reason[128] = "libpng cannot be started";
+    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, reason, on_error, on_warning);
+    png_infop info = png ? png_create_info_struct(png) : NULL;
+    bool ok = info && encode(png, info, put, to, pixels, w, h, channels);
+    png_destroy_write_struct(&png, &info);
+    return ok || error_set(err, ERR_IO, "%s: not written: %s", where, reason);
+}
+
+uint8_t *png_encode(const uint8_t *pixels, int w, int h, int channels, size_t *n, Error *err) {
+    CHECK(w > 0 && h > 0 && (channels == 1 || channels == 3), "%d x %d of %d channels", w, h, channels);
+    Memory m = { 0 };
+    if (!write_image("PNG in memory", append_bytes, &m, pixels, w, h, channels, err)) {
+        free(m.bytes);
+        return NULL;
+    }
+    *n = m.n;
+    return m.bytes;
 }
 
 bool png_write(const char *path, const uint8_t *pixels, int w, int h, int channels, Error *err) {
@@ -186,14 +217,9 @@ bool png_write(const char *path, const uint8_t *pixels, int w, int h, int channe
                          "smaller", path, w, h);
     FileWriter *file = file_create(path, err);
     if (!file) return false;
-    char reason[128] = "libpng cannot be started";
-    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, reason, on_error, on_warning);
-    png_infop info = png ? png_create_info_struct(png) : NULL;
-    bool ok = info && encode(png, info, file, pixels, w, h, channels);
-    png_destroy_write_struct(&png, &info);
-    if (ok) return file_commit(file, err);
+    if (write_image(path, write_bytes, file, pixels, w, h, channels, err)) return file_commit(file, err);
     file_abandon(file);
-    return error_set(err, ERR_IO, "%s: not written: %s", path, reason);
+    return false;
 }
 
 bool png_write_grid(const char *path, const uint8_t *const *images, int rows, int cols, int w, int h, int channels,
@@ -225,6 +251,11 @@ static bool no_png(const char *path, Error *err) {
 bool png_write(const char *path, const uint8_t *pixels, int w, int h, int channels, Error *err) {
     (void)pixels, (void)w, (void)h, (void)channels;
     return no_png(path, err);
+}
+uint8_t *png_encode(const uint8_t *pixels, int w, int h, int channels, size_t *n, Error *err) {
+    (void)pixels, (void)w, (void)h, (void)channels, (void)n;
+    no_png("PNG in memory", err);
+    return NULL;
 }
 bool png_parse(const uint8_t *bytes, size_t n, const char *where, int channels, uint8_t **pixels, int *w, int *h,
                Error *err) {
