@@ -45,6 +45,8 @@ typedef struct {
 // ref_gaussian.
 void  metrics_compute(const Features *gen, const Features *ref, const MetricOptions *o, Metrics *out);
 bool  metrics_check(const Features *gen, const Features *ref, const MetricOptions *o, Error *err);
+// Bits of a list of metric_names, "kid,prd", set in *skip. False: *err names --skip and the word.
+bool  metrics_skip(const char *text, unsigned *skip, Error *err);
 // One more line for the list of warnings, which is printed and written to the JSON.
 void  metrics_warn(Metrics *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void  metrics_free(Metrics *m);

@@ -58,7 +58,7 @@ static const Flag flags[] = {
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 
 // ---- lists
-static bool parse_skip(const char *text, unsigned *skip, Error *err) {
+bool metrics_skip(const char *text, unsigned *skip, Error *err) {
     for (const char *at = text; *at;) {
         size_t n = strcspn(at, ",");
         int i = 0;
@@ -204,7 +204,7 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
     o.strict = !c->loose, o.kid_subsets = c->kid_subsets, o.splits = c->is_splits, o.shuffle = c->is_shuffle;
     o.prd_clusters = c->prd_clusters, o.prd_runs = c->prd_runs, o.mind_directions = c->mind_directions;
     o.bootstrap = c->bootstrap, o.bootstrap_cost = c->bootstrap_cost, o.seed = (uint64_t)c->seed;
-    if (!parse_skip(c->skip, &o.skip, err) || !read_inputs(c, v, &o, err)) return false;
+    if (!metrics_skip(c->skip, &o.skip, err) || !read_inputs(c, v, &o, err)) return false;
     if (!*c->train_counts && strchr(c->groups, ',') && strchr(c->groups, ',') == strrchr(c->groups, ',') && o.group_of)
         return error_set(err, ERR_USAGE, "--groups %s needs the number of training images: --train-counts", c->groups);
     metrics_compute(&v->gen, o.ref_gaussian ? NULL : &v->ref, &o, &m);
