@@ -63,6 +63,18 @@ static void row_json(FILE *f, const MetricRow *r) {
     fputs("}", f);
 }
 
+static void options_json(FILE *f, const MetricOptions *o) {
+    static const char *const truth[] = { "false", "true" };
+    fprintf(f, "\"options\": {\"loose\": %s, \"kid-subsets\": %s, \"is-splits\": %d, \"is-shuffle\": %s, "
+            "\"prd-clusters\": %d, \"prd-runs\": %d, \"mind-directions\": %d, \"bootstrap\": %d, \"bootstrap-cost\": %.17g, "
+            "\"seed\": %" PRIu64 ", \"classes\": %d, \"skip\": [", truth[!o->strict], truth[o->kid_subsets], o->splits,
+            truth[o->shuffle], o->prd_clusters, o->prd_runs, o->mind_directions, o->bootstrap, o->bootstrap_cost, o->seed,
+            o->classes);
+    for (int i = 0, n = 0; metric_names[i]; i++)
+        if (o->skip >> i & 1) fprintf(f, "%s\"%s\"", n++ ? ", " : "", metric_names[i]);
+    fputs("]}", f);
+}
+
 // By which of the published definitions each number was computed.
 static void variants_json(FILE *f, const Metrics *m, const MetricOptions *o) {
     const char *inside = o->strict ? "d < r" : "d <= r";
@@ -98,6 +110,8 @@ char *metrics_json(const Metrics *m, const MetricOptions *o) {
     FILE *f = open_memstream(&text, &n);
     CHECK(f, "no memory for text");
     const MetricRow *a = &m->all;
+    options_json(f, o);
+    fputs(",\n", f);
     variants_json(f, m, o);
     fputs(",\n", f);
     numbers(f, (const char *const[]){ "fid", "kid", "mind", "prd_f8", "prd_f1_8" },

@@ -16,7 +16,6 @@ typedef struct {
     int64_t seed;
 } VerbConfig;
 #define FIELD(f) offsetof(VerbConfig, f)
-static const char settings[] = "Variants";       // from this heading on, flags are settings of the metrics, not inputs
 static const Flag flags[] = {
     { "gen", "", "features of generated images: .npy (n,dim), or .npz or .safetensors with features, and labels and "
       "probs where they are known", FLAG_STR, FIELD(gen), NULL, 0, 0 },
@@ -33,7 +32,7 @@ static const Flag flags[] = {
       "classes of each, most frequent first, as in 3,3,4", FLAG_LIST, FIELD(groups), NULL, 0, 0 },
     { "train-counts", "", "training images of each class: a list, or a text file of numbers; without it, labels are taken "
       "to be in the order of frequency", FLAG_LIST, FIELD(train_counts), NULL, 0, 0 },
-    { NULL, NULL, settings, FLAG_INT, 0, NULL, 0, 0 },
+    { NULL, NULL, "Variants", FLAG_INT, 0, NULL, 0, 0 },
     { "skip", "", "what is left out: a list of fid, kid, prdc, is, prd, mind", FLAG_LIST, FIELD(skip), NULL, 0, 0 },
     { "loose", "false", "precision, recall, density, coverage: inside a ball means d <= r, as in the original and ADM; "
       "else d < r, as in CBDM and PRDC", FLAG_BOOL, FIELD(loose), NULL, 0, 0 },
@@ -146,15 +145,9 @@ static bool is_statistics(const char *path) {
 // ---- the result file
 typedef struct { Features gen, ref; Gaussian stats; int64_t *counts; int *group_of; char *title; } Verb;
 
-static char *options_json(const VerbConfig *c) {
-    int first = 0;
-    while (flags[first].name || flags[first].help != settings) first++;
-    return cli_json(flags + first, N_FLAGS - first, c);
-}
-
 static char *result_json(const VerbConfig *c, const Verb *v, const MetricOptions *o, const Metrics *m) {
     char *gen = json_quote(c->gen), *ref = json_quote(c->ref), *title = json_quote(v->title);
-    char *options = options_json(c), *members = metrics_json(m, o), *groups = m->grouped ? groups_json(c->groups, o->group_of, m->classes) : NULL;
+    char *members = metrics_json(m, o), *groups = m->grouped ? groups_json(c->groups, o->group_of, m->classes) : NULL;
     char *counts = xstrdup(*c->train_counts && m->classes ? "" : "null");
     for (int i = 0; *c->train_counts && i < m->classes; i++) {
         char *longer = xasprintf("%s%s%" PRId64 "%s", counts, i ? ", " : "[", v->counts[i], i + 1 == m->classes ? "]" : "");
@@ -165,10 +158,8 @@ static char *result_json(const VerbConfig *c, const Verb *v, const MetricOptions
                            "\"extractor\": {\"name\": \"file\", \"sha256\": null},\n"
                            "\"generated\": {\"source\": %s, \"count\": %" PRId64 "},\n"
                            "\"reference\": {\"source\": %s, \"split\": null, \"count\": %" PRId64 ", \"digest\": null},\n"
-                           "\"class_names\": null,\n\"train_counts\": %s,\n\"groups\": %s,\n"
-                           "\"options\": %s,\n%s\n}\n", title, gen,
-                           m->all.n_gen, ref, m->all.n_ref, counts, groups ? groups : "null", options, members);
-    free(options);
+                           "\"class_names\": null,\n\"train_counts\": %s,\n\"groups\": %s,\n%s\n}\n", title, gen,
+                           m->all.n_gen, ref, m->all.n_ref, counts, groups ? groups : "null", members);
     free(gen);
     free(ref);
     free(title);
