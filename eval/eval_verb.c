@@ -13,10 +13,10 @@
 
 static const struct { const char *name; int (*run)(int argc, char **argv); const char *about; } verbs[] = {
     { "run", run_main, "samples of a folder, a file or a checkpoint, judged against real images" },
-    { "ref", ref_main, "features and statistics of real images, kept and for others to read" },
-    { "centroid", centroid_main, "share of samples nearest to their own class's mean image" },
-    { "train-classifier", train_classifier_main, "a ResNet on real images: extractor of features, judge of labels" },
     { "metrics", metrics_main, "FID, KID, precision, recall and the rest from feature files" },
+    { "ref", ref_main, "features and statistics of real images, kept and for others to read" },
+    { "train-classifier", train_classifier_main, "a ResNet on real images: extractor of features, judge of labels" },
+    { "centroid", centroid_main, "share of samples nearest to their own class's mean image" },
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 
