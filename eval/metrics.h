@@ -40,6 +40,7 @@ typedef struct {
     double    per_class_fid_mean;                // over the classes that have one; NaN without
     char    **warnings;
     int       n_warnings;
+    MetricOptions options;                       // as they were asked for; group_of and ref_gaussian NULL
 } Metrics;
 // Labels, where options ask for classes, lie in 0..classes-1 on both sides (metrics_check says so). ref: NULL with
 // ref_gaussian.
@@ -53,7 +54,7 @@ void  metrics_free(Metrics *m);
 // The members of a result's JSON (see eval/README.md) that are metrics: "fid": ..., "per_class": [...], without the
 // braces around; caller frees. Table: to f, warnings about few samples below it.
 char *metrics_json(const Metrics *m, const MetricOptions *o);
-void  metrics_print(const Metrics *m, const MetricOptions *o, const char *const *class_names, FILE *f);
+void  metrics_print(const Metrics *m, const char *const *class_names, FILE *f);
 int   metrics_main(int argc, char **argv);       // cbdm eval metrics
 EXTERN_C_END
 #endif

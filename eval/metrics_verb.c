@@ -206,7 +206,7 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
         printf("groups %s: %s\n", c->groups, groups);
         free(groups);
     }
-    metrics_print(&m, &o, NULL, stdout);
+    metrics_print(&m, NULL, stdout);
     bool ok = true;
     if (*c->json) {
         char *text = result_json(c, v, &o, &m);
@@ -224,8 +224,8 @@ int metrics_main(int argc, char **argv) {
     cli_defaults(flags, N_FLAGS, &c);
     if (cli_wants_help(argc, argv)) {
         cli_help(flags, N_FLAGS, "cbdm eval metrics --gen FILE --ref FILE [--json FILE]",
-                 "FID, KID, precision, recall, density, coverage (k = 3 and 5), Inception Score, PRD and MIND of two tables of\n"
-                 "features: overall, for each class, for many, medium and few.");
+                 "FID, KID, precision, recall, density, coverage (k = 3 and 5), Inception Score, PRD and MIND of two "
+                 "tables of features: overall, for each class, for many, medium and few.");
         return 0;
     }
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, NULL, NULL, NULL, &err);
