@@ -13,7 +13,7 @@ double inception_score(const Features *f, const int64_t *idx, int64_t n, int spl
 typedef struct { double f8, f1_8, f8_std, f1_8_std; } Prd;
 Prd    prd(Rows ref, Rows gen, int clusters, int runs, int angles, uint64_t seed);
 // The second half alone, from two histograms over the same bins, each of sum 1.
-Prd    prd_of_histograms(const double *real, const double *fake, int bins, int angles);
+Prd    prd_of_histograms(const double *ref, const double *gen, int bins, int angles);
 // 3 dim times the mean squared difference of sorted projections on `directions` random unit vectors (arXiv 2605.06797).
 // Sets of different size: a seeded subset of the larger one.
 double mind(Rows a, Rows b, int directions, uint64_t seed);

@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -253,4 +254,13 @@ double frechet_distance_rows(const Features *a, const int64_t *ra, int64_t na, c
     free(x.mu);
     free(y.mu);
     return d > 0 ? d : 0;
+}
+
+int frechet_threads(int64_t na, int64_t nb, int dim, bool by_rows) {
+    double few = (double)(na < nb ? na : nb), product = (double)na * (double)nb, d = dim;
+    double doubles = by_rows ? (few + BLOCK_ROWS) * d + (product < FRECHET_PRODUCT_MAX ? product : few * (few + BLOCK_ROWS))
+                             : 9 * d * d + BLOCK_ROWS * d;      // two fits, three matrices, the workspace of dsyevd
+    double fit = 512e6 / (8 * doubles);
+    int threads = omp_get_max_threads();
+    return fit < 1 ? 1 : fit < threads ? (int)fit : threads;
 }

@@ -1,7 +1,7 @@
 // eval/groups.h - classes by how often the training set holds them: many, medium, few.
 #ifndef EVAL_GROUPS_H
 #define EVAL_GROUPS_H
-#include "core/base.h"
+#include "core/file.h"
 EXTERN_C_BEGIN
 enum { GROUP_MANY, GROUP_MEDIUM, GROUP_FEW, GROUP_COUNT };
 extern const char *const group_names[];          // "many", "medium", "few", NULL
@@ -10,5 +10,7 @@ extern const char *const group_names[];          // "many", "medium", "few", NUL
 // counts (classes): training images of each class. of (classes): written. False: *err names the rule.
 bool  groups_of(const char *rule, const int64_t *counts, int classes, int *of, Error *err);
 char *groups_text(const int *of, int classes);   // "many: 0-2; medium: 3-5; few: 6-9"; caller frees
+// {"rule": "3,3,4", "many": [0, 1, 2], "medium": [...], "few": [...]} of a result file; caller frees.
+char *groups_json(const char *rule, const int *of, int classes);
 EXTERN_C_END
 #endif

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include "eval/pairs_impl.h"
-#include "train/dataset.h"
 
 enum { CHUNK = 64, LANES = 8 };
 
@@ -206,7 +205,7 @@ static void mark(uint8_t *flag) {
 }
 
 static void across_pair(const Across *c, int64_t i, int64_t j, double low, int64_t *inside) {
-    double high = low + 2 * (c->s->slack * (c->ref->norm2[i] + c->gen->norm2[j]) + c->s->tiny), d2 = (double)NAN;
+    double high = low + 2 * pair_bound(c->s, c->ref->norm2[i], c->gen->norm2[j]), d2 = (double)NAN;
     for (int q = 0; q < c->n_k; q++) {
         int64_t at_i = i * c->n_k + q, at_j = j * c->n_k + q;
         if (in_ball(c, i, j, low, high, c->r2_ref[at_i], &d2)) {
@@ -344,8 +343,7 @@ double kid_full(Rows a, Rows b) {
     return kid;
 }
 
-// The first `size` of a permutation of n rows, as rows of the table.
-static void draw_rows(Mt19937 *m, Rows r, int64_t *order, int64_t size) {
+void rows_draw(Mt19937 *m, Rows r, int64_t *order, int64_t size) {
     for (int64_t i = 0; i < r.n; i++) order[i] = i;
     mt19937_shuffle(m, order, r.n);
     for (int64_t i = 0; r.idx && i < size; i++) order[i] = r.idx[order[i]];
@@ -359,8 +357,8 @@ double kid_subsets(Rows a, Rows b, int subsets, int64_t size, uint32_t seed, dou
     int64_t *of_a = xmalloc((size_t)a.n * sizeof *of_a), *of_b = xmalloc((size_t)b.n * sizeof *of_b);
     double *kid = xmalloc((size_t)subsets * sizeof *kid), mean, square = 0;
     for (int i = 0; i < subsets; i++) {
-        draw_rows(&m, a, of_a, size);
-        draw_rows(&m, b, of_b, size);
+        rows_draw(&m, a, of_a, size);
+        rows_draw(&m, b, of_b, size);
         kid[i] = kid_full((Rows){ a.f, of_a, size }, (Rows){ b.f, of_b, size });
     }
     mean = sum_of(kid, subsets) / subsets;

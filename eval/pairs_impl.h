@@ -10,6 +10,7 @@
 #ifndef EVAL_PAIRS_IMPL_H
 #define EVAL_PAIRS_IMPL_H
 #include "eval/pairs.h"
+#include "train/dataset.h"
 EXTERN_C_BEGIN
 // How products are formed: PAIRS_AUTO takes double up to PAIRS_DOUBLE_PRODUCTS products of numbers, then float.
 typedef enum { PAIRS_AUTO, PAIRS_FLOAT, PAIRS_DOUBLE } PairsKind;
@@ -28,6 +29,8 @@ typedef struct {
 // b: NULL if there is one set only. Float is not taken where squares would leave its range.
 void pair_space_make(PairsKind kind, const Rows *a, const Rows *b, PairSpace *s, PairSide *of_a, PairSide *of_b);
 void pair_space_free(PairSpace *s, PairSide *of_a, PairSide *of_b);
+void pair_side_make(const PairSpace *s, Rows r, PairSide *out);             // more rows in the same space
+void pair_side_free(PairSide *p);
 
 static inline const float *row_at(Rows r, int64_t i) { return r.f->x + (r.idx ? r.idx[i] : i) * (int64_t)r.f->dim; }
 // Sum of squared differences in double, in an order that depends on dim alone: what "as in double" means here.
@@ -42,10 +45,17 @@ int64_t pair_blocks(const PairSpace *s, int64_t n);
 // w->tile (rows, columns; a row is s->block long): y_i . y_j of block I of a and block J of b.
 void pair_tile(const PairSpace *s, const PairSide *a, int64_t I, const PairSide *b, int64_t J, PairWork *w);
 
+// |d2 - (N_i + N_j - 2 g)| is at most this.
+static inline double pair_bound(const PairSpace *s, double norm2_i, double norm2_j) {
+    return s->slack * (norm2_i + norm2_j) + s->tiny;
+}
+
 // pairs_all with the kind of products chosen: for tests.
 void pairs_compute(PairsKind kind, Rows ref, Rows gen, const int *k, int n_k, bool strict, double *kid, Prdc *out);
 // Centred rows begin .. begin + count - 1 as floats, out (count,dim); centre: NULL for none.
 void rows_centred(Rows r, const float *centre, int64_t begin, int64_t count, float *out);
+// The first `size` of numpy's permutation of r.n rows, as rows of the table: order (r.n).
+void rows_draw(Mt19937 *m, Rows r, int64_t *order, int64_t size);
 // Mean over about 1000 rows evenly spread over each set (b: NULL if none), for centring. out (dim).
 void rows_centre(const Rows *a, const Rows *b, float *out);
 EXTERN_C_END

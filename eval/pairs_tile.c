@@ -65,11 +65,10 @@ static void panel_in_double(Rows r, const float *centre, int64_t begin, int64_t 
     }
 }
 
-// |x - c|^2 and c . (x - c) of every row; returns the largest of the former.
-static double side_make(const PairSpace *s, Rows r, PairSide *out) {
+void pair_side_make(const PairSpace *s, Rows r, PairSide *out) {
     size_t bytes = (size_t)(r.n > 0 ? r.n : 1) * sizeof(double);
     *out = (PairSide){ r, xmalloc(bytes), xmalloc(bytes), xmalloc(bytes) };
-    double *norm2 = out->norm2, *shift = out->shift, most = 0;
+    double *norm2 = out->norm2, *shift = out->shift, *low = out->low;
     #pragma omp parallel for
     for (int64_t i = 0; i < r.n; i++) {
         const float *x = row_at(r, i);
@@ -84,9 +83,28 @@ static double side_make(const PairSpace *s, Rows r, PairSide *out) {
             norm2[i] += square[l];
             shift[i] += along[l];
         }
+        low[i] = (1 - s->slack) * norm2[i] - s->tiny / 2;
     }
-    for (int64_t i = 0; i < r.n; i++) most = norm2[i] > most ? norm2[i] : most;
+}
+
+void pair_side_free(PairSide *p) {
+    free(p->norm2);
+    free(p->shift);
+    free(p->low);
+}
+
+static double most_norm2(const PairSide *p) {
+    double most = 0;
+    for (int64_t i = 0; p && i < p->rows.n; i++) most = p->norm2[i] > most ? p->norm2[i] : most;
     return most;
+}
+
+// Sets in_double and what follows from it.
+static void space_choose(PairSpace *s, bool in_double) {
+    double u = in_double ? DBL_EPSILON / 2 : (double)FLT_EPSILON / 2;
+    s->in_double = in_double;
+    s->slack = 1.01 * (s->dim + 8) * (u + 2 * DBL_EPSILON);
+    s->tiny = in_double ? 0 : s->dim * 0x1p-120;
 }
 
 static double products_of(const Rows *a, const Rows *b) {
@@ -104,27 +122,22 @@ void pair_space_make(PairsKind kind, const Rows *a, const Rows *b, PairSpace *s,
     s->centre = xmalloc((size_t)dim * sizeof *s->centre);
     rows_centre(a, b, s->centre);
     for (int k = 0; k < dim; k++) s->centre_norm2 += (double)s->centre[k] * (double)s->centre[k];
-    double most = side_make(s, *a, of_a), most_b = b ? side_make(s, *b, of_b) : 0;
-    if (most_b > most) most = most_b;
-    bool fits = most < 1e30 && (most == 0 || most > 1e-20);
-    s->in_double = kind == PAIRS_DOUBLE || !fits || (kind == PAIRS_AUTO && products_of(a, b) <= PAIRS_DOUBLE_PRODUCTS);
-    double u = s->in_double ? DBL_EPSILON / 2 : (double)FLT_EPSILON / 2;
-    s->slack = 1.01 * (dim + 8) * (u + 2 * DBL_EPSILON);
-    s->tiny = s->in_double ? 0 : dim * 0x1p-120;
-    for (int64_t i = 0; i < a->n; i++) of_a->low[i] = (1 - s->slack) * of_a->norm2[i] - s->tiny / 2;
-    for (int64_t i = 0; b && i < b->n; i++) of_b->low[i] = (1 - s->slack) * of_b->norm2[i] - s->tiny / 2;
-}
-
-static void side_free(PairSide *p) {
-    free(p->norm2);
-    free(p->shift);
-    free(p->low);
+    space_choose(s, kind == PAIRS_DOUBLE || (kind == PAIRS_AUTO && products_of(a, b) <= PAIRS_DOUBLE_PRODUCTS));
+    for (;;) {
+        pair_side_make(s, *a, of_a);
+        if (b) pair_side_make(s, *b, of_b);
+        double most = fmax(most_norm2(of_a), most_norm2(b ? of_b : NULL));
+        if (s->in_double || most == 0 || (most > 1e-20 && most < 1e30)) return;
+        space_choose(s, true);                   // squares of floats would leave their range
+        pair_side_free(of_a);
+        if (b) pair_side_free(of_b);
+    }
 }
 
 void pair_space_free(PairSpace *s, PairSide *of_a, PairSide *of_b) {
     free(s->centre);
-    side_free(of_a);
-    if (of_b) side_free(of_b);
+    pair_side_free(of_a);
+    if (of_b) pair_side_free(of_b);
 }
 
 // ---- tiles

@@ -54,7 +54,8 @@ static void noise_is_the_device_s(void **state) {
         Graph *g = graph_new(d, "noise", WEIGHTS_TRAIN);
         Arena *arena = arena_new(d);
         Tensor *clock = tensor_new(d, "state", DT_U8, 1, &bytes), *sample = graph_input(g, "sample", DT_I32, 1, &n);
-        Tensor *y = graph_output(g, op_randn(g, (int64_t[]){ n, TINY_SIDE, TINY_SIDE, 1 }, PURPOSE_NOISE, sample, clock));
+        int64_t image[] = { n, TINY_SIDE, TINY_SIDE, 1 };
+        Tensor *y = graph_output(g, op_randn(g, image, PURPOSE_NOISE, sample, clock));
         op_step_advance(g, clock);
         graph_plan(g, arena);
         arena_seal(arena);

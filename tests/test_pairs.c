@@ -150,41 +150,7 @@ static void subsets_are_drawn_as_numpy_draws_them(void **state) {
     free((void *)gen.x);
 }
 
-// ---- data that is hard to decide on
-// Every kind's squared distances are the same numbers in any order of summation (whole multiples of a power of two with
-// few bits), except of `smooth`, where no two are closer than rounding by chance.
-enum { SMOOTH, LATTICE, DUPLICATES, FAR_OFF, TWO_HEAPS, NEAR_TIES, HUGE_VALUES, SMALL_VALUES, SHAPES };
-static const char *const shape_names[SHAPES] = { "smooth", "lattice", "duplicates", "far off", "two heaps", "near ties",
-                                                 "huge values", "small values" };
-
-static float hard_value(int shape, Normals *z, int64_t i, int k) {
-    float lattice = (float)mt19937_interval(&z->m, 3);
-    switch (shape) {
-    case SMOOTH:       return (float)fabs(normal(z));
-    case LATTICE:      return lattice;
-    case DUPLICATES:   return lattice;
-    case FAR_OFF:      return 4096 + lattice / 64;                    // float products of 1.6e7, distances of 1e-4
-    case TWO_HEAPS:    return (i % 2 ? 1024.0f : -1024.0f) + lattice / 64;     // no common centre helps
-    case NEAR_TIES:    return k == 0 ? 0x1p-12f * lattice : (float)(1 + (k + 4 * (i % 3)) % 5);
-    case HUGE_VALUES:  return 0x1p90f * (1 + lattice);
-    default:           return 0x1p-110f * (1 + lattice);
-    }
-}
-
-static Features hard_rows(int shape, uint32_t seed, int64_t n, int dim) {
-    Normals z;
-    normals_seed(&z, seed);
-    Features f = blank_rows(n, dim);
-    for (int64_t i = 0; i < n; i++)
-        for (int k = 0; k < dim; k++) at_row(f, i)[k] = hard_value(shape, &z, i, k);
-    for (int64_t i = 0; shape == DUPLICATES && i < n; i++) {
-        // Up to nine copies of a row, the same in every table of this dimension.
-        normals_seed(&z, (uint32_t)(i % 3 ? i % 40 : i));
-        for (int k = 0; k < dim; k++) at_row(f, i)[k] = hard_value(LATTICE, &z, i, k);
-    }
-    return f;
-}
-
+// ---- hard data
 static void counts_equal_plain_double(void **state) {
     (void)state;
     static const struct { int n, m, dim; } sizes[] = {                // blocks of 32, 48, 64 rows: whole, +1, -1

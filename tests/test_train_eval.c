@@ -21,6 +21,8 @@ static int setup(void **state) {
     program_write_data();
     copy_bytes("data/train-images-idx3-ubyte", "data/t10k-images-idx3-ubyte");
     copy_bytes("data/train-labels-idx1-ubyte", "data/t10k-labels-idx1-ubyte");
+    setenv("XDG_CACHE_HOME", tempdir, 1);                // features of the test images are kept there
+    program_expect(0, "eval train-classifier --data data --depth 8 --width 4 --epochs 1 --device cpu --out judge");
     return 0;
 }
 
@@ -56,9 +58,33 @@ static void lines_hold_every_class(void **state) {
     for (int c = 0; c < TINY_CLASSES; c++) {
         double right = made[c] * drawn[c];
         assert_true(right - (int)(right + 0.5) < 1e-4 && right - (int)(right + 0.5) > -1e-4);
-        assert_true(truth[c] > 0.5);                     // means of 20 images of noise: their own images are the nearest
+        assert_true(truth[c] > 0.5);                     // means of 20 images of noise are nearest to these
     }
     free(text);
+}
+
+// Of the three classes each is one group of its own.
+static void a_classifier_measures_distances(void **state) {
+    (void)state;
+    program_expect(0, RUN EVAL "--eval-classifier judge --steps 10 --out judged");
+    char *text = run_stats("judged"), *at = strstr(text, "\"eval\": {");
+    assert_non_null(at);
+    assert_non_null(strstr(at, "\"judge\": \"classifier resnet8"));
+    double fid[4], kid, fidelity;
+    assert_int_equal(sscanf(strstr(at, "\"fid\": "), "\"fid\": %lf, \"kid\": %lf", &fid[0], &kid), 2);
+    static const char *const groups[] = { "many", "medium", "few" };
+    for (int g = 0; g < 3; g++) {
+        char *key = xasprintf("\"%s\": {\"fidelity\": ", groups[g]), *part = strstr(at, key);
+        assert_non_null(part);
+        part += strlen(key);
+        assert_int_equal(sscanf(part, "%lf, \"fid\": %lf, \"kid\": %lf", &fidelity, &fid[g + 1], &kid), 3);
+        assert_true(fidelity >= 0 && fidelity <= 1);
+        free(key);
+    }
+    for (int g = 0; g < 4; g++) assert_true(fid[g] > 0);  // 10 steps of training do not match the real images
+    free(text);
+    program_expect(0, RUN EVAL "--steps 10 --out unjudged");
+    expect_same_weights("judged", "unjudged", 10);
 }
 
 static void looking_on_changes_nothing(void **state) {
@@ -99,12 +125,15 @@ static void what_cannot_be_measured_is_refused(void **state) {
     copy_bytes("data/train-labels-idx1-ubyte", "train-only/train-labels-idx1-ubyte");
     refused("", "train-only", "test images");
     refused("--classes 0 --objective ddpm", "data", "unconditional");
+    program_expect(ERR_FILE, RUN EVAL "--steps 20 --eval-classifier nowhere --out refused");
+    expect_in_stderr("nowhere");
     refused("--T 10 --preview-steps 2 --eval-steps 11", "data", "--eval-steps 11");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lines_hold_every_class),
+        cmocka_unit_test(a_classifier_measures_distances),
         cmocka_unit_test(looking_on_changes_nothing),
         cmocka_unit_test(two_halves_are_the_whole),
         cmocka_unit_test(what_cannot_be_measured_is_refused),

@@ -1,5 +1,5 @@
-// train/batches.c - `cbdm data batches`: the inputs of a run's steps as arrays, so that another program can train on the
-// same images, labels, times and noise (tests/peer/train_twin.py does).
+// train/batches.c - `cbdm data batches`: the inputs of a run's steps as arrays, so that another program can train on
+// the same images, labels, times and noise (tests/peer/train_twin.py does).
 #include <stdlib.h>
 #include <string.h>
 

@@ -81,17 +81,17 @@ static const Flag own_flags[] = {
     { "probe-every", "5000", "steps between losses per class and per tenth of t; 0: none", FLAG_I64, FIELD(probe_every),
       NULL, 0, 1e12 },
     { "probe-images", "200", "images of each such measurement", FLAG_INT, FIELD(probe_images), NULL, 1, 1e6 },
-    { "eval-every", "0", "steps between measurements of samples per class, in stats.jsonl; 0: none. One costs, beside the "
-      "classifier, --eval-samples x --eval-steps x 2 forward passes of an image, a training step about 6 x --batch",
+    { "eval-every", "0", "steps between measurements of samples per class, in stats.jsonl; 0: none. One costs "
+      "--eval-samples x --eval-steps x 2 forward passes of an image, a step of training about 6 x --batch",
       FLAG_I64, FIELD(eval_every), NULL, 0, 1e12 },
     { "eval-samples", "200", "images of each such measurement, every class alike", FLAG_INT, FIELD(eval_samples), NULL,
       1, 1e6 },
     { "eval-steps", "10", "DDIM steps of such an image", FLAG_INT, FIELD(eval_steps), NULL, 1, 100000 },
     { "eval-omega", "1", "guidance of such an image", FLAG_F64, FIELD(eval_omega), NULL, 0, 100 },
-    { "eval-classifier", "", "file of `cbdm eval train-classifier` that judges them and gives the features of FID and KID; "
-      "without: the nearest class mean, no FID", FLAG_STR, FIELD(eval_classifier), NULL, 0, 0 },
-    { "prepare", "false", "make the run's folder with its initial weights, as the checkpoint of step 0, and end", FLAG_BOOL,
-      FIELD(prepare), NULL, 0, 0 },
+    { "eval-classifier", "", "file of `cbdm eval train-classifier` that judges them and gives the features of FID and "
+      "KID; without: the nearest class mean, no FID", FLAG_STR, FIELD(eval_classifier), NULL, 0, 0 },
+    { "prepare", "false", "make the run's folder with its initial weights, as the checkpoint of step 0, and end",
+      FLAG_BOOL, FIELD(prepare), NULL, 0, 0 },
     { "dump-graph", "false", "list the nodes of the step and end", FLAG_BOOL, FIELD(dump_graph), NULL, 0, 0 },
     { "profile", "false", "time a few steps node by node and end", FLAG_BOOL, FIELD(profile), NULL, 0, 0 },
     { "no-fuse", "false", "run the plain graph, without rewrites", FLAG_BOOL, FIELD(no_fuse), NULL, 0, 0 },
@@ -113,9 +113,10 @@ static const struct { const char *preset, *flag, *value; } presets[] = {
 const char *const preset_names[] = { "", "full", "demo", "quick", NULL };
 
 // What a resumed run may change. The rest defines it.
-static const char *const changeable[] = { "steps", "save-every", "log-every", "preview-every", "probe-every", "eval-every",
-                                          "eval-samples", "eval-steps", "eval-omega", "eval-classifier", "keep",
-                                          "milestone-every", "device", "dtype", "resident", "resume", NULL };
+static const char *const changeable[] = {
+    "steps", "save-every", "log-every", "preview-every", "probe-every", "eval-every", "eval-samples", "eval-steps",
+    "eval-omega", "eval-classifier", "keep", "milestone-every", "device", "dtype", "resident", "resume", NULL
+};
 // What is not part of a run's definition, and so not of its checkpoints.
 static const char *const local[] = { "preset", "out", "resume", "init-from", "device", "kernels", "kernel",
                                      "prepare", "dump-graph", "profile", NULL };

@@ -39,8 +39,8 @@ const Flag *run_flags(int *n);
 // Defaults, then --preset, then the flags themselves, then what --compat and --resume imply. With --resume the
 // configuration is that of the run's newest checkpoint, and only the flags that a resumed run may change are taken.
 bool  run_config_parse(RunConfig *c, int argc, char **argv, Error *err);
-// The images of the run: SPLIT_TRAIN is the long-tailed subset, SPLIT_TEST all test images, both padded to the network's
-// size. NULL: *err.
+// The images of the run: SPLIT_TRAIN is the long-tailed subset, SPLIT_TEST all test images, both padded to the
+// network's size. NULL: *err.
 Dataset *run_config_data(const RunConfig *c, Split split, Error *err);
 // Makes the configuration whole once the data is known: image size and channels, classes, the warm-up cap.
 bool  run_config_resolve(RunConfig *c, const DatasetInfo *data, Error *err);

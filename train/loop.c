@@ -100,7 +100,8 @@ static bool check_finite(Trainer *t, const StepResult *r, int64_t skipped_before
 // How many steps may be begun whose results are not known. On the host each is known as soon as it is begun. On a GPU
 // the host runs ahead, and still all is as if it waited for every step: no more are begun than must be bad, all of
 // them, to end the run, so that a run that ends has made no step after the one that ended it; and where something
-// looks at the device's memory (a checkpoint, a preview, a probe, an evaluation) nothing is begun before all is known and done.
+// looks at the device's memory (a checkpoint, a preview, a probe, an evaluation) nothing is begun before all is known
+// and done.
 static bool may_begin(const Trainer *t, int64_t known) {
     const RunConfig *c = t->c;
     const LoopState *l = &t->loop;

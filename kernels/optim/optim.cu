@@ -1,4 +1,4 @@
-// kernels/optim/optim.cu - gradient norm, Adam and EMA: one pass over all parameters, at the speed of memory.
+// kernels/optim/optim.cu - gradient norm, Adam and EMA, SGD: one pass over all parameters, at the speed of memory.
 //
 // The flat buffers are cut into chunks of fixed size whatever tensors lie there, a block per chunk, so that the order
 // of every sum is fixed and large tensors are shared. A thread finds its tensor by search once per chunk and then walks
@@ -192,8 +192,40 @@ static void adam_run(Stream *s, const AdamShape *z, const AdamArgs *a, Work w) {
     LAUNCH(s, (adam_kernel), dim3((unsigned)ceil_div(z->n, CHUNK)), dim3(ROW_THREADS), 0, *z, *a, factors);
 }
 
+// ---- SGD: 20 bytes an element. The state changes in a kernel of its own, after all blocks have read it.
+static __global__ void __launch_bounds__(ROW_THREADS) sgd_kernel(SgdShape z, SgdArgs a) {
+    float norm = a.state->grad_norm, momentum = (float)z.momentum, decay = (float)z.weight_decay, lr = a.lr[0];
+    if (!(norm - norm == 0)) return;                     // infinite or NaN
+    for (COLUMNS(at, z.n, 4)) {
+        bool whole = at + 4 <= z.n;
+        float4 g = load_block(a.g + at, z.n - at, whole), w = load_block(a.w + at, z.n - at, whole);
+        float4 m = load_block(a.m + at, z.n - at, whole);
+        m = make_float4(momentum * m.x + (g.x + decay * w.x), momentum * m.y + (g.y + decay * w.y),
+                        momentum * m.z + (g.z + decay * w.z), momentum * m.w + (g.w + decay * w.w));
+        w = make_float4(w.x - lr * m.x, w.y - lr * m.y, w.z - lr * m.z, w.w - lr * m.w);
+        store_block(a.m + at, m, z.n - at, whole);
+        store_block(a.w + at, w, z.n - at, whole);
+        if (a.shadow) store_block(static_cast<bf16 *>(a.shadow) + at, w, z.n - at, whole);
+    }
+}
+static __global__ void sgd_state_kernel(SgdArgs a) {
+    float norm = a.state->grad_norm;
+    if (norm - norm == 0) {
+        a.state->lr = a.lr[0];
+        a.state->updates++;
+    } else {
+        a.state->skipped++;
+    }
+}
+static void sgd_run(Stream *s, const SgdShape *z, const SgdArgs *a, Work) {
+    RowGrid g = run_grid(z->n, 4);
+    LAUNCH(s, (sgd_kernel), g.grid, g.block, 0, *z, *a);
+    LAUNCH(s, (sgd_state_kernel), dim3(1), dim3(1), 0, *a);
+}
+
 // ---- registration
 IMPLS(optim,
     IMPL(step_advance, "one_thread", step_advance_run),
     IMPL_SCRATCH(grad_norm, "chunks", norm_scratch, grad_norm_run),
-    IMPL_SCRATCH(adam_ema, "chunks", adam_scratch, adam_run))
+    IMPL_SCRATCH(adam_ema, "chunks", adam_scratch, adam_run),
+    IMPL(sgd, "runs", sgd_run))

@@ -12,6 +12,8 @@ struct Scale    { static constexpr int operands = 1; };
 struct Multiply { static constexpr int operands = 2; };
 struct Silu     { static constexpr int operands = 1; };
 struct SiluGrad { static constexpr int operands = 2; };
+struct Relu     { static constexpr int operands = 1; };
+struct ReluGrad { static constexpr int operands = 2; };
 struct Fill     { static constexpr int operands = 0; };
 
 template <typename T> DEVICE float value(Sum, const PointwiseShape &z, float a, float b)
@@ -21,6 +23,8 @@ template <typename T> DEVICE float value(Multiply, const PointwiseShape &, float
 template <typename T> DEVICE float value(Silu, const PointwiseShape &, float a, float)        { return silu_of<T>(a); }
 template <typename T> DEVICE float value(SiluGrad, const PointwiseShape &, float a, float b)
 { return a * silu_slope_of<T>(b); }
+template <typename T> DEVICE float value(Relu, const PointwiseShape &, float a, float)        { return a <= 0 ? 0 : a; }
+template <typename T> DEVICE float value(ReluGrad, const PointwiseShape &, float a, float b)  { return b <= 0 ? 0 : a; }
 template <typename T> DEVICE float value(Fill, const PointwiseShape &z, float, float)         { return z.alpha; }
 
 template <typename Op, typename In, typename Out, int V>
@@ -72,6 +76,10 @@ static void multiply_run(Stream *s, const PointwiseShape *z, const PointwiseArgs
 static void silu_run(Stream *s, const PointwiseShape *z, const PointwiseArgs *a, Work) { pointwise<Silu>(s, z, a); }
 static void silu_backward_run(Stream *s, const PointwiseShape *z, const PointwiseArgs *a, Work) {
     pointwise<SiluGrad>(s, z, a);
+}
+static void relu_run(Stream *s, const PointwiseShape *z, const PointwiseArgs *a, Work) { pointwise<Relu>(s, z, a); }
+static void relu_backward_run(Stream *s, const PointwiseShape *z, const PointwiseArgs *a, Work) {
+    pointwise<ReluGrad>(s, z, a);
 }
 static void fill_run(Stream *s, const PointwiseShape *z, const PointwiseArgs *a, Work) {
     PointwiseShape own = *z;
@@ -279,6 +287,8 @@ IMPLS(pointwise,
     GENERAL(multiply, can_pointwise, multiply_run),
     GENERAL(silu_forward, can_pointwise, silu_run),
     GENERAL(silu_backward, can_pointwise, silu_backward_run),
+    GENERAL(relu_forward, can_pointwise, relu_run),
+    GENERAL(relu_backward, can_pointwise, relu_backward_run),
     GENERAL(fill, can_pointwise, fill_run),
     GENERAL(add_channel_forward, can_add_channel, add_channel),
     GENERAL(add_channel_backward, can_add_channel, add_channel_grad),
