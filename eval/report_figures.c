@@ -325,3 +325,42 @@ void section_differences(Page *p) {
     page_note(p, note);
     free(note);
 }
+
+// ---- the paired bootstrap
+static void comparison_figure(Page *p, int metric, const char *title, const char *better) {
+    const Comparison *c = p->comparison;
+    size_t n = (size_t)c->n;
+    SvgRow *row = xcalloc(n + 1, sizeof *row);
+    double *v = xmalloc((3 * n + 1) * sizeof *v), *low = v + n, *high = low + n;
+    char (*buffer)[32] = xmalloc((n + 1) * sizeof *buffer), file[FIGURE_NAME], axis[120];
+    for (int i = 0; i < c->n; i++) {
+        const PairedRow *r = &c->row[i];
+        bool class = r->where.kind == OF_CLASS;
+        row[i] = (SvgRow){ comparison_part(c, i, buffer[i]),
+                           class && c->train_counts ? c->train_counts[r->where.index] : (double)NAN,
+                           !class && i && c->row[i - 1].where.kind == OF_CLASS };
+        v[i] = r->value[metric].difference;
+        low[i] = r->value[metric].low;
+        high[i] = r->value[metric].high;
+    }
+    snprintf(axis, sizeof axis, "difference of %s (%s is better)", title, better);
+    SvgBars bars = { "difference", 0, v, low, high };
+    SvgRows rows = { title, axis, c->train_counts ? "training images" : NULL, c->n, row, 1, &bars, true, true, false };
+    page_rows(p, file_name(file, "paired-bootstrap", paired_names[metric], 0), "", &rows);
+    free(row);
+    free(v);
+    free(buffer);
+}
+
+void section_comparison(Page *p) {
+    static const char *const titles[PAIRED_COUNT] = { "FID", "KID", "label fidelity" };
+    if (!p->comparison) return;
+    char *caption = comparison_caption(p->comparison);
+    page_note(p, caption);
+    free(caption);
+    text_add(&p->body, "<div class=\"grid\">\n");
+    for (int m = 0; m < PAIRED_COUNT; m++)
+        if (comparison_has(p->comparison, m))
+            comparison_figure(p, m, titles[m], m == PAIRED_FIDELITY ? "positive" : "negative");
+    text_add(&p->body, "</div>\n");
+}
