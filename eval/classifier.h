@@ -1,5 +1,5 @@
-// eval/classifier.h - a ResNet for small images (He et al. 2016, section 4.2; option A shortcuts), trained by the recipe
-// of LDAM-DRW (Cao et al. 2019): feature extractor without downloads, judge of labels, and the network of the
+// eval/classifier.h - a ResNet for small images (He et al. 2016, section 4.2; option A shortcuts), trained by the
+// recipe of LDAM-DRW (Cao et al. 2019): feature extractor without downloads, judge of labels, and the network of the
 // long-tailed recognition experiments.
 #ifndef EVAL_CLASSIFIER_H
 #define EVAL_CLASSIFIER_H

@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,7 +129,7 @@ static void fid_of(const Part *p) {
 
 // Distances of small parts side by side, as many as memory allows; the last part, all, on every thread.
 static void fids_of(const Parts *p) {
-    int threads = 1 << 20, last = p->n - 1;
+    int threads = omp_get_max_threads(), last = p->n - 1;
     for (int i = 0; i < p->n; i++) {
         const Part *part = &p->parts[i];
         int64_t few = part->gen.n < part->ref.n ? part->gen.n : part->ref.n;
@@ -216,7 +216,10 @@ static void fid_of_statistics(const Features *gen, const MetricOptions *o, Metri
 void metrics_compute(const Features *gen, const Features *ref, const MetricOptions *o, Metrics *out) {
     Parts p;
     int classes = ref && gen->label && ref->label ? o->classes : 0;
-    *out = (Metrics){ .classes = classes, .dim = gen->dim, .grouped = classes && o->group_of };
+    *out = (Metrics){ .classes = classes, .dim = gen->dim, .grouped = classes && o->group_of,
+                      .options = *o };
+    out->options.group_of = NULL;
+    out->options.ref_gaussian = NULL;
     out->by_class = xcalloc((size_t)classes + 1, sizeof *out->by_class);
     for (int g = 0; g < GROUP_COUNT; g++) out->by_group[g] = empty_row();
     parts_make(gen, ref, o, out, &p);

@@ -186,7 +186,8 @@ static int name_width(const Metrics *m, const char *const *names) {
     return width;
 }
 
-static void print_below(FILE *f, const Metrics *m, const MetricOptions *o) {
+static void print_below(FILE *f, const Metrics *m) {
+    const MetricOptions *o = &m->options;
     const MetricRow *a = &m->all;
     const char *inside = o->strict ? "d < r" : "d <= r";
     if (isfinite(a->pr5.precision)) fprintf(f, "k = 5, %s: prec, recall, density, coverage above\n", inside);
@@ -204,7 +205,7 @@ static void print_below(FILE *f, const Metrics *m, const MetricOptions *o) {
     if (any_by_rows(m)) fprintf(f, "* from the rows, by a nuclear norm: no more rows than dimensions\n");
 }
 
-void metrics_print(const Metrics *m, const MetricOptions *o, const char *const *class_names, FILE *f) {
+void metrics_print(const Metrics *m, const char *const *class_names, FILE *f) {
     int width = name_width(m, class_names);
     bool ranges = has_ranges(m);
     fprintf(f, "%-*s %7s %7s %9s ", width, "", "n_gen", "n_ref", "fid");
@@ -224,6 +225,6 @@ void metrics_print(const Metrics *m, const MetricOptions *o, const char *const *
         cell(f, 9, m->per_class_fid_mean < 10 ? "%.4f" : "%.3f", m->per_class_fid_mean);
         fputc('\n', f);
     }
-    print_below(f, m, o);
+    print_below(f, m);
     for (int i = 0; i < m->n_warnings; i++) fprintf(f, "warning: %s\n", m->warnings[i]);
 }

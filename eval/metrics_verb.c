@@ -57,7 +57,7 @@ static const Flag flags[] = {
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 
 // ---- lists
-static bool parse_skip(const char *text, unsigned *skip, Error *err) {
+bool metrics_skip(const char *text, unsigned *skip, Error *err) {
     for (const char *at = text; *at;) {
         size_t n = strcspn(at, ",");
         int i = 0;
@@ -195,7 +195,7 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
     o.strict = !c->loose, o.kid_subsets = c->kid_subsets, o.splits = c->is_splits, o.shuffle = c->is_shuffle;
     o.prd_clusters = c->prd_clusters, o.prd_runs = c->prd_runs, o.mind_directions = c->mind_directions;
     o.bootstrap = c->bootstrap, o.bootstrap_cost = c->bootstrap_cost, o.seed = (uint64_t)c->seed;
-    if (!parse_skip(c->skip, &o.skip, err) || !read_inputs(c, v, &o, err)) return false;
+    if (!metrics_skip(c->skip, &o.skip, err) || !read_inputs(c, v, &o, err)) return false;
     if (!*c->train_counts && strchr(c->groups, ',') && strchr(c->groups, ',') == strrchr(c->groups, ',') && o.group_of)
         return error_set(err, ERR_USAGE, "--groups %s needs the number of training images: --train-counts", c->groups);
     metrics_compute(&v->gen, o.ref_gaussian ? NULL : &v->ref, &o, &m);
@@ -206,7 +206,7 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
         printf("groups %s: %s\n", c->groups, groups);
         free(groups);
     }
-    metrics_print(&m, &o, NULL, stdout);
+    metrics_print(&m, NULL, stdout);
     bool ok = true;
     if (*c->json) {
         char *text = result_json(c, v, &o, &m);
@@ -224,8 +224,8 @@ int metrics_main(int argc, char **argv) {
     cli_defaults(flags, N_FLAGS, &c);
     if (cli_wants_help(argc, argv)) {
         cli_help(flags, N_FLAGS, "cbdm eval metrics --gen FILE --ref FILE [--json FILE]",
-                 "FID, KID, precision, recall, density, coverage (k = 3 and 5), Inception Score, PRD and MIND of two tables of\n"
-                 "features: overall, for each class, for many, medium and few.");
+                 "FID, KID, precision, recall, density, coverage (k = 3 and 5), Inception Score, PRD and MIND of two "
+                 "tables of features: overall, for each class, for many, medium and few.");
         return 0;
     }
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, NULL, NULL, NULL, &err);

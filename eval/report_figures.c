@@ -99,7 +99,8 @@ static void class_figure(Page *p, int family, const Entry *const *pick, int n_pi
         bars[n_pick] = (SvgBars){ "real images", GRAY, v, NULL, NULL };
     }
     snprintf(title, sizeof title, "%s per class", m->title);
-    SvgRows rows = { title, m->title, list.count_label, list.n, list.row, n_pick + (with_real != NULL), bars, false };
+    SvgRows rows = { title, m->title, list.count_label, list.n, list.row, n_pick + (with_real != NULL), bars,
+                     false, false, m->share };
     page_rows(p, file_name(file, m->name, "per-class", family), "", &rows);
     free(room);
     free(bars);
@@ -238,9 +239,12 @@ void section_guidance(Page *p) {
         bool open = false;
         size_t before = p->body.n;
         family_heading(p, f);
-        for (size_t i = 0; i < sizeof shown / sizeof *shown; i++)
-            for (int w = -1; w < GROUP_COUNT; w++)
-                sweep_figure(p, f, metric_find(shown[i]), w < 0 ? (Where){ OF_ALL, 0 } : (Where){ OF_GROUP, w }, &open);
+        for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+            const Metric *m = metric_find(shown[i]);
+            sweep_figure(p, f, m, (Where){ OF_ALL, 0 }, &open);
+            for (int k = i == 0 ? 0 : GROUP_FEW; k < GROUP_COUNT; k++)     // of FID every group, of others the few
+                sweep_figure(p, f, m, (Where){ OF_GROUP, k }, &open);
+        }
         end_grid(p, open);
         if (!open && p->body.s) p->body.s[p->body.n = before] = 0;
         if (open) page_note(p, "Bands: 95% intervals, over seeds where there are several, else by bootstrap.");
@@ -252,9 +256,10 @@ static void difference_figure(Page *p, int family, const Entry *const *pick, int
     RowList list = rows_of(p->entries->family[family]);
     SvgBars *bars = xcalloc((size_t)n_pick + 1, sizeof *bars);
     double *room = xmalloc((size_t)(3 * n_pick * list.n + 1) * sizeof *room);
-    bool any = false;
+    int n = 0;
     for (int i = 1; i < n_pick; i++) {
         double *v = room + 3 * (i - 1) * list.n, *low = v + list.n, *high = low + list.n;
+        bool any = false;
         for (int k = 0; k < list.n; k++) {
             TestKind kind;
             MeanInterval d = entry_difference(pick[i], pick[0], m, list.at[k], &kind);
@@ -263,7 +268,7 @@ static void difference_figure(Page *p, int family, const Entry *const *pick, int
             high[k] = d.high * m->scale;
             any |= kind != TEST_NONE;
         }
-        bars[i - 1] = (SvgBars){ pick[i]->label, pick[i]->arm, v, low, high };
+        if (any) bars[n++] = (SvgBars){ pick[i]->label, pick[i]->arm, v, low, high };
     }
     char file[FIGURE_NAME], title[200], axis[200];
     char *base = name_shorten(pick[0]->label, 40);
@@ -271,8 +276,8 @@ static void difference_figure(Page *p, int family, const Entry *const *pick, int
     snprintf(axis, sizeof axis, "difference of %s (%s is better)", m->title,
              m->better == BETTER_LOWER ? "negative" : "positive");
     free(base);
-    SvgRows rows = { title, axis, list.count_label, list.n, list.row, n_pick - 1, bars, true };
-    if (any) {
+    SvgRows rows = { title, axis, list.count_label, list.n, list.row, n, bars, true, true, false };
+    if (n) {
         begin_grid(p, open);
         page_rows(p, file_name(file, "difference", m->name, family), "", &rows);
     }

@@ -19,23 +19,38 @@ static const RunSamples *samples_at(const Run *r, double omega) {
     return NULL;
 }
 
-// The entry's run whose samples are at hand; without results, or without samples of that guidance, the arm's first.
-static int columns_of(const Page *p, Column *column) {
+static const Result *result_at(const Run *r, double omega) {
+    for (int i = 0; i < r->n_results; i++)
+        if (r->results[i]->omega == omega && r->results[i]->n_pairs) return r->results[i];
+    return NULL;
+}
+
+// The arm's run whose samples at the picked guidance are at hand, else its first that has samples at all. pairs: only
+// samples whose nearest training images are known.
+static bool column_of(const Page *p, const Entry *pick, int arm, bool pairs, Column *out) {
+    const Arm *a = &p->runs->arm[arm];
+    for (int pass = pick ? 0 : 1; pass < 2; pass++)
+        for (int i = 0; i < a->n; i++) {
+            const Run *r = &p->runs->run[a->runs[i]];
+            for (int k = 0; k < (pass ? r->n_samples : 1); k++) {
+                const RunSamples *s = pass ? &r->samples[k] : samples_at(r, pick->omega);
+                const Result *result = s ? result_at(r, s->omega) : NULL;
+                if (!s || (pairs && !result)) continue;
+                *out = (Column){ arm, r, result, s->path, s->omega, NULL };
+                return true;
+            }
+        }
+    return false;
+}
+
+static int columns_of(const Page *p, bool pairs, Column *column) {
     const Entry **pick = xcalloc((size_t)p->runs->n_arms + 1, sizeof *pick);
     int n_pick = p->entries->families ? page_picks(p, 0, pick) : 0, n = 0;
     for (int a = 0; a < p->runs->n_arms; a++) {
-        const Arm *arm = &p->runs->arm[a];
-        Column c = { .arm = -1 };
+        const Entry *of_arm = NULL;
         for (int i = 0; i < n_pick; i++)
-            for (int k = 0; pick[i]->arm == a && k < pick[i]->n && c.arm < 0; k++) {
-                const RunSamples *s = samples_at(pick[i]->run[k], pick[i]->omega);
-                if (s) c = (Column){ a, pick[i]->run[k], pick[i]->result[k], s->path, s->omega, NULL };
-            }
-        for (int i = 0; i < arm->n && c.arm < 0; i++) {
-            const Run *r = &p->runs->run[arm->runs[i]];
-            if (r->n_samples) c = (Column){ a, r, NULL, r->samples[0].path, r->samples[0].omega, NULL };
-        }
-        if (c.arm >= 0) column[n++] = c;
+            if (pick[i]->arm == a) of_arm = pick[i];
+        n += column_of(p, of_arm, a, pairs, &column[n]);
     }
     free(pick);
     return n;
@@ -49,7 +64,7 @@ static void strip_head(Page *p, const Column *column, int n) {
     for (int i = 0; i < n; i++) {
         text_add(&p->body, "<th class=\"arm\">");
         text_html(&p->body, column[i].run->name);
-        if (isfinite(column[i].omega)) text_add(&p->body, ", \xcf\x89 = %g", column[i].omega);
+        if (isfinite(column[i].omega)) text_add(&p->body, ", \xcf\x89=%g", column[i].omega);
         text_add(&p->body, "</th>");
     }
     text_add(&p->body, "</tr></thead><tbody>\n");
@@ -130,7 +145,7 @@ static void put_previews(Page *p) {
 void section_samples(Page *p) {
     static const int room[] = { 0, 16, 8, 6, 4 };
     Column *column = xcalloc((size_t)p->runs->n_arms + 1, sizeof *column);
-    int n = columns_of(p, column);
+    int n = columns_of(p, false, column);
     if (n) {
         page_note(p, "The first samples of each class by their numbers, not chosen; most frequent class first, with its "
                      "training images. The same place in two columns has the same noise.");
@@ -216,7 +231,7 @@ void section_nearest(Page *p) {
     page_note(p, "Pairs: a sample, and right of it the training image nearest to it in the space of the features; per "
                  "class the samples that lie nearest. Copies show as pairs that are the same.");
     Column *column = xcalloc((size_t)p->runs->n_arms + 1, sizeof *column);
-    int n = columns_of(p, column);
+    int n = columns_of(p, true, column);
     Dataset **set = xcalloc((size_t)n + 1, sizeof *set);
     if (*p->data && n && open_training_sets(p, column, n, set))
         strip_table(p, column, n, room[n < 4 ? n : 4], 2, fill_pairs, "Samples and nearest training images");
