@@ -16,7 +16,7 @@ static const char *const listed[LISTED] = { "fid", "kid", "recall", "coverage", 
 static void summary_tables(Page *p, int family, int begin, int end, bool caption) {
     static const Where parts[] = { { OF_ALL, 0 }, { OF_GROUP, GROUP_MANY }, { OF_GROUP, GROUP_MEDIUM },
                                    { OF_GROUP, GROUP_FEW } };
-    const Metric *metric[LISTED];
+    const Metric *metric[LISTED] = { NULL };
     int n = 0;
     for (int i = begin; i < end; i++) {
         const Metric *m = metric_find(listed[i]);
