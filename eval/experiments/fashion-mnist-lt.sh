@@ -6,7 +6,8 @@
 #   --set fashion-mnist|cifar10|cifar100   which experiment (fashion-mnist); cifar*: the paper's settings, for a GPU
 #   --data PATH        the data set; needed for cifar*                      --out DIR       runs/experiments/SET-lt
 #   --arms LIST        ddpm,cbdm-tau1,cbdm-tau0.1: also twin-ARM (PyTorch, needs torch) and ARM-bf16 (on a GPU)
-#   --seeds LIST       0,1,2                --steps N       of training     --preset NAME   of cbdm train
+#   --seeds LIST       0,1,2                --twin-seeds LIST               of the twins (the first of --seeds)
+#   --steps N          of training          --preset NAME   of cbdm train
 #   --omegas LIST      0,0.5,1,1.5,2        guidance strengths of the sweep
 #   --sweep-samples N  500: images of each point of the sweep               --samples N     2000: at the chosen guidance
 #   --sample-steps N   25: of DDIM          --questions LIST                of cbdm eval run, at the chosen guidance
@@ -118,7 +119,7 @@ if [ "${1:-}" = --item ]; then
 fi
 
 # ---- options
-set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 steps='' preset='' omegas='' sweep_samples='' samples=''
+set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 twin_seeds='' steps='' preset='' omegas='' sweep_samples='' samples=''
 sample_steps='' questions='' classifier='' device='' jobs='' stage=all quick='' detach='' program=$root/build/cbdm
 
 parse() {
@@ -132,7 +133,7 @@ parse() {
         esac
         case $1 in
             --set) set_=$2 ;; --data) data=$2 ;; --out) out=$2 ;; --arms) arms=$2 ;; --seeds) seeds=$2 ;;
-            --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;; --sweep-samples) sweep_samples=$2 ;;
+            --twin-seeds) twin_seeds=$2 ;; --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;; --sweep-samples) sweep_samples=$2 ;;
             --samples) samples=$2 ;; --sample-steps) sample_steps=$2 ;; --questions) questions=$2 ;;
             --classifier) classifier=$2 ;; --device) device=$2 ;; --jobs) jobs=$2 ;; --stage) stage=$2 ;;
             --program) program=$2 ;;
@@ -172,7 +173,7 @@ if [ "$quick" ]; then
     X_CLASSIFIER_FLAGS='--preset quick --epochs 0.05'
     : "${out:=runs/experiments/$set_-lt-quick}"
 fi
-: "${out:=runs/experiments/$set_-lt}"
+: "${out:=runs/experiments/$set_-lt}" "${twin_seeds:=${seeds%%,*}}"
 
 # ---- what must be here, before anything is begun
 case $stage in
@@ -239,9 +240,12 @@ perform() {          # the lines of .jobs/list
     trap - INT TERM
 }
 
-each() {             # each FUNCTION LIST: FUNCTION ARM SEED for every run, seeds outside, so that pairs finish together
+each() {             # each FUNCTION: FUNCTION ARM SEED for every run, seeds outside, so that pairs finish together
     for seed in $(words "$seeds"); do
-        for arm in $(words "$2"); do "$1" "$arm" "$seed"; done
+        for arm in $(words "$arms"); do
+            case $arm in twin-*) case ,$twin_seeds, in *,$seed,*) ;; *) continue ;; esac ;; esac
+            "$1" "$arm" "$seed"
+        done
     done
 }
 
@@ -249,7 +253,7 @@ each() {             # each FUNCTION LIST: FUNCTION ARM SEED for every run, seed
 untrained() { [ -f "$(final_step "$(run_of "$1" "$2")")" ] || echo "train $1 $2"; }
 
 stage_train() {
-    each untrained "$arms" >"$out/.jobs/list"
+    each untrained >"$out/.jobs/list"
     perform "training"
 }
 
@@ -289,15 +293,15 @@ unmeasured() {
 
 stage_sweep() {
     [ -f "$X_CLASSIFIER" ] || die "$X_CLASSIFIER is not here: --stage classifier" 3
-    each unswept "$arms" >"$out/.jobs/list"
+    each unswept >"$out/.jobs/list"
     perform "guidance sweep"
 }
 
 stage_eval() {
-    [ -z "$(each untrained "$arms")" ] || die "some runs are not trained to step $steps yet: --stage train" 3
+    [ -z "$(each untrained)" ] || die "some runs are not trained to step $steps yet: --stage train" 3
     stage_sweep
     for arm in $(words "$arms"); do choose "$arm"; done
-    each unmeasured "$arms" >"$out/.jobs/list"
+    each unmeasured >"$out/.jobs/list"
     perform "evaluation"
 }
 
@@ -325,10 +329,10 @@ finals() { final_file "$1" "$2" "$(cat "$out/$(base_of "$1").omega")"; }
 
 stage_report() {
     # shellcheck disable=SC2046
-    set -- $(each run_of "$arms")
+    set -- $(each run_of)
     "$program" report "$@" --data "$data" --out "$out/report.html"
     # shellcheck disable=SC2046
-    set -- $(each finals "$arms")
+    set -- $(each finals)
     {
         echo "# $set_-lt: $steps steps, preset $preset, seeds $seeds"
         for arm in $(words "$arms"); do
@@ -342,7 +346,7 @@ stage_report() {
             "$program" report "$@" --table md --metric $metric --rows all,many,medium,few
         done
         echo
-        each twin_lines "$arms"
+        each twin_lines
     } >"$out/summary.md.tmp"
     mv "$out/summary.md.tmp" "$out/summary.md"
     cat "$out/summary.md"
