@@ -1,8 +1,8 @@
 // tests/fuzz/seeds.c - writes small well-formed files for a fuzz target to start from: seeds TARGET FOLDER
 //
-// Targets: safetensors, png, npy, idx, cifar, pickle, json, torch_file, manifest, features. An unknown target gets one seed of
-// plain bytes, so that every target can run. Only zlib and libpng are used, not the project's own writers: a reader and
-// a writer that share a mistake must not agree here.
+// Targets: safetensors, png, npy, idx, cifar, pickle, json, torch_file, manifest, features. An unknown target gets one
+// seed of plain bytes, so that every target can run. Only zlib and libpng are used, not the project's own writers: a
+// reader and a writer that share a mistake must not agree here.
 #include <png.h>
 #include <stdbool.h>
 #include <stdint.h>
