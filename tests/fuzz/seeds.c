@@ -1,8 +1,8 @@
 // tests/fuzz/seeds.c - writes small well-formed files for a fuzz target to start from: seeds TARGET FOLDER
 //
-// Targets: safetensors, png, npy, idx, cifar, pickle, json, torch_file, manifest, features. An unknown target gets one
-// seed of plain bytes, so that every target can run. Only zlib and libpng are used, not the project's own writers: a
-// reader and a writer that share a mistake must not agree here.
+// Targets: safetensors, png, npy, idx, cifar, pickle, json, torch_file, manifest, classifier, features. An unknown
+// target gets one seed of plain bytes, so that every target can run. Only zlib and libpng are used, not the project's
+// own writers: a reader and a writer that share a mistake must not agree here.
 #include <png.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -62,6 +62,48 @@ static void safetensors(Seed *s, const char *folder) {
         put_pixels(s, body[i]);
         save(s, folder, i == 0 ? "one" : i == 1 ? "four" : "none");
     }
+}
+
+// One tensor's entry in `header`, zeros or ones for its values.
+typedef struct { char header[12000]; Seed body; } Tensors;
+static void add_tensor(Tensors *t, const char *layer, const char *part, const char *shape, int numel, bool ones) {
+    size_t at = strlen(t->header), begin = t->body.size;
+    for (int i = 0; i < numel; i++) put_little(&t->body, ones ? 0x3F800000u : 0, 4);
+    snprintf(t->header + at, sizeof t->header - at,
+             ",\"%s.%s\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}", layer, part, shape, begin,
+             t->body.size);
+}
+
+// The smallest network that eval/classifier knows: 8 layers, 4 channels, one class of grey images.
+static void classifier(Seed *s, const char *folder) {
+    static const char *const layer[] = { "", "layer1.0.", "layer1.0.", "layer2.0.", "layer2.0.", "layer3.0.",
+                                         "layer3.0." };
+    static const int c_in[] = { 1, 4, 4, 4, 8, 8, 16 }, c_out[] = { 4, 4, 4, 8, 8, 16, 16 };
+    static Tensors t;
+    snprintf(t.header, sizeof t.header, "{\"__metadata__\":{\"format\":\"cbdm-classifier-1\",\"config\":"
+             "\"{\\\"depth\\\":8,\\\"width\\\":4,\\\"classes\\\":1,\\\"height\\\":8,\\\"image-width\\\":8,"
+             "\\\"channels\\\":1}\"}");
+    for (int i = 0; i < 7; i++) {
+        char conv[32], norm[32], filter[32], vector[16];
+        snprintf(conv, sizeof conv, "%sconv%d", layer[i], i ? 2 - i % 2 : 1);
+        snprintf(norm, sizeof norm, "%sbn%d", layer[i], i ? 2 - i % 2 : 1);
+        snprintf(filter, sizeof filter, "[%d,%d,3,3]", c_out[i], c_in[i]);
+        snprintf(vector, sizeof vector, "[%d]", c_out[i]);
+        add_tensor(&t, conv, "weight", filter, 9 * c_out[i] * c_in[i], false);
+        add_tensor(&t, norm, "weight", vector, c_out[i], true);
+        add_tensor(&t, norm, "bias", vector, c_out[i], false);
+        add_tensor(&t, norm, "running_mean", vector, c_out[i], false);
+        add_tensor(&t, norm, "running_var", vector, c_out[i], true);
+    }
+    add_tensor(&t, "linear", "weight", "[1,16]", 16, true);
+    add_tensor(&t, "linear", "bias", "[1]", 1, false);
+    add_tensor(&t, "input", "mean", "[1]", 1, false);
+    add_tensor(&t, "input", "std", "[1]", 1, true);
+    put_little(s, strlen(t.header) + 1, 8);
+    put_text(s, t.header);
+    put_text(s, "}");
+    put(s, t.body.byte, t.body.size);
+    save(s, folder, "resnet8");
 }
 
 static void npy(Seed *s, const char *folder) {
@@ -329,6 +371,7 @@ int main(int argc, char **argv) {
     static const struct { const char *target; void (*write)(Seed *, const char *); } table[] = {
         { "safetensors", safetensors }, { "png", png }, { "npy", npy }, { "idx", idx }, { "cifar", cifar },
         { "pickle", pickle }, { "json", json }, { "torch_file", torch_file }, { "manifest", manifest },
+        { "classifier", classifier },
         { "features", features },
     };
     static Seed seed;
