@@ -42,6 +42,8 @@ static Tensor window(const ParamSet *ps, const Param *p, int buffer) {
     return t;
 }
 
+Tensor param_momentum(const Param *p) { return window(p->set, p, BUFFER_M); }
+
 static const struct { const char *prefix; int buffer; } parts[] = {
     { "", BUFFER_VALUE }, { "ema.", BUFFER_EMA }, { "adam_m.", BUFFER_M }, { "adam_v.", BUFFER_V },
 };

@@ -45,6 +45,7 @@ void        param_append_adam(ParamSet *ps, Graph *g, const AdamConfig *c, bool 
 // f32 tensor, written by the host from step to step. The momentum is saved as adam_m. No average is kept: graphs that
 // read the result are of WEIGHTS_TRAIN. A norm that is not finite refuses the update.
 typedef struct { double momentum, weight_decay; } SgdConfig;
+Tensor      param_momentum(const Param *p);              // m of p, to read and to write
 void        param_append_sgd(ParamSet *ps, Graph *g, Tensor *lr, const SgdConfig *c);
 void        param_append_zero_grad(ParamSet *ps, Graph *g);   // before a series of micro-batches
 // Parameters whose gradient a labelled batch writes and an unlabelled one does not. Before param_seal.

@@ -9,8 +9,8 @@
 Augment classifier_draw(const ClassifierRecipe *r, int64_t epoch, int64_t image) {
     uint32_t key[2] = { (uint32_t)r->seed, (uint32_t)(r->seed >> 32) }, span = (uint32_t)(2 * r->crop_pad + 1);
     Philox p = philox(key, (uint32_t)(image >> 32), (uint32_t)image, (uint32_t)epoch, PURPOSE_FLIP);
-    return (Augment){ .dy = (int)rng_below(p.v[1], span) - r->crop_pad, .dx = (int)rng_below(p.v[2], span) - r->crop_pad,
-                      .mirror = r->flip && p.v[0] >> 31 };
+    return (Augment){ .dy = (int)rng_below(p.v[1], span) - r->crop_pad,
+                      .dx = (int)rng_below(p.v[2], span) - r->crop_pad, .mirror = r->flip && p.v[0] >> 31 };
 }
 
 void classifier_prepare(const float *image, const ClassifierConfig *c, const float *mean, const float *std, Augment a,

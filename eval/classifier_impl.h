@@ -32,7 +32,8 @@ void    classifier_statistics(const ImageSet *sets, int n_sets, float *mean, flo
 
 // ---- the network: convolution 0 is the stem, then two for each block
 typedef struct { Param *conv, *gamma, *beta; Tensor *mean, *var; } ConvNorm;   // mean, var (C): running statistics
-typedef struct { char conv[40], norm[40]; int c_in, c_out, stride; } ConvSpec; // names: "layer1.0.conv1", "layer1.0.bn1"
+// conv, norm: names, as "layer1.0.conv1" and "layer1.0.bn1"
+typedef struct { char conv[40], norm[40]; int c_in, c_out, stride; } ConvSpec;
 typedef struct { Graph *graph; Tensor *x, *label, *lr, *features, *logits, *loss; } ClassifierPass;
 struct Classifier {
     ClassifierConfig cfg;
@@ -61,5 +62,16 @@ bool     classifier_read_config(const SafeTensors *st, const char *where, Classi
 // That the file holds exactly the tensors of c, finite; classifier_load then reads them.
 bool     classifier_check_tensors(const SafeTensors *st, const char *where, const ClassifierConfig *c, Error *err);
 void     classifier_load(Classifier *c, const SafeTensors *st);
+// A training after `step` of `steps` steps: goes on from there with the same bits. False: the file is of another one,
+// or damaged, and c as it was.
+bool     classifier_save_stopped(const Classifier *c, const char *path, const char *data_digest, int64_t step,
+                                 Error *err);
+bool     classifier_load_stopped(Classifier *c, const char *path, const char *data_digest, int64_t steps, int64_t *step,
+                                 Error *err);
+// classifier_train, which leaves its state at keep->path when it is stopped and from time to time, and goes on from
+// what it finds there; the caller removes the file once it is of no use. keep NULL: nothing is kept.
+typedef struct { const char *path, *data_digest; } Keep;
+bool     classifier_train_kept(Classifier *c, const ImageSet *sets, int n_sets, bool quiet, const Keep *keep,
+                               Error *err);
 EXTERN_C_END
 #endif

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/file.h"
 #include "eval/classifier_impl.h"
@@ -18,7 +19,8 @@ typedef struct {
 static const char *const preset_names[] = { "standard", "quick", NULL };
 #define FIELD(f) offsetof(VerbConfig, f)
 static const Flag own_flags[] = {
-    { "data", "builtin", "data set: IDX, CIFAR, a folder of class folders, builtin", FLAG_STR, FIELD(data), NULL, 0, 0 },
+    { "data", "builtin", "data set: IDX, CIFAR, a folder of class folders, builtin", FLAG_STR, FIELD(data), NULL, 0,
+      0 },
     { "out", "", "file to write; without it a place in the cache, by data and recipe", FLAG_STR, FIELD(out), NULL, 0,
       0 },
     { "imb-type", "none", "train on a long-tailed subset", FLAG_ENUM, FIELD(imb_type), imb_type_names, 0, 0 },
@@ -37,7 +39,8 @@ enum { N_OWN = sizeof own_flags / sizeof own_flags[0], MAX_FLAGS = 32 };
 static const char usage[] = "cbdm eval train-classifier --data PATH [--preset quick] [--out FILE] [options]";
 static const char about[] =
     "Trains a ResNet on real images: extractor of features and judge of labels for `cbdm eval run`. What is trained "
-    "already on the same data by the same recipe is not trained again. Prints the accuracy on the test images.";
+    "already on the same data by the same recipe is not trained again; what was stopped goes on by the same command. "
+    "Prints the accuracy on the test images.";
 
 static int all_flags(Flag out[MAX_FLAGS]) {
     CHECK(N_OWN + classifier_recipe_n_flags <= MAX_FLAGS, "too many flags");
@@ -121,9 +124,15 @@ static void announce(const VerbConfig *v, const Device *device, const Classifier
 static bool train_and_save(const VerbConfig *v, Device *device, const DatasetInfo *d, const char *path, Error *err) {
     Classifier *c = classifier_new(device, d->classes, d->height, d->width, d->channels, &v->recipe);
     ImageSet s = images_of(d);
+    char *stopped = xasprintf("%s.stopped", path);
     announce(v, device, c, d);
-    bool ok = classifier_train(c, &s, 1, false, err) && classifier_save(c, path, d->digest, err);
-    if (ok) log_info("%s is written", path);
+    bool ok = classifier_train_kept(c, &s, 1, false, &(Keep){ stopped, d->digest }, err) &&
+              classifier_save(c, path, d->digest, err);
+    if (ok) {
+        log_info("%s is written", path);
+        unlink(stopped);
+    }
+    free(stopped);
     Error none;
     Dataset *test = ok ? dataset_open(v->data, SPLIT_TEST, &none) : NULL;
     const DatasetInfo *t = test ? dataset_info(test) : NULL;

@@ -9,12 +9,14 @@
 #include "eval/classifier.h"
 #include "eval/metrics.h"
 #include "eval/reference.h"
+#include "eval/run_verb.h"
 
 static const struct { const char *name; int (*run)(int argc, char **argv); const char *about; } verbs[] = {
-    { "ref", ref_main, "features and statistics of real images, kept and for others to read" },
-    { "centroid", centroid_main, "share of samples nearest to their own class's mean image" },
-    { "train-classifier", train_classifier_main, "a ResNet on real images: extractor of features, judge of labels" },
+    { "run", run_main, "samples of a folder, a file or a checkpoint, judged against real images" },
     { "metrics", metrics_main, "FID, KID, precision, recall and the rest from feature files" },
+    { "ref", ref_main, "features and statistics of real images, kept and for others to read" },
+    { "train-classifier", train_classifier_main, "a ResNet on real images: extractor of features, judge of labels" },
+    { "centroid", centroid_main, "share of samples nearest to their own class's mean image" },
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 

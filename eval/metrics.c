@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,7 @@ enum { DIM_MAX = 16384, KID_SUBSETS = 100, KID_SIZE = 1000, KID_SEED = 2020, PRD
 
 const char *const metric_names[] = { "fid", "kid", "prdc", "is", "prd", "mind", NULL };
 const MetricOptions metric_options = {
-    .strict = true, .splits = 10, .prd_runs = 10, .mind_directions = 1000, .bootstrap = 200, .bootstrap_cost = 2e11,
+    .strict = true, .splits = 10, .prd_clusters = 20, .prd_runs = 10, .mind_directions = 1000, .bootstrap = 200, .bootstrap_cost = 2e11,
 };
 
 static const double none = (double)NAN;
@@ -129,7 +129,7 @@ static void fid_of(const Part *p) {
 
 // Distances of small parts side by side, as many as memory allows; the last part, all, on every thread.
 static void fids_of(const Parts *p) {
-    int threads = 1 << 20, last = p->n - 1;
+    int threads = omp_get_max_threads(), last = p->n - 1;
     for (int i = 0; i < p->n; i++) {
         const Part *part = &p->parts[i];
         int64_t few = part->gen.n < part->ref.n ? part->gen.n : part->ref.n;
@@ -164,9 +164,7 @@ static void pairs_of(const Part *p, const MetricOptions *o) {
 }
 
 static int clusters_of(const Part *p, const MetricOptions *o) {
-    int classes = p->classes ? p->classes : 1, all = o->classes ? o->classes : 1;
-    int n = o->prd_clusters ? (int)((int64_t)o->prd_clusters * classes / all) : CLUSTERS_PER_CLASS * classes;
-    return n < 2 ? 2 : n;
+    return o->prd_clusters ? o->prd_clusters : CLUSTERS_PER_CLASS * (p->classes ? p->classes : 1);
 }
 
 static void distribution_of(const Part *p, const MetricOptions *o) {

@@ -12,7 +12,7 @@ typedef struct {
     bool        strict;                          // of precision, recall, density, coverage
     bool        kid_subsets;                     // 100 subsets of min(1000, n) instead of all pairs
     int         splits; bool shuffle;            // of the Inception Score
-    int         prd_clusters, prd_runs;          // 0 clusters: 20 for each class; fewer for a class or group of them
+    int         prd_clusters, prd_runs;          // 0 clusters: 20 for each class, as CBDM
     int         mind_directions;
     int         bootstrap;                       // resamples for intervals; 0: none
     double      bootstrap_cost;                  // intervals that cost more operations than this are left out
@@ -22,7 +22,7 @@ typedef struct {
     const int  *group_of;                        // (classes), or NULL: no groups
     const Gaussian *ref_gaussian;                // instead of reference features: FID alone
 } MetricOptions;
-extern const MetricOptions metric_options;       // the published CBDM settings, 200 resamples
+extern const MetricOptions metric_options;       // as published; PRD with 20 clusters, 200 resamples
 // What is not computed is NaN: written as null, printed as "-".
 typedef struct {
     int64_t  n_gen, n_ref;
@@ -45,11 +45,13 @@ typedef struct {
 // ref_gaussian.
 void  metrics_compute(const Features *gen, const Features *ref, const MetricOptions *o, Metrics *out);
 bool  metrics_check(const Features *gen, const Features *ref, const MetricOptions *o, Error *err);
+// Bits of a list of metric_names, "kid,prd", set in *skip. False: *err names --skip and the word.
+bool  metrics_skip(const char *text, unsigned *skip, Error *err);
 // One more line for the list of warnings, which is printed and written to the JSON.
 void  metrics_warn(Metrics *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void  metrics_free(Metrics *m);
-// The members of a result's JSON (see eval/README.md) that are metrics: "fid": ..., "per_class": [...], without the
-// braces around; caller frees. Table: to f, warnings about few samples below it.
+// The members of a result's JSON (see eval/README.md) that are metrics, from "options" to "warnings", without the braces
+// around; caller frees. The table goes to f, the warnings below it; class_names: NULL for numbers.
 char *metrics_json(const Metrics *m, const MetricOptions *o);
 void  metrics_print(const Metrics *m, const MetricOptions *o, const char *const *class_names, FILE *f);
 int   metrics_main(int argc, char **argv);       // cbdm eval metrics

@@ -26,7 +26,6 @@ static const Flag flags[] = {
     { "probs", "", ".npy (n,classes) of class probabilities of the generated images, for the Inception Score", FLAG_STR,
       FIELD(probs), NULL, 0, 0 },
     { "json", "", "write the result to this file too", FLAG_STR, FIELD(json), NULL, 0, 0 },
-    { "skip", "", "what is left out: a list of fid, kid, prdc, is, prd, mind", FLAG_LIST, FIELD(skip), NULL, 0, 0 },
     { NULL, NULL, "Classes and groups (labels on both sides)", FLAG_INT, 0, NULL, 0, 0 },
     { "classes", "0", "number of classes; 0: the largest label and one", FLAG_INT, FIELD(classes), NULL, 0, 1e6 },
     { "groups", "thirds", "many, medium, few: 100,20 (many above 100 training images, few below 20), thirds, or how many "
@@ -34,6 +33,7 @@ static const Flag flags[] = {
     { "train-counts", "", "training images of each class: a list, or a text file of numbers; without it, labels are taken "
       "to be in the order of frequency", FLAG_LIST, FIELD(train_counts), NULL, 0, 0 },
     { NULL, NULL, "Variants", FLAG_INT, 0, NULL, 0, 0 },
+    { "skip", "", "what is left out: a list of fid, kid, prdc, is, prd, mind", FLAG_LIST, FIELD(skip), NULL, 0, 0 },
     { "loose", "false", "precision, recall, density, coverage: inside a ball means d <= r, as in the original and ADM; "
       "else d < r, as in CBDM and PRDC", FLAG_BOOL, FIELD(loose), NULL, 0, 0 },
     { "kid-subsets", "false", "KID as the mean of 100 subsets of at most 1000 rows (torch-fidelity) instead of all pairs",
@@ -41,7 +41,7 @@ static const Flag flags[] = {
     { "is-splits", "10", "parts of the Inception Score", FLAG_INT, FIELD(is_splits), NULL, 1, 100000 },
     { "is-shuffle", "false", "its rows are permuted first, as torch-fidelity does", FLAG_BOOL, FIELD(is_shuffle), NULL, 0,
       0 },
-    { "prd-clusters", "0", "of PRD over all rows, a class having its share; 0: 20 for each class", FLAG_INT,
+    { "prd-clusters", "20", "of PRD, as its authors have it; 0: 20 for each class, as CBDM", FLAG_INT,
       FIELD(prd_clusters), NULL, 0, 100000 },
     { "prd-runs", "10", "clusterings whose curves are averaged", FLAG_INT, FIELD(prd_runs), NULL, 1, 1000 },
     { "mind-directions", "1000", "random directions of MIND", FLAG_INT, FIELD(mind_directions), NULL, 1, 1000000 },
@@ -57,7 +57,7 @@ static const Flag flags[] = {
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 
 // ---- lists
-static bool parse_skip(const char *text, unsigned *skip, Error *err) {
+bool metrics_skip(const char *text, unsigned *skip, Error *err) {
     for (const char *at = text; *at;) {
         size_t n = strcspn(at, ",");
         int i = 0;
@@ -195,7 +195,7 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
     o.strict = !c->loose, o.kid_subsets = c->kid_subsets, o.splits = c->is_splits, o.shuffle = c->is_shuffle;
     o.prd_clusters = c->prd_clusters, o.prd_runs = c->prd_runs, o.mind_directions = c->mind_directions;
     o.bootstrap = c->bootstrap, o.bootstrap_cost = c->bootstrap_cost, o.seed = (uint64_t)c->seed;
-    if (!parse_skip(c->skip, &o.skip, err) || !read_inputs(c, v, &o, err)) return false;
+    if (!metrics_skip(c->skip, &o.skip, err) || !read_inputs(c, v, &o, err)) return false;
     if (!*c->train_counts && strchr(c->groups, ',') && strchr(c->groups, ',') == strrchr(c->groups, ',') && o.group_of)
         return error_set(err, ERR_USAGE, "--groups %s needs the number of training images: --train-counts", c->groups);
     metrics_compute(&v->gen, o.ref_gaussian ? NULL : &v->ref, &o, &m);
@@ -224,8 +224,8 @@ int metrics_main(int argc, char **argv) {
     cli_defaults(flags, N_FLAGS, &c);
     if (cli_wants_help(argc, argv)) {
         cli_help(flags, N_FLAGS, "cbdm eval metrics --gen FILE --ref FILE [--json FILE]",
-                 "FID, KID, precision, recall, density, coverage (k = 3 and 5), Inception Score, PRD and MIND of two tables of\n"
-                 "features: overall, for each class, for many, medium and few.");
+                 "FID, KID, precision, recall, density, coverage (k = 3 and 5), Inception Score, PRD and MIND of two "
+                 "tables of features: overall, for each class, for many, medium and few.");
         return 0;
     }
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, NULL, NULL, NULL, &err);

@@ -137,7 +137,8 @@ void section_loss(Page *p) {
     text_add(&p->body, "</div>\n");
     page_note(p, p->runs->n <= FAINT_RUNS
               ? "Faint: as logged, means over --log-every steps; bold: smoothed over a twentieth of the curve."
-              : "Smoothed over a twentieth of the curve; bands reach from the lowest to the highest seed.");
+              : "Means over the seeds of an arm, as far as all of them have gone, smoothed over a twentieth of the curve; "
+                "bands reach from the lowest to the highest seed.");
     if (bad) {
         char *text = xasprintf("%lld lines of stats.jsonl are no JSON objects with a step and were passed over.",
                                (long long)bad);
@@ -176,7 +177,8 @@ static void probe_per_class(Page *p, int kind, const char *name, const char *tit
         }
         if (any) bars[n++] = (SvgBars){ s->arm[a].name, a, of_arm, NULL, NULL };
     }
-    SvgRows rows = { title, "squared error of the noise", "training images", c->n, row, n, bars, true };
+    SvgRows rows = { title, "squared error of the noise", "training images", c->n, row, n, bars, true, false,
+                     false };
     if (!isfinite(c->count[c->n ? c->order[0] : 0])) rows.count_label = NULL;
     if (n) page_rows(p, name, "", &rows);
     free(row);
@@ -211,8 +213,8 @@ void section_probe(Page *p) {
             if (p->runs->run[i].probe[k].classes) step = fmax(step, p->runs->run[i].probe[k].step);
     if (step < 0) return;
     char *text = xasprintf("The last probe of each run (step %.0f at the latest): averaged weights, the same images, "
-                           "times and noise for all runs of a data set; means over the seeds of an arm. Classes where "
-                           "the held-out loss stands above the training loss are memorised.", step);
+                           "times and noise for all runs of a data set; means over the seeds of an arm. A class whose "
+                           "held-out loss stands far above its training loss is being memorised.", step);
     page_note(p, text);
     free(text);
     text_add(&p->body, "<div class=\"grid\">\n");

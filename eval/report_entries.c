@@ -10,25 +10,25 @@
 // ---- metrics
 enum { FID, KID, MIND, SCORE, F8, F1_8, FIDELITY, BORROWED, COPY, DIVERSITY, CAS, PRDC3, PRDC5 = PRDC3 + PR_COUNT };
 const Metric metrics_known[] = {
-    { "fid", "FID", "FID", BETTER_LOWER, 1, FID },
-    { "kid", "KID \xc3\x97 10\xc2\xb3", "KID $\\times 10^3$", BETTER_LOWER, 1000, KID },
-    { "precision", "Precision (k=5)", "Precision ($k{=}5$)", BETTER_HIGHER, 1, PRDC5 + PR_PRECISION },
-    { "recall", "Recall (k=5)", "Recall ($k{=}5$)", BETTER_HIGHER, 1, PRDC5 + PR_RECALL },
-    { "density", "Density (k=5)", "Density ($k{=}5$)", BETTER_HIGHER, 1, PRDC5 + PR_DENSITY },
-    { "coverage", "Coverage (k=5)", "Coverage ($k{=}5$)", BETTER_HIGHER, 1, PRDC5 + PR_COVERAGE },
-    { "precision3", "Precision (k=3)", "Precision ($k{=}3$)", BETTER_HIGHER, 1, PRDC3 + PR_PRECISION },
-    { "recall3", "Recall (k=3)", "Recall ($k{=}3$)", BETTER_HIGHER, 1, PRDC3 + PR_RECALL },
-    { "density3", "Density (k=3)", "Density ($k{=}3$)", BETTER_HIGHER, 1, PRDC3 + PR_DENSITY },
-    { "coverage3", "Coverage (k=3)", "Coverage ($k{=}3$)", BETTER_HIGHER, 1, PRDC3 + PR_COVERAGE },
-    { "is", "Inception Score", "IS", BETTER_HIGHER, 1, SCORE },
-    { "prd_f8", "PRD F\xe2\x82\x88", "PRD $F_8$", BETTER_HIGHER, 1, F8 },
-    { "prd_f1_8", "PRD F\xe2\x82\x81\xe2\x82\x8f\xe2\x82\x88", "PRD $F_{1/8}$", BETTER_HIGHER, 1, F1_8 },
-    { "mind", "MIND", "MIND", BETTER_LOWER, 1, MIND },
-    { "fidelity", "Label fidelity", "Label fidelity", BETTER_HIGHER, 1, FIDELITY },
-    { "borrowed", "Given a more frequent label", "Borrowed", BETTER_LOWER, 1, BORROWED },
-    { "copy", "Copy rate", "Copy rate", BETTER_LOWER, 1, COPY },
-    { "diversity", "Diversity within a class", "Diversity", BETTER_NEITHER, 1, DIVERSITY },
-    { "cas", "Classification accuracy score", "CAS", BETTER_HIGHER, 1, CAS },
+    { "fid", "FID", "FID", BETTER_LOWER, 1, FID, false },
+    { "kid", "KID \xc3\x97 10\xc2\xb3", "KID $\\times 10^3$", BETTER_LOWER, 1000, KID, false },
+    { "precision", "Precision (k=5)", "Precision ($k{=}5$)", BETTER_HIGHER, 1, PRDC5 + PR_PRECISION, true },
+    { "recall", "Recall (k=5)", "Recall ($k{=}5$)", BETTER_HIGHER, 1, PRDC5 + PR_RECALL, true },
+    { "density", "Density (k=5)", "Density ($k{=}5$)", BETTER_HIGHER, 1, PRDC5 + PR_DENSITY, false },
+    { "coverage", "Coverage (k=5)", "Coverage ($k{=}5$)", BETTER_HIGHER, 1, PRDC5 + PR_COVERAGE, true },
+    { "precision3", "Precision (k=3)", "Precision ($k{=}3$)", BETTER_HIGHER, 1, PRDC3 + PR_PRECISION, true },
+    { "recall3", "Recall (k=3)", "Recall ($k{=}3$)", BETTER_HIGHER, 1, PRDC3 + PR_RECALL, true },
+    { "density3", "Density (k=3)", "Density ($k{=}3$)", BETTER_HIGHER, 1, PRDC3 + PR_DENSITY, false },
+    { "coverage3", "Coverage (k=3)", "Coverage ($k{=}3$)", BETTER_HIGHER, 1, PRDC3 + PR_COVERAGE, true },
+    { "is", "Inception Score", "IS", BETTER_HIGHER, 1, SCORE, false },
+    { "prd_f8", "PRD F\xe2\x82\x88", "PRD $F_8$", BETTER_HIGHER, 1, F8, true },
+    { "prd_f1_8", "PRD F\xe2\x82\x81\xe2\x82\x8f\xe2\x82\x88", "PRD $F_{1/8}$", BETTER_HIGHER, 1, F1_8, true },
+    { "mind", "MIND", "MIND", BETTER_LOWER, 1, MIND, false },
+    { "fidelity", "Label fidelity", "Label fidelity", BETTER_HIGHER, 1, FIDELITY, true },
+    { "borrowed", "Given a more frequent label", "Borrowed", BETTER_LOWER, 1, BORROWED, true },
+    { "copy", "Copy rate", "Copy rate", BETTER_LOWER, 1, COPY, true },
+    { "diversity", "Diversity within a class", "Diversity", BETTER_NEITHER, 1, DIVERSITY, false },
+    { "cas", "Classification accuracy score", "CAS", BETTER_HIGHER, 1, CAS, true },
 };
 const int n_metrics_known = sizeof metrics_known / sizeof *metrics_known;
 
@@ -142,6 +142,24 @@ static bool add_result(EntrySet *s, const Run *run, const Result *r, Error *err)
     return true;
 }
 
+// Those of more generated images first, else as read.
+static void sort_families(EntrySet *s) {
+    int *rank = xcalloc((size_t)s->families + 1, sizeof *rank);
+    const Result **sorted = xcalloc((size_t)s->families + 1, sizeof *sorted);
+    for (int f = 0; f < s->families; f++) {
+        for (int g = 0; g < s->families; g++) {
+            double mine = isfinite(s->family[f]->count) ? s->family[f]->count : 0;
+            double other = isfinite(s->family[g]->count) ? s->family[g]->count : 0;
+            rank[f] += other > mine || (other == mine && g < f);
+        }
+        sorted[rank[f]] = s->family[f];
+    }
+    for (int i = 0; i < s->n; i++) s->entry[i].family = rank[s->entry[i].family];
+    free(s->family);
+    free(rank);
+    s->family = sorted;
+}
+
 static int compare_entries(const void *a, const void *b) {
     const Entry *x = a, *y = b;
     if (x->family != y->family) return x->family - y->family;
@@ -164,7 +182,7 @@ static void name_entries(const RunSet *runs, EntrySet *s) {
         Entry *e = &s->entry[i];
         Text t = { 0 };
         text_add(&t, "%s", runs->arm[e->arm].name);
-        if (isfinite(e->omega)) text_add(&t, ", \xcf\x89 = %g", e->omega);
+        if (isfinite(e->omega)) text_add(&t, ", \xcf\x89=%g", e->omega);
         if (sampler && e->sampler) text_add(&t, ", %s", e->sampler);
         if (steps && isfinite(e->steps)) text_add(&t, ", %.0f steps", e->steps);
         if (step && isfinite(e->step)) text_add(&t, ", after %.0f", e->step);
@@ -181,7 +199,8 @@ bool entries_of(const RunSet *s, const double *omegas, int n_omegas, EntrySet *o
             for (int o = 0; o < n_omegas; o++) wanted |= r->omega == omegas[o];
             if (wanted && !add_result(out, &s->run[i], r, err)) return false;
         }
-    qsort(out->entry, (size_t)out->n, sizeof *out->entry, compare_entries);
+    sort_families(out);
+    if (out->n) qsort(out->entry, (size_t)out->n, sizeof *out->entry, compare_entries);
     name_entries(s, out);
     return true;
 }

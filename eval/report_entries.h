@@ -7,7 +7,7 @@
 EXTERN_C_BEGIN
 typedef struct {
     int            arm, family;       // family: results whose numbers may stand side by side (result_differs)
-    char          *label;             // "cbdm-tau1, omega 1.5"
+    char          *label;             // "cbdm-tau1, omega=1.5", with the Greek letter
     double         omega, steps, step;
     const char    *sampler;
     int            n;
@@ -30,6 +30,7 @@ typedef struct {
     Better      better;
     double      scale;                // what the number is shown as: times this
     int         id;
+    bool        share;                // from 0 to 1
 } Metric;
 extern const Metric metrics_known[];
 extern const int    n_metrics_known;

@@ -8,23 +8,27 @@
 #include "eval/table.h"
 
 // ---- summary
-static void summary_of(Page *p, int family) {
-    static const char *const shown[] = { "fid", "kid", "recall", "coverage", "precision", "density", "fidelity",
-                                         "borrowed", "copy", "is", "prd_f8", "prd_f1_8", "mind", "cas" };
-    const Where parts[] = { { OF_ALL, 0 }, { OF_GROUP, GROUP_MANY }, { OF_GROUP, GROUP_MEDIUM },
-                            { OF_GROUP, GROUP_FEW } };
-    const Metric *metric[sizeof shown / sizeof *shown];
+enum { SHOWN = 5, LISTED = 14 };
+static const char *const listed[LISTED] = { "fid", "kid", "recall", "coverage", "fidelity", "precision", "density",
+                                            "borrowed", "copy", "is", "prd_f8", "prd_f1_8", "mind", "cas" };
+
+// The metrics listed from begin to end that any result has, a table each; caption only with the first.
+static void summary_tables(Page *p, int family, int begin, int end, bool caption) {
+    static const Where parts[] = { { OF_ALL, 0 }, { OF_GROUP, GROUP_MANY }, { OF_GROUP, GROUP_MEDIUM },
+                                   { OF_GROUP, GROUP_FEW } };
+    const Metric *metric[LISTED] = { NULL };
     int n = 0;
-    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
-        const Metric *m = metric_find(shown[i]);
+    for (int i = begin; i < end; i++) {
+        const Metric *m = metric_find(listed[i]);
         if (metric_present(m, p->entries, family, parts[0])) metric[n++] = m;
     }
-    if (!n) return;
     Table table;
     Error none;
     table_make(p->runs, p->entries, family, metric, n, parts, p->entries->family[family]->group_of ? 4 : 1, false,
                &table, &none);
-    table_html(&p->body, &table);
+    if (n && !caption) text_add(&p->body, "<details><summary>More metrics</summary>\n");
+    if (n) table_html(&p->body, &table, caption);
+    if (n && !caption) text_add(&p->body, "</details>\n");
     table_free(&table);
 }
 
@@ -48,9 +52,14 @@ static void put_warnings(Page *p) {
 
 void section_summary(Page *p) {
     if (p->entries->families > 1)
-        page_note(p, "The results are of several protocols, references or sample counts. Their numbers cannot be "
-                     "compared with each other and stand in tables of their own.");
-    for (int f = 0; f < p->entries->families; f++) summary_of(p, f);
+        page_note(p, "The results are of several protocols, references or numbers of samples, whose numbers cannot be "
+                     "compared with each other: those of the most samples come first, the others are folded away.");
+    for (int f = 0; f < p->entries->families; f++) {
+        if (f == 1) text_add(&p->body, "<details><summary>Results measured in other ways</summary>\n");
+        summary_tables(p, f, 0, SHOWN, true);
+        summary_tables(p, f, SHOWN, LISTED, false);
+    }
+    if (p->entries->families > 1) text_add(&p->body, "</details>\n");
     put_warnings(p);
     if (!p->entries->n && p->runs->n)
         page_note(p, "No results yet: `cbdm eval run --samples DIR --json RUN/eval/NAME.json` writes one.");

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "core/file.h"
-#include "eval/groups.h"
 
 static void add(JsonText *j, const char *text) {
     size_t n = strlen(text);
@@ -88,16 +87,4 @@ char *jtext_finish(JsonText *j) {
     char *text = j->text;
     *j = (JsonText){ 0 };
     return text;
-}
-
-void jtext_groups(JsonText *j, const char *rule, const int *group_of, int classes) {
-    jtext_open(j, "groups", '{');
-    jtext_string(j, "rule", rule);
-    for (int g = 0; g < GROUP_COUNT; g++) {
-        jtext_open(j, group_names[g], '[');
-        for (int c = 0; c < classes; c++)
-            if (group_of[c] == g) jtext_whole(j, NULL, c);
-        jtext_close(j, ']');
-    }
-    jtext_close(j, '}');
 }

@@ -16,7 +16,5 @@ void  jtext_wholes(JsonText *j, const char *key, const int64_t *value, int n);
 void  jtext_value(JsonText *j, const char *key, const char *json);                   // JSON text as it is
 void  jtext_members(JsonText *j, const char *members);            // "a": 1, "b": 2 without the braces; "" adds nothing
 char *jtext_finish(JsonText *j);                                  // the text and a newline; caller frees; *j is {0} again
-// "groups": the rule, and the classes of each as lists.
-void  jtext_groups(JsonText *j, const char *rule, const int *group_of, int classes);
 EXTERN_C_END
 #endif

@@ -62,6 +62,7 @@ static bool choose_recipe(Run *r, Error *err) {
     CHECK(classifier_preset(preset, &r->recipe), "no preset %s", preset);
     if (r->c.clf_depth) r->recipe.depth = r->c.clf_depth;
     if (r->c.clf_epochs > 0) r->recipe.epochs = r->c.clf_epochs;
+    r->recipe.flip = r->recipe.flip && r->c.clf_flip;
     r->recipe.seed = (uint64_t)r->c.clf_seed;
     r->answers.recipe = &r->recipe;
     if (!classifier_recipe_check(&r->recipe, err)) return false;

@@ -10,11 +10,11 @@ EXTERN_C_BEGIN
 enum { ASK_FIDELITY, ASK_NEAREST, ASK_DIVERSITY, ASK_CAS, ASK_DOWNSTREAM, ASK_COUNT };
 typedef struct {
     const char   *samples, *gen_labels, *data, *lt_index, *features, *weights, *classifier, *questions, *groups, *json;
-    const char   *save_features, *device;
+    const char   *save_features, *device, *skip;
     int           split, protocol, imb_type, extract_batch, clf_preset, clf_depth;
     double        imb_factor, clf_epochs;
     int64_t       lt_seed, clf_seed;
-    bool          per_class;
+    bool          per_class, loose, clf_flip;
     DrawConfig    draw;
     MetricOptions metrics;
 } RunFlags;
@@ -27,6 +27,7 @@ typedef struct {
     Device      *device;
     Dataset     *train, *test, *lt;              // all training images; the other split, NULL if it has none; the subset
     Samples      samples;
+    Drawing     *drawing;                        // that samples come from, or NULL
     int         *group_of;                       // (classes)
     ClassTable   table;
     Extractor   *extractor;
@@ -45,12 +46,13 @@ typedef struct {
 const Dataset *run_reference(const Run *r);      // of --split
 ImageSet run_images(const Dataset *d);           // borrowed
 // ---- steps, in their order
-bool  run_open_data(Run *r, Error *err);         // data sets, samples, counts and groups
+bool  run_open_data(Run *r, Error *err);         // data sets, samples (not yet drawn), counts and groups
+bool  run_open_extractor(Run *r, Error *err);    // the network of the features
 bool  run_extract(Run *r, Error *err);           // features of samples, reference and, where asked, the others
 bool  run_ask(Run *r, Error *err);               // the questions, into r->answers
 char *run_title(const Run *r);                   // fid[cbdm,n=1000,ref=fashion-mnist.test]; caller frees
 const char *run_protocol(const Run *r);
-bool  run_write(Run *r, const char *options, Error *err);        // --json and the pictures beside it
+bool  run_write(Run *r, const char *settings, Error *err);       // --json and the pictures beside it
 // ---- classifiers of the data set
 // Where `cbdm eval train-classifier` keeps the one of these training images; caller frees. NULL: *err has the command.
 char *run_find_classifier(const Run *r, Error *err);

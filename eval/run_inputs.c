@@ -35,7 +35,7 @@ static bool open_splits(Run *r, Error *err) {
 static bool read_samples(Run *r, Error *err) {
     const DatasetInfo *d = dataset_info(r->train);
     bool ok = *r->c.samples ? samples_read(r->c.samples, r->c.gen_labels, d, &r->samples, err)
-                            : samples_draw(r->device, &r->c.draw, d, &r->samples, err);
+                            : (r->drawing = drawing_open(r->device, &r->c.draw, d, &r->samples, err)) != NULL;
     if (!ok) return false;
     const ImageSet *s = &r->samples.images;
     log_info("%lld samples of %d x %d x %d: %s", (long long)s->n, s->height, s->width, s->channels,
@@ -121,7 +121,7 @@ static bool is_classifier(const char *path) {
     return is;
 }
 
-static bool open_extractor(Run *r, Error *err) {
+bool run_open_extractor(Run *r, Error *err) {
     bool classifier = strcmp(r->c.features, "classifier") == 0, inception = strcmp(r->c.features, "inception") == 0;
     const char *weights = r->c.weights;
     char *found = NULL;
@@ -171,7 +171,6 @@ static bool check_finite(const Features *f, Error *err) {
 }
 
 bool run_extract(Run *r, Error *err) {
-    if (!open_extractor(r, err)) return false;
     extract_samples(r);
     bool wanted = r->ask[ASK_FIDELITY] || r->ask[ASK_NEAREST] || r->ask[ASK_DIVERSITY];
     if (!check_finite(&r->gen, err) || !extract_real(r, run_reference(r), &r->ref, err)) return false;

@@ -129,9 +129,10 @@ static void add_reference(const Run *r, JsonText *j) {
     jtext_close(j, '}');
 }
 
-static char *result_text(const Run *r, const char *options) {
+static char *result_text(const Run *r, const char *settings) {
     JsonText j = { 0 };
     char *title = run_title(r), *metrics = metrics_json(&r->metrics, &r->c.metrics);
+    char *groups = groups_json(r->c.groups, r->group_of, r->table.classes);
     jtext_open(&j, NULL, '{');
     jtext_string(&j, "format", "cbdm-eval-1");
     jtext_string(&j, "protocol", run_protocol(r));
@@ -146,17 +147,18 @@ static char *result_text(const Run *r, const char *options) {
     for (int c = 0; c < r->table.classes; c++) jtext_string(&j, NULL, r->table.names[c]);
     jtext_close(&j, ']');
     jtext_wholes(&j, "train_counts", r->table.train_counts, r->table.classes);
-    jtext_groups(&j, r->c.groups, r->group_of, r->table.classes);
-    jtext_value(&j, "options", options);
+    jtext_value(&j, "groups", groups);
+    jtext_value(&j, "settings", settings);
     jtext_members(&j, metrics);
     answers_json(&r->answers, &r->table, &j);
     jtext_close(&j, '}');
     free(title);
     free(metrics);
+    free(groups);
     return jtext_finish(&j);
 }
 
-bool run_write(Run *r, const char *options, Error *err) {
+bool run_write(Run *r, const char *settings, Error *err) {
     if (*r->c.save_features) {
         const char *const keys[] = { "protocol", "extractor", "weights_sha256", "source" };
         const char *const values[] = { run_protocol(r), r->extractor->name, r->extractor->hash,
@@ -166,7 +168,7 @@ bool run_write(Run *r, const char *options, Error *err) {
     }
     if (!*r->c.json) return true;
     if (!write_samples(r, err) || (r->answers.nearest && !write_nearest(r, err))) return false;
-    char *text = result_text(r, options);
+    char *text = result_text(r, settings);
     bool ok = file_write_text(r->c.json, text, err);
     free(text);
     if (ok) log_info("%s: the result", r->c.json);

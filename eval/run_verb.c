@@ -41,7 +41,7 @@ static const Flag flags[] = {
     { "seed", "0", "key of all draws", FLAG_I64, FIELD(draw.seed), NULL, 0, max_seed },
     { "labels", "balanced", "balanced, iid, none, a list that cycles, or @FILE", FLAG_LIST, FIELD(draw.labels), NULL, 0, 0 },
     { "omega", "0", "guidance strength", FLAG_F64, FIELD(draw.omega), NULL, -1, 100 },
-    { "sampler", "ddpm", "ancestral sampling or DDIM", FLAG_ENUM, FIELD(draw.sampler), sampler_names, 0, 0 },
+    { "sampler", "ddim", "ancestral sampling or DDIM", FLAG_ENUM, FIELD(draw.sampler), sampler_names, 0, 0 },
     { "steps", "0", "network evaluations; 0: all T of ddpm, 50 of ddim", FLAG_INT, FIELD(draw.steps), NULL, 0, 100000 },
     { "eta", "0", "ddim: share of the ancestral noise", FLAG_F64, FIELD(draw.eta), NULL, 0, 1 },
     { "variance", "fixedlarge", "ddpm: variance of a step", FLAG_ENUM, FIELD(draw.variance), var_type_names, 0, 0 },
@@ -53,16 +53,21 @@ static const Flag flags[] = {
       dtype_choices, 0, 0 },
     { NULL, NULL, "metrics", FLAG_STR, 0, NULL, 0, 0 },
     { "per-class", "true", "also for each class and for many, medium and few", FLAG_BOOL, FIELD(per_class), NULL, 0, 0 },
-    { "bootstrap", "0", "resamples for the intervals of FID and KID; 0: none", FLAG_INT, FIELD(metrics.bootstrap), NULL, 0,
-      100000 },
-    { "kid-subsets", "false", "KID over 100 subsets of up to 1000 instead of all pairs", FLAG_BOOL,
+    { "skip", "", "what is left out: a list of fid, kid, prdc, is, prd, mind", FLAG_LIST, FIELD(skip), NULL, 0, 0 },
+    { "loose", "false", "precision, recall, density, coverage: inside a ball means d <= r, else d < r, as in CBDM", FLAG_BOOL,
+      FIELD(loose), NULL, 0, 0 },
+    { "kid-subsets", "false", "KID as the mean of 100 subsets of at most 1000 rows instead of all pairs", FLAG_BOOL,
       FIELD(metrics.kid_subsets), NULL, 0, 0 },
-    { "strict", "true", "precision and recall: inside is nearer than the radius, not as near", FLAG_BOOL,
-      FIELD(metrics.strict), NULL, 0, 0 },
-    { "splits", "10", "of the Inception Score", FLAG_INT, FIELD(metrics.splits), NULL, 1, 1000 },
-    { "prd-clusters", "0", "of PRD; 0: 20 for each class", FLAG_INT, FIELD(metrics.prd_clusters), NULL, 0, 100000 },
-    { "prd-runs", "10", "k-means runs that PRD is averaged over", FLAG_INT, FIELD(metrics.prd_runs), NULL, 1, 1000 },
-    { "metric-seed", "0", "of resamples, k-means and projections", FLAG_I64, FIELD(metrics.seed), NULL, 0, max_seed },
+    { "is-splits", "10", "parts of the Inception Score", FLAG_INT, FIELD(metrics.splits), NULL, 1, 100000 },
+    { "is-shuffle", "false", "its rows are permuted first", FLAG_BOOL, FIELD(metrics.shuffle), NULL, 0, 0 },
+    { "prd-clusters", "20", "of PRD; 0: 20 for each class, as CBDM", FLAG_INT, FIELD(metrics.prd_clusters), NULL, 0, 100000 },
+    { "prd-runs", "10", "clusterings whose curves are averaged", FLAG_INT, FIELD(metrics.prd_runs), NULL, 1, 1000 },
+    { "mind-directions", "1000", "random directions of MIND", FLAG_INT, FIELD(metrics.mind_directions), NULL, 1, 1000000 },
+    { "bootstrap", "200", "resamples for the 95% intervals of FID and KID; 0: none", FLAG_INT, FIELD(metrics.bootstrap), NULL,
+      0, 100000 },
+    { "bootstrap-cost", "2e11", "an interval that would cost more operations is left out, with a warning", FLAG_F64,
+      FIELD(metrics.bootstrap_cost), NULL, 0, 1e18 },
+    { "metric-seed", "0", "of resamples, clusterings and directions", FLAG_I64, FIELD(metrics.seed), NULL, 0, max_seed },
     { NULL, NULL, "questions", FLAG_STR, 0, NULL, 0, 0 },
     { "questions", "fidelity,nearest,diversity", "of these and cas, downstream; all; none. The last two train classifiers",
       FLAG_LIST, FIELD(questions), NULL, 0, 0 },
@@ -72,6 +77,7 @@ static const Flag flags[] = {
       FIELD(clf_preset), clf_preset_names, 0, 0 },
     { "clf-depth", "0", "layers, 6 k + 2; 0: as the recipe says", FLAG_INT, FIELD(clf_depth), NULL, 0, 110 },
     { "clf-epochs", "0", "passes over the images; 0: as the recipe says", FLAG_F64, FIELD(clf_epochs), NULL, 0, 1e5 },
+    { "clf-flip", "true", "mirror images by chance", FLAG_BOOL, FIELD(clf_flip), NULL, 0, 0 },
     { "clf-seed", "0", "of initial weights, order, crops and flips", FLAG_I64, FIELD(clf_seed), NULL, 0, max_seed },
     { NULL, NULL, "files", FLAG_STR, 0, NULL, 0, 0 },
     { "json", "", "the result (eval/README.md), with NAME-samples.png and NAME-nearest.png beside it", FLAG_STR,
@@ -109,23 +115,26 @@ static bool check_flags(Run *r, Error *err) {
     if (!*r->c.data) return error_set(err, ERR_USAGE, "no data named: give --data PATH, or --data builtin");
     if (*r->c.gen_labels && !*r->c.samples)
         return error_set(err, ERR_USAGE, "--gen-labels belongs to --samples; labels to draw are --labels");
-    return parse_questions(r, err);
+    r->c.metrics.strict = !r->c.loose;
+    return metrics_skip(r->c.skip, &r->c.metrics.skip, err) && parse_questions(r, err);
 }
 
-static void measure(Run *r) {
+static bool measure(Run *r, Error *err) {
     MetricOptions *o = &r->c.metrics;
     o->classes = r->c.per_class ? r->table.classes : 0;
     o->group_of = r->c.per_class ? r->group_of : NULL;
     double began = now_seconds();
+    if (!metrics_check(&r->gen, &r->ref, o, err)) return false;
     metrics_compute(&r->gen, &r->ref, o, &r->metrics);
     log_info("metrics of %lld and %lld rows of %d in %.1f s", (long long)r->gen.n, (long long)r->ref.n, r->gen.dim,
              now_seconds() - began);
+    return true;
 }
 
 static void print(const Run *r) {
     char *title = run_title(r), *groups = groups_text(r->group_of, r->table.classes);
-    printf("%s\n%s\n\n", title, groups);
-    metrics_print(&r->metrics, r->table.names, stdout);
+    printf("%s\ngroups %s: %s\n", title, r->c.groups, groups);
+    metrics_print(&r->metrics, &r->c.metrics, r->table.names, stdout);
     answers_print(&r->answers, &r->table, stdout);
     fflush(stdout);
     free(title);
@@ -133,14 +142,15 @@ static void print(const Run *r) {
 }
 
 static bool evaluate(Run *r, Error *err) {
-    if (!run_open_data(r, err) || !run_extract(r, err)) return false;
-    measure(r);
+    if (!run_open_data(r, err) || !run_open_extractor(r, err) ||
+        (r->drawing && !drawing_run(r->drawing, &r->samples, err)) || !run_extract(r, err) || !measure(r, err))
+        return false;
     bool asked = run_ask(r, err);
     print(r);                                              // what is known, also where a question failed
     if (!asked) return false;
-    char *options = cli_json(flags, N_FLAGS, &r->c);
-    bool ok = run_write(r, options, err);
-    free(options);
+    char *settings = cli_json(flags, N_FLAGS, &r->c);
+    bool ok = run_write(r, settings, err);
+    free(settings);
     return ok;
 }
 
@@ -158,6 +168,7 @@ static void run_free(Run *r) {
     features_free(&r->lt_features);
     extractor_close(r->extractor);
     samples_free(&r->samples);
+    drawing_close(r->drawing);
     dataset_close(r->train);
     dataset_close(r->test);
     dataset_close(r->lt);

@@ -27,14 +27,18 @@ typedef struct {
 // come without, or ""; the published *_samples_* finds *_labels_* beside it. d: the data set of which they are to be:
 // its size, which they may exceed (see dataset_pad), its channels and its classes. False: *err.
 bool samples_read(const char *path, const char *labels, const DatasetInfo *d, Samples *out, Error *err);
-// The same from a checkpoint, without writing any: what `cbdm sample` with these settings draws, as floats.
+// The same from a checkpoint, without writing any: what `cbdm sample` with these settings draws, as floats. Opening
+// fills all of *out but the pixels, so that everything can be checked before the hours of drawing; running adds them.
 typedef struct {
     const char *checkpoint, *labels, *seeds;
     int         sampler, steps, variance, batch, weights, dtype;
     double      omega, eta, x0_clip;
     int64_t     seed;
 } DrawConfig;
-bool samples_draw(Device *device, const DrawConfig *c, const DatasetInfo *d, Samples *out, Error *err);
+typedef struct Drawing Drawing;
+Drawing *drawing_open(Device *device, const DrawConfig *c, const DatasetInfo *d, Samples *out, Error *err);
+bool     drawing_run(Drawing *g, Samples *out, Error *err);
+void     drawing_close(Drawing *g);              // NULL is fine
 void samples_free(Samples *s);                   // fine on a zeroed one
 // int64_t (classes): images of each class. False, and *err names the class, where one has fewer than `least`, or there
 // are images without a label.

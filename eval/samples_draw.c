@@ -25,15 +25,14 @@ static bool show_progress(void *arg, int step, int steps) {
 }
 
 // Batch after batch to pixels (n,H,W,C).
-static bool draw_all(Sampler *sampler, const Model *m, const DrawConfig *c, const Samples *s, float *pixels,
-                     Error *err) {
+static bool draw_all(Sampler *sampler, const Model *m, int batch, const Samples *s, float *pixels, Error *err) {
     int64_t n = s->images.n, e = (int64_t)s->images.height * s->images.width * s->images.channels;
-    uint32_t *number = xmalloc((size_t)c->batch * sizeof *number);
+    uint32_t *number = xmalloc((size_t)batch * sizeof *number);
     Progress p = { .n = n, .began = now_seconds() };
     p.shown = p.began;
     bool ok = true;
-    for (int64_t i = 0; i < n && ok; i += c->batch) {
-        p.drawing = (int)(n - i < c->batch ? n - i : c->batch);
+    for (int64_t i = 0; i < n && ok; i += batch) {
+        p.drawing = (int)(n - i < batch ? n - i : batch);
         for (int j = 0; j < p.drawing; j++) number[j] = (uint32_t)s->number[i + j];
         sampler_run(sampler, p.drawing, s->label + i, number, pixels + i * e, show_progress, &p);
         for (int64_t k = 0; k < p.drawing * e && ok; k++)
@@ -63,33 +62,26 @@ static bool check(const DrawConfig *c, const Model *m, const DatasetInfo *d, con
     return true;
 }
 
-static bool draw_from(Model *m, const DrawConfig *c, DType dtype, const DatasetInfo *d, Samples *out, Error *err) {
+struct Drawing { Model *model; SamplerConfig config; };
+
+// Everything but the pixels.
+static bool prepare(Drawing *g, const DrawConfig *c, const DatasetInfo *d, Samples *out, Error *err) {
+    Model *m = g->model;
     const char *rule = c->labels;
     int classes = m->config.classes > 0 ? m->config.classes : 0;
     int steps = sample_steps((SamplerKind)c->sampler, c->steps, m->config.T, m->path, err);
     if (steps < 0) return false;
     out->images = (ImageSet){ .height = m->config.image_size, .width = m->config.image_size,
-                              .channels = m->config.in_channels };
+                              .channels = m->config.in_channels, .name = out->origin.source };
     out->number = sample_numbers(c->seeds, &out->images.n, err);
     if (!out->number) return false;
     out->label = sample_labels(&rule, out->number, out->images.n, classes, (uint64_t)c->seed, m->path, err);
     if (!out->label || !check(c, m, d, rule, err)) return false;
     out->images.label = strcmp(rule, "none") == 0 ? NULL : out->label;
-    SamplerConfig sc = { .kind = (SamplerKind)c->sampler, .steps = steps, .batch = c->batch, .eta = c->eta,
-                         .omega = c->omega, .variance = (VarType)c->variance, .x0_clip = c->x0_clip,
-                         .seed = (uint64_t)c->seed, .weights = WEIGHTS_EMA, .dtype = dtype };
-    Arena *arena = arena_new(m->device);
-    Sampler *sampler = sampler_new(m->device, m->net, m->schedule, &sc, arena);
-    arena_seal(arena);
-    size_t bytes = sizeof(float), e = (size_t)m->config.image_size * (size_t)m->config.image_size;
-    bool ok = mul_size(bytes, e * (size_t)m->config.in_channels, &bytes) &&
-              mul_size(bytes, (size_t)out->images.n, &bytes);
-    out->pixels = ok ? xmalloc(bytes) : NULL;
-    out->images.f32 = out->pixels;
-    if (!ok) error_set(err, ERR_MEMORY, "%lld images do not fit in memory", (long long)out->images.n);
-    ok = ok && draw_all(sampler, m, c, out, out->pixels, err);
-    sampler_free(sampler);
-    arena_free(arena);
+    out->understood = xasprintf("to be drawn from %s, labels %s", m->path, rule);
+    g->config = (SamplerConfig){ .kind = (SamplerKind)c->sampler, .steps = steps, .batch = c->batch, .eta = c->eta,
+                                 .omega = c->omega, .variance = (VarType)c->variance, .x0_clip = c->x0_clip,
+                                 .seed = (uint64_t)c->seed, .weights = WEIGHTS_EMA, .dtype = g->config.dtype };
     SampleOrigin *o = &out->origin;
     o->sampler = xstrdup(sampler_names[c->sampler]);
     o->steps = steps;
@@ -98,23 +90,43 @@ static bool draw_from(Model *m, const DrawConfig *c, DType dtype, const DatasetI
     o->step = m->step;
     o->checkpoint = xstrdup(m->path);
     o->sha256 = xstrdup(m->hash);
-    for (int k = 0; k < classes && !o->class_counts; k++)
-        if (m->class_counts[k] > 0) {
-            o->class_counts = xmalloc((size_t)classes * sizeof *o->class_counts);
-            memcpy(o->class_counts, m->class_counts, (size_t)classes * sizeof *o->class_counts);
-        }
-    out->understood = xasprintf("drawn from %s, floats, labels %s", m->path, rule);
-    return ok;
+    bool known = false;
+    for (int k = 0; k < classes; k++) known = known || m->class_counts[k] > 0;
+    if (known) o->class_counts = xmalloc((size_t)classes * sizeof *o->class_counts);
+    if (known) memcpy(o->class_counts, m->class_counts, (size_t)classes * sizeof *o->class_counts);
+    return true;
 }
 
-bool samples_draw(Device *device, const DrawConfig *c, const DatasetInfo *d, Samples *out, Error *err) {
-    DType dtype;
+Drawing *drawing_open(Device *device, const DrawConfig *c, const DatasetInfo *d, Samples *out, Error *err) {
+    Drawing *g = xcalloc(1, sizeof *g);
     *out = (Samples){ .origin = { .source = xstrdup(c->checkpoint), .step = -1, .seed = -1, .omega = NAN } };
-    bool ok = graph_choose_dtype(device, c->dtype, &dtype, err);
-    Model *m = ok ? model_open(device, c->checkpoint, c->weights ? CKPT_WEIGHTS : CKPT_EMA, err) : NULL;
-    ok = m && draw_from(m, c, dtype, d, out, err);
-    model_close(m);
-    if (!ok) samples_free(out);
-    else out->images.name = out->origin.source;
+    bool ok = graph_choose_dtype(device, c->dtype, &g->config.dtype, err) &&
+              (g->model = model_open(device, c->checkpoint, c->weights ? CKPT_WEIGHTS : CKPT_EMA, err)) &&
+              prepare(g, c, d, out, err);
+    if (ok) return g;
+    drawing_close(g);
+    samples_free(out);
+    return NULL;
+}
+
+void drawing_close(Drawing *g) {
+    if (!g) return;
+    model_close(g->model);
+    free(g);
+}
+
+bool drawing_run(Drawing *g, Samples *out, Error *err) {
+    Model *m = g->model;
+    size_t bytes = (size_t)m->config.image_size * (size_t)m->config.image_size * (size_t)m->config.in_channels;
+    if (!mul_size(bytes, sizeof(float) * (size_t)out->images.n, &bytes))
+        return error_set(err, ERR_MEMORY, "%lld images do not fit in memory", (long long)out->images.n);
+    out->pixels = xmalloc(bytes);
+    out->images.f32 = out->pixels;
+    Arena *arena = arena_new(m->device);
+    Sampler *sampler = sampler_new(m->device, m->net, m->schedule, &g->config, arena);
+    arena_seal(arena);
+    bool ok = draw_all(sampler, m, g->config.batch, out, out->pixels, err);
+    sampler_free(sampler);
+    arena_free(arena);
     return ok;
 }

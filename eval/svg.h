@@ -29,7 +29,9 @@ typedef struct {
     const char *title, *x_label, *count_label;
     int n_rows; const SvgRow *row;
     int n; const SvgBars *bars;
-    bool dots;                        // dots instead of bars, zero somewhere between
+    bool dots;                        // dots instead of bars, on an axis that need not hold 0
+    bool differences;                 // values on both sides of 0; else nothing lies below it
+    bool shares;                      // nothing lies above 1
 } SvgRows;
 void svg_rows(Text *t, const SvgRows *p, SvgUse use);
 // Shares from 0 to 1 in a square, rows first; NaN: an empty cell.

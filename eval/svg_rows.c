@@ -25,12 +25,17 @@ static void widen(double v, double *low, double *high) {
     *high = fmax(*high, v);
 }
 
-static double value(const double *list, int i) { return list ? list[i] : (double)NAN; }
+// Ends of intervals are cut where no value can be: below 0 and, of shares, above 1.
+static double value(const SvgRows *p, const double *list, int i) {
+    double v = list ? list[i] : (double)NAN;
+    if (!p->differences && v < 0) v = 0;
+    return p->shares && v > 1 ? 1 : v;
+}
 
 static Frame lay_out(const SvgRows *p) {
     Frame l = { .right = WIDTH - RIGHT, .count_max = 1 };
     int longest = 0;
-    double low = 0, high = 0;
+    double low = p->dots && !p->differences ? INFINITY : 0, high = -low;
     bool counts = false;
     for (int r = 0; r < p->n_rows; r++) {
         int length = name_length(p->row[r].name);
@@ -38,8 +43,8 @@ static Frame lay_out(const SvgRows *p) {
         if (isfinite(p->row[r].count)) counts = true, l.count_max = fmax(l.count_max, p->row[r].count);
         for (int i = 0; i < p->n; i++) {
             widen(p->bars[i].v[r], &low, &high);
-            widen(value(p->bars[i].low, r), &low, &high);
-            widen(value(p->bars[i].high, r), &low, &high);
+            widen(value(p, p->bars[i].low, r), &low, &high);
+            widen(value(p, p->bars[i].high, r), &low, &high);
         }
     }
     l.count_left = 14 + 6.8 * longest;
@@ -48,6 +53,7 @@ static Frame lay_out(const SvgRows *p) {
     l.row_height = l.bar * p->n + (p->n_rows > 40 ? 3 : 9);
     if (p->n_rows <= 40 && l.row_height < 18) l.row_height = 18;
     l.label_every = (int)ceil(12 / l.row_height);
+    if (!(low <= high)) low = 0, high = 1;
     l.n_ticks = svg_ticks(low, high, 5, l.tick);
     l.low = l.tick[0];
     l.high = l.tick[l.n_ticks - 1];
@@ -83,9 +89,12 @@ static void draw_grid(Text *t, const SvgRows *p, const Frame *l) {
     if (p->count_label) svg_label(t, l->count_left, l->bottom + 34, SVG_LEFT, "axis", p->count_label);
 }
 
-static void draw_whisker(Text *t, const Frame *l, double low, double high, double y) {
+// colour -1: the ink of the text.
+static void draw_whisker(Text *t, const Frame *l, double low, double high, double y, int colour) {
     if (!isfinite(low) || !isfinite(high)) return;
-    text_add(t, "<path class=\"whisker\" d=\"M%.1f %.1fH%.1fM%.1f %.1fv4M%.1f %.1fv4\"/>", place(l, low), y,
+    text_add(t, "<path class=\"whisker");
+    if (colour >= 0) text_add(t, " s%d", colour % SVG_COLOURS);
+    text_add(t, "\" d=\"M%.1f %.1fH%.1fM%.1f %.1fv4M%.1f %.1fv4\"/>", place(l, low), y,
              place(l, high), place(l, low), y - 2, place(l, high), y - 2);
 }
 
@@ -115,7 +124,7 @@ static void draw_row(Text *t, const SvgRows *p, const Frame *l, int r, double to
         else
             text_add(t, "<rect class=\"f%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
                      b->colour % SVG_COLOURS, fmin(zero, place(l, v)), y + 0.5, fabs(place(l, v) - zero), l->bar - 1);
-        draw_whisker(t, l, value(b->low, r), value(b->high, r), y + l->bar / 2);
+        draw_whisker(t, l, value(p, b->low, r), value(p, b->high, r), y + l->bar / 2, p->dots ? b->colour : -1);
     }
 }
 
@@ -145,7 +154,7 @@ void svg_matrix(Text *t, const SvgMatrix *p, SvgUse use) {
     double left = 34 + 6.6 * longest, cell = (WIDTH - left - 40) / p->n;
     if (cell > 38) cell = 38;
     double bottom = MATRIX_TOP + cell * p->n, names = named ? 5.2 * longest + 12 : 6;
-    svg_begin(t, WIDTH, (int)(bottom + names + 30), p->title, use);
+    svg_begin(t, WIDTH, (int)(bottom + names + 22), p->title, use);
     svg_label(t, 8, 16, SVG_LEFT, "title", p->title);
     for (int r = 0; r < p->n; r++)
         for (int c = 0; c < p->n; c++) {
@@ -155,7 +164,7 @@ void svg_matrix(Text *t, const SvgMatrix *p, SvgUse use) {
                      "fill-opacity=\"%.3f\"/>", x, y, cell - (cell > 8), cell - (cell > 8), sqrt(fmin(fmax(v, 0), 1)));
             char text[16];
             snprintf(text, sizeof text, "%.0f", 100 * v);
-            if (cell >= 20 && v >= 0.005)
+            if (cell >= 20 && v > 0.005)
                 text_add(t, "<text class=\"small\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\"%s>%s</text>\n",
                          x + cell / 2, y + cell / 2 + 4, v > 0.25 ? " style=\"fill:#fff\"" : "", text);
         }
@@ -171,7 +180,7 @@ void svg_matrix(Text *t, const SvgMatrix *p, SvgUse use) {
         text_add(t, "</text>\n");
         free(name);
     }
-    svg_label(t, left + cell * p->n / 2, bottom + names + 22, SVG_MIDDLE, "axis", p->column_label);
+    svg_label(t, left + cell * p->n / 2, bottom + names + 14, SVG_MIDDLE, "axis", p->column_label);
     text_add(t, "<text transform=\"translate(14 %.1f) rotate(-90)\" text-anchor=\"middle\" class=\"axis\">",
              (MATRIX_TOP + bottom) / 2);
     text_html(t, p->row_label);

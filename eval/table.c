@@ -88,7 +88,7 @@ static int decimals_of(const Table *t, int metric) {
     for (int i = 0; i < n; i++) v[i] = fmax(fabs(v[i]), largest / 10);       // a number near 0 needs no more digits
     int decimals = decimals_for(v, n);
     free(v);
-    return decimals;
+    return t->metric[metric]->share && decimals > 3 ? 3 : decimals;
 }
 
 // ---- the table
@@ -145,7 +145,7 @@ static void describe_numbers(Text *t, const Table *table) {
     if (bootstrap) text_add(t, " Bootstrap intervals of single runs are in the CSV table.");
 }
 
-char *table_caption(const Table *table) {
+char *table_caption(const Table *table, const char *best, const char *tied) {
     Text t = { 0 };
     char *protocol = result_protocol(table->family);
     bool marked = false, tested = table->tests[TEST_PAIRED] || table->tests[TEST_WELCH] || table->tests[TEST_BOOTSTRAP];
@@ -153,12 +153,14 @@ char *table_caption(const Table *table) {
     text_add(&t, "%s.", protocol);
     free(protocol);
     describe_numbers(&t, table);
-    if (marked) text_add(&t, " Best of a column marked%s", tested ? ", and those not significantly worse at 5%:" : "");
-    if (table->tests[TEST_PAIRED]) text_add(&t, " paired t-test over the seeds that two lines share;");
+    if (marked) text_add(&t, " %c%s: best of a column", best[0] - 'a' + 'A', best + 1);
+    if (marked && !tested) text_add(&t, " (single runs without intervals: nothing tested).");
+    if (!tested) return t.s;
+    text_add(&t, "; %s: not significantly worse at 5%%, by", tied);
+    if (table->tests[TEST_PAIRED]) text_add(&t, " a paired t-test over the seeds that two lines share;");
     if (table->tests[TEST_WELCH]) text_add(&t, " Welch's t-test where they share fewer than two;");
-    if (table->tests[TEST_BOOTSTRAP]) text_add(&t, " for single runs, bootstrap intervals that overlap;");
-    if (tested) text_add(&t, " not corrected for the number of comparisons.");
-    else if (marked) text_add(&t, "; single runs without intervals: nothing tested.");
-    if (tested && table->tests[TEST_NONE]) text_add(&t, " Lines of one seed are tested against nothing.");
+    if (table->tests[TEST_BOOTSTRAP]) text_add(&t, " the overlap of bootstrap intervals where there is one run each;");
+    text_add(&t, " not corrected for the number of comparisons.");
+    if (table->tests[TEST_NONE]) text_add(&t, " Lines of one seed are not tested against others.");
     return t.s;
 }

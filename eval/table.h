@@ -4,7 +4,7 @@
 #include "eval/report_entries.h"
 #include "eval/report_text.h"
 EXTERN_C_BEGIN
-// Best: of the column's means. Tied: not significantly worse than the best. TESTED_NOT: nothing to test it with.
+// Best: of the column's means. Tied: not significantly worse than the best.
 typedef enum { MARK_NONE, MARK_BEST, MARK_TIED } Mark;
 typedef struct {
     int           n_lines, n_metrics, n_parts;
@@ -23,11 +23,12 @@ bool  table_make(const RunSet *runs, const EntrySet *e, int family, const Metric
                  const Where *part, int n_parts, bool strict, Table *out, Error *err);
 void  table_free(Table *t);
 const Cell *table_cell(const Table *t, int line, int metric, int part);
-// What the numbers are measured by, what the interval is, what the marks mean: plain text; caller frees.
-char *table_caption(const Table *t);
+// What the numbers are measured by, what the interval is, what the marks mean (best, tied: how the format shows them, as
+// in "bold"): plain text; caller frees.
+char *table_caption(const Table *t, const char *best, const char *tied);
 void  table_latex(Text *out, const Table *t);         // booktabs; best in bold, tied underlined
 void  table_markdown(Text *out, const Table *t);      // best in bold, tied in italics
 void  table_csv(Text *out, const Table *t);           // one line a cell, not scaled, every digit
-void  table_html(Text *out, const Table *t);
+void  table_html(Text *out, const Table *t, bool with_caption);   // a table a metric; best in bold, tied underlined
 EXTERN_C_END
 #endif

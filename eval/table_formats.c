@@ -26,7 +26,7 @@ static const char *arrow(const Metric *m, const char *up, const char *down) {
 
 // ---- LaTeX
 static void latex_caption(Text *out, const Table *t) {
-    char *caption = table_caption(t);
+    char *caption = table_caption(t, "bold", "underlined");
     Text escaped = { 0 };
     text_latex(&escaped, caption);
     text_add(out, "\\caption{");
@@ -34,7 +34,7 @@ static void latex_caption(Text *out, const Table *t) {
         if (strncmp(s, "\xc2\xb1", 2) == 0) text_add(out, "$\\pm$"), s++;
         else text_put(out, s, 1);
     }
-    text_add(out, "%s}\n", t->n_lines > 1 ? " Bold: best; underlined: not significantly worse." : "");
+    text_add(out, "}\n");
     text_free(&escaped);
     free(caption);
 }
@@ -109,10 +109,10 @@ void table_markdown(Text *out, const Table *t) {
                 text_add(out, "%s |", around);
             }
     }
-    char *caption = table_caption(t);
+    char *caption = table_caption(t, "bold", "in italics");
     text_add(out, "\n\n");
     text_markdown(out, caption);
-    text_add(out, "%s\n", t->n_lines > 1 ? " Bold: best; italics: not significantly worse." : "");
+    text_add(out, "\n");
     free(caption);
 }
 
@@ -124,7 +124,7 @@ static void csv_number(Text *out, double v) {
 
 void table_csv(Text *out, const Table *t) {
     static const char *const intervals[] = { "", "t over seeds", "bootstrap" }, *const marks[] = { "", "best", "tied" };
-    char *caption = table_caption(t);
+    char *caption = table_caption(t, "best", "tied");
     text_add(out, "line,metric,part,mean,low,high,interval,seeds,mark,protocol\n");
     for (int i = 0; i < t->n_lines; i++)
         for (int m = 0; m < t->n_metrics; m++)
@@ -144,37 +144,37 @@ void table_csv(Text *out, const Table *t) {
 }
 
 // ---- HTML
-void table_html(Text *out, const Table *t) {
-    char *caption = table_caption(t);
-    text_add(out, "<div class=\"wide\"><table class=\"numbers\"><caption>");
-    text_html(out, caption);
-    text_add(out, "%s</caption><thead><tr><th%s></th>", t->n_lines > 1 ? " <b>Bold</b>: best; <u>underlined</u>: not "
-             "significantly worse." : "", t->n_parts > 1 ? " rowspan=\"2\"" : "");
-    free(caption);
-    for (int m = 0; m < t->n_metrics; m++)
-        text_add(out, "<th colspan=\"%d\" class=\"metric\">%s%s</th>", t->n_parts, t->metric[m]->title,
-                 arrow(t->metric[m], " \xe2\x86\x91", " \xe2\x86\x93"));
-    text_add(out, "</tr>");
-    for (int m = 0; m < t->n_metrics && t->n_parts > 1; m++)
-        for (int p = 0; p < t->n_parts; p++) {
-            text_add(out, "%s<th class=\"part\">", m + p == 0 ? "<tr>" : "");
-            text_html(out, where_name(t->part[p], t->family));
-            text_add(out, "</th>");
-        }
-    text_add(out, "%s</thead><tbody>\n", t->n_parts > 1 ? "</tr>" : "");
+static void html_metric(Text *out, const Table *t, int m) {
+    static const char *const open[] = { "", "<b>", "<u>" }, *const close[] = { "", "</b>", "</u>" };
+    text_add(out, "<div class=\"wide\"><table class=\"numbers\"><thead><tr><th class=\"line\"><b>%s%s</b></th>",
+             t->metric[m]->title, arrow(t->metric[m], " \xe2\x86\x91", " \xe2\x86\x93"));
+    for (int p = 0; p < t->n_parts; p++) {
+        text_add(out, "<th>");
+        text_html(out, where_name(t->part[p], t->family));
+        text_add(out, "</th>");
+    }
+    text_add(out, "</tr></thead><tbody>\n");
     for (int i = 0; i < t->n_lines; i++) {
         text_add(out, "<tr><th class=\"line\">");
         text_html(out, t->line[i]->label);
         text_add(out, "</th>");
-        for (int m = 0; m < t->n_metrics; m++)
-            for (int p = 0; p < t->n_parts; p++) {
-                static const char *const open[] = { "", "<b>", "<u>" }, *const close[] = { "", "</b>", "</u>" };
-                Mark mark = mark_of(t, i, m, p);
-                text_add(out, "<td%s>%s", p == 0 ? " class=\"first\"" : "", open[mark]);
-                put_cell(out, t, m, table_cell(t, i, m, p), plus_minus, minus_sign);
-                text_add(out, "%s</td>", close[mark]);
-            }
+        for (int p = 0; p < t->n_parts; p++) {
+            Mark mark = mark_of(t, i, m, p);
+            text_add(out, "<td>%s", open[mark]);
+            put_cell(out, t, m, table_cell(t, i, m, p), plus_minus, minus_sign);
+            text_add(out, "%s</td>", close[mark]);
+        }
         text_add(out, "</tr>\n");
     }
     text_add(out, "</tbody></table></div>\n");
+}
+
+void table_html(Text *out, const Table *t, bool with_caption) {
+    char *caption = table_caption(t, "bold", "underlined");
+    text_add(out, "<p class=\"note\">");
+    if (with_caption) text_html(out, caption);
+    text_add(out, "</p><div class=\"grid\">\n");
+    for (int m = 0; m < t->n_metrics; m++) html_metric(out, t, m);
+    text_add(out, "</div>\n");
+    free(caption);
 }

@@ -1,5 +1,5 @@
-// tests/test_classifier.c - the ResNet against a PyTorch twin in double (tests/peer/classifier_twin.py), its training, its
-// files, and what a row may depend on.
+// tests/test_classifier.c - the ResNet against a PyTorch twin in double (tests/peer/classifier_twin.py), its training,
+// its files, and what a row may depend on.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -112,8 +112,8 @@ static void forward_agrees_with_the_twin(void **state) {
     }
 }
 
-// Ten steps with warm-up, momentum, weight decay, both falls of the learning rate and logit adjustment; then the running
-// statistics are what is left of them.
+// Ten steps with warm-up, momentum, weight decay, both falls of the learning rate and logit adjustment. The last forward
+// pass shows the running statistics.
 static void training_agrees_with_the_twin(void **state) {
     (void)state;
     Golden g = golden_open();

@@ -1,7 +1,7 @@
 # tests/peer/inception_twin.py - the FID's Inception network in PyTorch, with random weights, against `cbdm eval ref`.
 #
 # usage: python inception_twin.py check CBDM [IMAGES]     compares features and probabilities; prints the result
-#        python inception_twin.py weights FILE            writes the weights: .pth (legacy layout), .zip.pth, .safetensors
+#        python inception_twin.py weights FILE            writes them: .pth (legacy layout), .zip.pth or .safetensors
 #        python inception_twin.py golden                  the numbers that tests/test_inception.c holds
 #
 # Needs torch (any since 1.13) and numpy. The layers are written from their published list; the weights are drawn by
@@ -166,12 +166,11 @@ def purpose(name):
 def draw(name, shape):
     """Element e is a + b u, u = 2 (word >> 8) / 2^24 - 1 of word e of Philox under the name, in float32."""
     n = math.prod(shape)
-    u = (philox(np.arange((n + 3) // 4), purpose(name)).reshape(-1)[:n] >> 8).astype(np.float32) * np.float32(2 ** -23) - 1
-    a, b = {"bn.weight": (1, 0.25), "running_var": (1, 0.25), "bn.bias": (0, 0.1), "running_mean": (0, 0.1),
-            "fc.bias": (0, 1)}.get(".".join(name.split(".")[-2:]), (0, None))
-    if name.endswith(("running_var", "running_mean")):
-        a, b = (1, 0.25) if name.endswith("var") else (0, 0.1)
-    if b is None:                                           # filters: variance 2 / fan-in, as He et al. 2015 for ReLU
+    words = philox(np.arange((n + 3) // 4), purpose(name)).reshape(-1)[:n]
+    u = (words >> 8).astype(np.float32) * np.float32(2 ** -23) - 1
+    a, b = {"bn.weight": (1, 0.25), "bn.running_var": (1, 0.25), "bn.bias": (0, 0.1), "bn.running_mean": (0, 0.1),
+            "fc.bias": (0, 1)}.get(".".join(name.split(".")[-2:]), (0, 0))
+    if not b:                                               # filters: variance 2 / fan-in, as He et al. 2015 for ReLU
         b = math.sqrt(6 / math.prod(shape[1:]))
     return (np.float32(a) + np.float32(b) * u).reshape(shape)
 
@@ -272,19 +271,22 @@ def difference(ours, theirs):
 
 def check(program, count):
     net, state = random_net()
-    images = smooth_images(count, 32, 40)
     worst = 0
+    cases = [("cbdm", ".pth", 32, 40), ("pytorch-fid", ".zip.pth", 32, 40), ("tf", ".safetensors", 32, 40),
+             ("clean", ".pth", 32, 40), ("pytorch-fid", ".pth", 400, 330), ("tf", ".pth", 400, 330),
+             ("clean", ".pth", 400, 330)]
     with tempfile.TemporaryDirectory() as folder:
-        os.makedirs(folder + "/data/only")
-        for i, image in enumerate(images):
-            write_png(f"{folder}/data/only/{i:05d}.png", image)
-        cases = [("cbdm", ".pth"), ("pytorch-fid", ".zip.pth"), ("tf", ".safetensors"), ("clean", ".pth")]
-        for protocol, kind in cases:
-            weights, out = folder + "/weights" + kind, folder + "/out.safetensors"
-            write_weights(weights, state)
-            subprocess.run([program, "eval", "ref", "--data", folder + "/data", "--features", "inception", "--weights",
+        for protocol, kind, height, width in cases:
+            images = smooth_images(count, height, width)
+            data, weights, out = f"{folder}/{height}x{width}", folder + "/weights" + kind, folder + "/out.safetensors"
+            os.makedirs(data + "/only", exist_ok=True)
+            for i, image in enumerate(images):
+                write_png(f"{data}/only/{i:05d}.png", image)
+            if not os.path.exists(weights):
+                write_weights(weights, state)
+            subprocess.run([program, "eval", "ref", "--data", data, "--features", "inception", "--weights",
                             weights, "--protocol", protocol, "--no-cache", "--batch", "3", "--device", "cpu", "--out",
-                            out], check=True, stdout=subprocess.DEVNULL)
+                            out], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             ours = read_safetensors(out)
             with torch.no_grad():
                 features, logits = net(prepare(images, protocol))
@@ -292,20 +294,26 @@ def check(program, count):
             d, c = difference(ours["features"], features.numpy())
             p, _ = difference(ours["probs"], probs.numpy())
             worst = max(worst, d, c, p)
-            print(f"{protocol:12} weights{kind:13} features {d:.2e}, centred {c:.2e}, probabilities {p:.2e}", flush=True)
-    print(f"torch {torch.__version__}, {count} images of 32 x 40: largest relative difference {worst:.2e}, allowed 1e-4: "
+            print(f"{protocol:12} {height:3} x {width:<3}  weights{kind:13} features {d:.2e}, centred {c:.2e}, "
+                  f"probabilities {p:.2e}", flush=True)
+    print(f"torch {torch.__version__}, {count} images a line: largest relative difference {worst:.2e}, allowed 1e-4: "
           f"{'passed' if worst <= 1e-4 else 'FAILED'}")
     return worst <= 1e-4
 
 
 def golden():
-    net, _ = random_net()
-    images = np.arange(2 * 24 * 28 * 3).reshape(2, 24, 28, 3) * 37 % 251
+    net, state = random_net()
+    e = np.arange(24 * 28 * 3)
+    images = np.stack([e * 37 % 251, e // 6 * 37 % 251]).reshape(2, 24, 28, 3).astype(np.uint8)
     with torch.no_grad():
-        features, logits = net(prepare(images.astype(np.uint8), "tf"))
+        features, logits = net(prepare(images, "tf"))
         probs = torch.softmax(logits.double(), 1)
     for name, v in (("features", features[:, ::32]), ("probs", probs[:, ::126])):
         print(name, "\n".join(", ".join(f"{x:.6e}f" for x in row) for row in v.numpy()), sep="\n")
+    print("units: name, channels in and out, rows, columns")
+    for name, v in state.items():
+        if name.endswith("conv.weight"):
+            print(name[:-len(".conv.weight")], v.shape[1], v.shape[0], v.shape[2], v.shape[3])
 
 
 if __name__ == "__main__":
