@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <glob.h>
 #include <cmocka.h>
 #include "core/ops.h"
 #include "eval/extractor.h"
@@ -290,6 +291,17 @@ static void verb_writes_what_others_read(void **state) {
     assert_memory_equal(f.x, x, bytes);
     features_free(&f);
     free(x);
+    // What the cache holds is damaged: made anew.
+    glob_t found;
+    char *pattern = xasprintf("%s/cbdm/features-1-*-cbdm-*.safetensors", temp_path("cache"));
+    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    assert_int_equal(found.gl_pathc, 1);
+    assert_int_equal(truncate(found.gl_pathv[0], 1000), 0);
+    globfree(&found);
+    free(pattern);
+    program_expect(0, "%s", line);
+    expect_in_stderr("extracted anew");
+    expect_in_stderr("features of 3 of 3 images");
     program_expect(ERR_USAGE, "eval ref --data data --no-cache");
     program_expect(ERR_USAGE, "eval ref --stats s.npz");
     program_expect(0, "eval ref --data data --weights none.pth --adm adm.npz");
