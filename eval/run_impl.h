@@ -25,7 +25,7 @@ typedef struct {
     RunFlags     c;
     bool         ask[ASK_COUNT];
     Device      *device;
-    Dataset     *train, *test, *lt;              // all training images; the other split, NULL if it has none; the subset
+    Dataset     *train, *test, *lt;              // all training images; the test split or NULL; the subset
     Samples      samples;
     Drawing     *drawing;                        // that samples come from, or NULL
     int         *group_of;                       // (classes)

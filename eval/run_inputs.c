@@ -42,8 +42,8 @@ static bool read_samples(Run *r, Error *err) {
              r->samples.understood);
     if (s->label) return true;
     if (asks(r) || r->c.per_class)
-        return error_set(err, ERR_USAGE, "%s: the samples have no labels: give them by --gen-labels FILE.npy, or judge them "
-                         "together with --no-per-class --questions none", r->samples.origin.source);
+        return error_set(err, ERR_USAGE, "%s: the samples have no labels: give them by --gen-labels FILE.npy, or "
+                         "judge them together with --no-per-class --questions none", r->samples.origin.source);
     return true;
 }
 
@@ -59,7 +59,8 @@ static bool open_subset(Run *r, Error *err) {
     r->lt = dataset_open(r->c.data, SPLIT_TRAIN, err);
     if (!r->lt || !pad(&r->lt, &r->samples.images, err)) return false;
     r->lt = *r->c.lt_index ? dataset_subset_file(r->lt, r->c.lt_index, err)
-                           : dataset_subset(r->lt, (ImbType)r->c.imb_type, r->c.imb_factor, (uint32_t)r->c.lt_seed, err);
+                           : dataset_subset(r->lt, (ImbType)r->c.imb_type, r->c.imb_factor, (uint32_t)r->c.lt_seed,
+                                            err);
     return r->lt != NULL;
 }
 
@@ -68,8 +69,8 @@ static bool check_counts(const Run *r, Error *err) {
     const int64_t *known = r->samples.origin.class_counts;            // NULL: it does not say
     for (int c = 0; known && c < r->table.classes; c++)
         if (known[c] != r->table.train_counts[c])
-            return error_set(err, ERR_USAGE, "%s was trained on %lld images of class %d, the subset named here has %lld: "
-                             "repeat its --data, --imb-type, --imb-factor, --lt-seed or --lt-index",
+            return error_set(err, ERR_USAGE, "%s was trained on %lld images of class %d, the subset named here has "
+                             "%lld: repeat its --data, --imb-type, --imb-factor, --lt-seed or --lt-index",
                              r->samples.origin.source, (long long)known[c], c, (long long)r->table.train_counts[c]);
     return true;
 }
@@ -106,8 +107,8 @@ char *run_find_classifier(const Run *r, Error *err) {
         if (file_exists(path)) return path;
         free(path);
     }
-    error_set(err, ERR_FILE, "no classifier of %s is kept yet; train it once by: cbdm eval train-classifier --data %s", d->source,
-              r->c.data);
+    error_set(err, ERR_FILE, "no classifier of %s is kept yet; train it once by: cbdm eval train-classifier --data %s",
+              d->source, r->c.data);
     return NULL;
 }
 
@@ -130,13 +131,15 @@ bool run_open_extractor(Run *r, Error *err) {
             return error_set(err, ERR_USAGE, "--features %s names a file, and so does --weights: one of them is enough",
                              r->c.features);
         if (!file_exists(r->c.features))
-            return error_set(err, ERR_USAGE, "--features %s: classifier, inception or a file of weights", r->c.features);
+            return error_set(err, ERR_USAGE, "--features %s: classifier, inception or a file of weights",
+                             r->c.features);
         weights = r->c.features;
         classifier = is_classifier(weights);
     }
     if (classifier && !*weights && !(weights = found = run_find_classifier(r, err))) return false;
     r->extractor = classifier ? extractor_classifier(r->device, weights, r->c.extract_batch, err)
-                              : extractor_inception(r->device, weights, (Protocol)r->c.protocol, r->c.extract_batch, err);
+                              : extractor_inception(r->device, weights, (Protocol)r->c.protocol, r->c.extract_batch,
+                                                    err);
     free(found);
     if (!r->extractor || !extractor_check(r->extractor, &r->samples.images, err)) return false;
     if (classifier && r->extractor->classes != r->table.classes)
