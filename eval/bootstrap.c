@@ -20,6 +20,10 @@ static int64_t drawn(uint64_t seed, int side, int resample, int64_t i, int64_t n
     return (int64_t)(((unsigned __int128)word * (uint64_t)n) >> 64);
 }
 
+int64_t resampled_row(uint64_t seed, int resample, int64_t i, int64_t n) {
+    return drawn(seed, SIDE_GEN, resample, i, n);
+}
+
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -131,26 +135,33 @@ static void weighted_sums(const Weighted *a, const Weighted *b, int columns, dou
     free(part);
 }
 
-Interval bootstrap_kid(Rows ref, Rows gen, int resamples, uint64_t seed) {
+double kid_of_resamples(Rows ref, Rows gen, int resamples, uint64_t seed, double *x) {
     int columns = resamples + 1;
     Weighted r = weighted_of(ref, columns, seed, SIDE_REF), g = weighted_of(gen, columns, seed, SIDE_GEN);
-    double *sums = xmalloc(3 * (size_t)columns * sizeof *sums), *x = xmalloc((size_t)columns * sizeof *x);
+    double *sums = xmalloc(3 * (size_t)columns * sizeof *sums), value = 0;
     weighted_sums(&r, &r, columns, sums);
     weighted_sums(&g, &g, columns, sums + columns);
     weighted_sums(&r, &g, columns, sums + 2 * columns);
-    int kept = 0;
-    double value = 0;
     for (int c = 0; c < columns; c++) {
         double kid = sums[c] / r.pairs[c] + sums[columns + c] / g.pairs[c] -
                      2 * sums[2 * columns + c] / ((double)ref.n * (double)gen.n);
+        bool paired = r.pairs[c] > 0 && g.pairs[c] > 0;           // of two rows, one may be drawn twice: no pair
         if (c == 0) value = kid;
-        else if (r.pairs[c] > 0 && g.pairs[c] > 0) x[kept++] = kid;   // of two rows, one may be drawn twice: no pair
+        else x[c - 1] = paired ? kid : (double)NAN;
     }
-    Interval out = { value, (double)NAN, (double)NAN };
-    if (kept) out = interval_of(value, x, kept, 0);
     weighted_free(&r);
     weighted_free(&g);
     free(sums);
+    return value;
+}
+
+Interval bootstrap_kid(Rows ref, Rows gen, int resamples, uint64_t seed) {
+    double *x = xmalloc((size_t)(resamples + 1) * sizeof *x), value = kid_of_resamples(ref, gen, resamples, seed, x);
+    int kept = 0;
+    for (int b = 0; b < resamples; b++)
+        if (isfinite(x[b])) x[kept++] = x[b];
+    Interval out = { value, (double)NAN, (double)NAN };
+    if (kept) out = interval_of(value, x, kept, 0);
     free(x);
     return out;
 }
@@ -180,8 +191,7 @@ static double fid_of_resample(Rows ref, Rows gen, bool by_rows, uint64_t seed, i
     return fid;
 }
 
-Interval bootstrap_fid(Rows ref, Rows gen, double value, bool by_rows, int resamples, uint64_t seed) {
-    double *x = xmalloc((size_t)resamples * sizeof *x), mean = 0;
+void fid_of_resamples(Rows ref, Rows gen, bool by_rows, int resamples, uint64_t seed, double *x) {
     int threads = frechet_threads(ref.n, gen.n, ref.f->dim, by_rows);
 #pragma omp parallel num_threads(threads)
     {
@@ -191,6 +201,11 @@ Interval bootstrap_fid(Rows ref, Rows gen, double value, bool by_rows, int resam
         free(r);
         free(g);
     }
+}
+
+Interval bootstrap_fid(Rows ref, Rows gen, double value, bool by_rows, int resamples, uint64_t seed) {
+    double *x = xmalloc((size_t)resamples * sizeof *x), mean = 0;
+    fid_of_resamples(ref, gen, by_rows, resamples, seed, x);
     for (int b = 0; b < resamples; b++) mean += x[b] / resamples;
     Interval out = interval_of(value, x, resamples, value - mean);
     if (out.low < 0) out.low = 0;

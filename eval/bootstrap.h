@@ -16,6 +16,13 @@ double   bootstrap_kid_cost(int64_t n_ref, int64_t n_gen, int dim, int resamples
 // route. Not below 0.
 Interval bootstrap_fid(Rows ref, Rows gen, double value, bool by_rows, int resamples, uint64_t seed);
 double   bootstrap_fid_cost(int64_t n_ref, int64_t n_gen, int dim, bool by_rows, int resamples);
+// The numbers of the resamples one by one, x (resamples): NaN where a resample has none. The draws are a function of
+// seed and numbers of rows alone, so that two sets of as many samples can be compared resample by resample.
+// kid_of_resamples returns the estimate itself.
+double   kid_of_resamples(Rows ref, Rows gen, int resamples, uint64_t seed, double *x);
+void     fid_of_resamples(Rows ref, Rows gen, bool by_rows, int resamples, uint64_t seed, double *x);
+// Position of the row that is drawn as the i-th of n of a resample's generated side.
+int64_t  resampled_row(uint64_t seed, int resample, int64_t i, int64_t n);
 // Value at share p of x (n) sorted ascending, linear between neighbours.
 double   percentile(const double *x, int n, double p);
 EXTERN_C_END

@@ -12,8 +12,9 @@
 #include "eval/table.h"
 
 typedef struct {
-    const char *out, *names, *samples, *data, *title, *svg, *metric, *rows, *omega;
-    int table;
+    const char *out, *names, *samples, *data, *title, *svg, *metric, *rows, *omega, *compare, *reference;
+    int table, resamples;
+    int64_t seed;
 } ReportFlags;
 static const char *const table_names[] = { "none", "latex", "csv", "md", NULL };
 enum { TABLE_NONE, TABLE_LATEX, TABLE_CSV, TABLE_MARKDOWN, WORDS_MAX = 1024, LIST_MAX = 1024 };
@@ -35,6 +36,14 @@ static const Flag flags[] = {
       "is, prd_f8, prd_f1_8, mind, fidelity, borrowed, copy, diversity, cas", FLAG_LIST, FIELD(metric), NULL, 0, 0 },
     { "rows", "all,many,medium,few", "parts of the classes that each metric is given for; also classes by their names",
       FLAG_LIST, FIELD(rows), NULL, 0, 0 },
+    { NULL, NULL, "paired bootstrap of two models", FLAG_STR, 0, NULL, 0, 0 },
+    { "compare", "", "A,B: features of the same image numbers drawn from two models (cbdm eval run --save-features): the "
+      "differences B - A per class and group, on the page or, with --table or alone, as a table", FLAG_LIST,
+      FIELD(compare), NULL, 0, 0 },
+    { "reference", "", "features of the reference images with labels (cbdm eval ref)", FLAG_STR, FIELD(reference), NULL,
+      0, 0 },
+    { "resamples", "500", "of both and of the reference, with repeats", FLAG_INT, FIELD(resamples), NULL, 20, 100000 },
+    { "seed", "0", "of the resamples", FLAG_I64, FIELD(seed), NULL, 0, 9007199254740991.0 },
 };
 #undef FIELD
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
@@ -42,7 +51,8 @@ static const char usage[] = "cbdm report RUN|RESULT.json ... --out report.html [
 static const char about[] =
     "A page about training runs and their results, with everything in it: curves, numbers per class, samples, guidance, "
     "protocol, configuration. RUN: a folder of `cbdm train`, with results in RUN/eval/*.json (cbdm eval run --json) and "
-    "samples in RUN/samples*. Runs that differ by their seed alone are one arm. With --table, a table for a paper.";
+    "samples in RUN/samples*. Runs that differ by their seed alone are one arm. With --table, a table for a paper. With "
+    "--compare, the difference of two models, image by image; a RUN or RESULT.json gives it class names and groups.";
 
 // ---- lists
 // The parts of "a,b,c" as copies; "" has none. Caller frees each and the list.
@@ -153,29 +163,62 @@ static bool make_table(const ReportFlags *c, const RunSet *runs, const EntrySet 
     return ok;
 }
 
+// ---- comparisons
+static bool read_comparison(const ReportFlags *c, const EntrySet *e, Comparison *out, Error *err) {
+    int n;
+    char **file = split(c->compare, &n);
+    bool ok = (n == 2 || error_set(err, ERR_USAGE, "--compare %.200s: name two files of features, A,B", c->compare))
+           && (*c->reference || error_set(err, ERR_USAGE, "--compare needs --reference: features of real images, as "
+                                          "`cbdm eval ref` writes them"))
+           && compare_files(file[0], file[1], c->reference, e->families ? e->family[0] : NULL, c->resamples,
+                            (uint64_t)c->seed, out, err);
+    split_free(file, n);
+    return ok;
+}
+
+static bool write_comparison(const ReportFlags *c, const Comparison *comparison, Error *err) {
+    static void (*const write[])(Text *, const Comparison *) = { comparison_markdown, comparison_latex, comparison_csv,
+                                                                 comparison_markdown };
+    Text t = { 0 };
+    write[c->table](&t, comparison);
+    bool ok = write_text(c->out, &t, err);
+    text_free(&t);
+    return ok;
+}
+
 // ---- the page
-static bool make_page(const ReportFlags *c, const RunSet *runs, const EntrySet *e, Error *err) {
-    Page p = { .runs = runs, .entries = e, .classes = class_list_of(runs), .data = c->data, .svg_dir = c->svg,
-               .err = err, .ok = true };
-    page_section(&p, "summary", "Summary", section_summary);
-    page_section(&p, "differences", "Differences", section_differences);
-    page_section(&p, "classes", "Per class", section_classes);
-    page_section(&p, "guidance", "Guidance", section_guidance);
-    page_section(&p, "confusion", "Confusion", section_confusion);
-    page_section(&p, "samples", "Samples", section_samples);
-    page_section(&p, "nearest", "Nearest training images", section_nearest);
-    page_section(&p, "recognition", "Recognition", section_recognition);
-    page_section(&p, "loss", "Training", section_loss);
-    page_section(&p, "probe", "Denoising per class", section_probe);
-    page_section(&p, "evals", "Samples while training", section_evals);
-    page_section(&p, "protocol", "Protocol", section_protocol);
-    page_section(&p, "configuration", "Configuration", section_configuration);
+static bool make_page(const ReportFlags *c, const RunSet *runs, const EntrySet *e, const Comparison *comparison,
+                      Error *err) {
+    static const struct { const char *id, *title; SectionFill *fill; } sections[] = {
+        { "summary", "Summary", section_summary }, { "differences", "Differences", section_differences },
+        { "paired", "Paired bootstrap", section_comparison }, { "classes", "Per class", section_classes },
+        { "guidance", "Guidance", section_guidance }, { "confusion", "Confusion", section_confusion },
+        { "samples", "Samples", section_samples }, { "nearest", "Nearest training images", section_nearest },
+        { "recognition", "Recognition", section_recognition }, { "training", "Training", section_loss },
+        { "denoising", "Denoising per class", section_probe },
+        { "while-training", "Samples while training", section_evals }, { "protocol", "Protocol", section_protocol },
+        { "configuration", "Configuration", section_configuration },
+    };
+    Page p = { .runs = runs, .entries = e, .comparison = comparison, .classes = class_list_of(runs), .data = c->data,
+               .svg_dir = c->svg, .err = err, .ok = true };
+    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
+        page_section(&p, sections[i].id, sections[i].title, sections[i].fill);
     char *html = page_finish(&p, c->title);
     bool ok = p.ok && file_write_text(c->out, html, err);
     if (ok) log_info("%s: %d runs, %d arms, %d figures, %.1f MB", c->out, runs->n, runs->n_arms, p.figures,
                      (double)strlen(html) / 1e6);
     class_list_free(&p.classes);
     free(html);
+    return ok;
+}
+
+static bool make_all(const ReportFlags *c, const RunSet *runs, const EntrySet *e, Error *err) {
+    Comparison comparison = { 0 };
+    bool compares = *c->compare, ok = !compares || read_comparison(c, e, &comparison, err);
+    if (ok && compares && (c->table || !*c->out)) ok = write_comparison(c, &comparison, err);
+    else if (ok) ok = c->table ? make_table(c, runs, e, err)
+                               : make_page(c, runs, e, compares ? &comparison : NULL, err);
+    comparison_free(&comparison);
     return ok;
 }
 
@@ -188,8 +231,7 @@ static bool report(const ReportFlags *c, const char *const *paths, int n_paths, 
     bool ok = read_omegas(c->omega, omega, &n_omegas, err)
            && run_set_read(paths, n_paths, (const char *const *)names, n_names, (const char *const *)samples, n_samples,
                            &runs, err)
-           && entries_of(&runs, omega, n_omegas, &entries, err)
-           && (c->table ? make_table(c, &runs, &entries, err) : make_page(c, &runs, &entries, err));
+           && entries_of(&runs, omega, n_omegas, &entries, err) && make_all(c, &runs, &entries, err);
     entries_free(&entries);
     run_set_free(&runs);
     free(omega);
@@ -209,8 +251,8 @@ int report_main(int argc, char **argv) {
         return 0;
     }
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, word, &words, NULL, &err);
-    if (ok && words == 0) ok = error_set(&err, ERR_USAGE, "no run is named: %s", usage);
-    if (ok && !c.table && !*c.out) ok = error_set(&err, ERR_USAGE, "--out names no file for the page: %s", usage);
+    if (ok && words == 0 && !*c.compare) ok = error_set(&err, ERR_USAGE, "no run is named: %s", usage);
+    if (ok && !c.table && !*c.out && !*c.compare) ok = error_set(&err, ERR_USAGE, "--out names no file for the page: %s", usage);
     ok = ok && report(&c, word, words, &err);
     if (!ok) log_info("error: %s", err.msg);
     return ok ? 0 : err.code;

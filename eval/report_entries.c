@@ -142,6 +142,24 @@ static bool add_result(EntrySet *s, const Run *run, const Result *r, Error *err)
     return true;
 }
 
+// Those of more generated images first, else as read.
+static void sort_families(EntrySet *s) {
+    int *rank = xcalloc((size_t)s->families + 1, sizeof *rank);
+    const Result **sorted = xcalloc((size_t)s->families + 1, sizeof *sorted);
+    for (int f = 0; f < s->families; f++) {
+        for (int g = 0; g < s->families; g++) {
+            double mine = isfinite(s->family[f]->count) ? s->family[f]->count : 0;
+            double other = isfinite(s->family[g]->count) ? s->family[g]->count : 0;
+            rank[f] += other > mine || (other == mine && g < f);
+        }
+        sorted[rank[f]] = s->family[f];
+    }
+    for (int i = 0; i < s->n; i++) s->entry[i].family = rank[s->entry[i].family];
+    free(s->family);
+    free(rank);
+    s->family = sorted;
+}
+
 static int compare_entries(const void *a, const void *b) {
     const Entry *x = a, *y = b;
     if (x->family != y->family) return x->family - y->family;
@@ -181,7 +199,8 @@ bool entries_of(const RunSet *s, const double *omegas, int n_omegas, EntrySet *o
             for (int o = 0; o < n_omegas; o++) wanted |= r->omega == omegas[o];
             if (wanted && !add_result(out, &s->run[i], r, err)) return false;
         }
-    qsort(out->entry, (size_t)out->n, sizeof *out->entry, compare_entries);
+    sort_families(out);
+    if (out->n) qsort(out->entry, (size_t)out->n, sizeof *out->entry, compare_entries);
     name_entries(s, out);
     return true;
 }

@@ -23,12 +23,24 @@ static void end_grid(Page *p, bool open) {
     if (open) text_add(&p->body, "</div>\n");
 }
 
-// With several families each begins with what its numbers are measured by.
-static void family_heading(Page *p, int family) {
-    if (p->entries->families < 2) return;
-    char *protocol = result_protocol(p->entries->family[family]);
-    page_note(p, protocol);
-    free(protocol);
+// What fill draws of each family, the first that draws anything in the open, others folded away under what their numbers
+// are measured by.
+typedef bool FamilyFill(Page *p, int family);        // whether it drew anything
+static void each_family(Page *p, FamilyFill *fill) {
+    int drawn = 0;
+    for (int f = 0; f < p->entries->families; f++) {
+        size_t before = p->body.n;
+        char *protocol = result_protocol(p->entries->family[f]);
+        text_add(&p->body, drawn ? "<details><summary>" : "<p class=\"note\">");
+        if (p->entries->families > 1) text_html(&p->body, protocol);
+        text_add(&p->body, drawn ? "</summary>\n" : "</p>\n");
+        free(protocol);
+        if (fill(p, f)) {
+            if (drawn++) text_add(&p->body, "</details>\n");
+        } else {
+            p->body.s[p->body.n = before] = 0;
+        }
+    }
 }
 
 // ---- rows: classes by training frequency, then groups, then all
@@ -116,30 +128,32 @@ static bool has_class_values(const Metric *m, const Entry *const *pick, int n_pi
 
 static const char picks_note[] = "Each arm at its guidance strength of the lowest overall FID among those evaluated. ";
 
-void section_classes(Page *p) {
+static bool classes_of_family(Page *p, int family) {
     static const char *const shown[] = { "fid", "recall", "fidelity", "coverage", "kid", "borrowed", "copy",
                                          "diversity", "cas" };
     const Entry **pick = xcalloc((size_t)p->runs->n_arms + 1, sizeof *pick);
-    for (int f = 0; f < p->entries->families; f++) {
-        int n = page_picks(p, f, pick);
-        bool open = false;
-        for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
-            const Metric *m = metric_find(shown[i]);
-            if (!has_class_values(m, pick, n)) continue;
-            if (!open) {
-                char *note = xasprintf("%sClasses from the most to the least frequent in training (grey bars: training "
-                                       "images, on a logarithmic scale). Whiskers: 95%% intervals, over seeds where "
-                                       "there are several, else by bootstrap.", picks_note);
-                family_heading(p, f);
-                page_note(p, note);
-                free(note);
-            }
-            begin_grid(p, &open);
-            class_figure(p, f, pick, n, m);
-        }
-        end_grid(p, open);
+    int n = page_picks(p, family, pick);
+    bool open = false;
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+        const Metric *m = metric_find(shown[i]);
+        if (!has_class_values(m, pick, n)) continue;
+        begin_grid(p, &open);
+        class_figure(p, family, pick, n, m);
     }
+    end_grid(p, open);
     free(pick);
+    return open;
+}
+
+void section_classes(Page *p) {
+    size_t before = p->body.n;
+    each_family(p, classes_of_family);
+    if (p->body.n == before) return;
+    char *note = xasprintf("%sClasses from the most to the least frequent in training (grey bars: training images, on a "
+                           "logarithmic scale). Whiskers: 95%% intervals, over seeds where there are several, else by "
+                           "bootstrap.", picks_note);
+    page_note(p, note);
+    free(note);
 }
 
 // ---- confusion
@@ -169,25 +183,27 @@ static void confusion_figure(Page *p, int family, const Entry *e) {
     rows_free(&list);
 }
 
-void section_confusion(Page *p) {
+static bool confusion_of_family(Page *p, int family) {
     const Entry **pick = xcalloc((size_t)p->runs->n_arms + 1, sizeof *pick);
-    for (int f = 0; f < p->entries->families; f++) {
-        int n = page_picks(p, f, pick);
-        bool open = false;
-        for (int i = 0; i < n; i++) {
-            if (!pick[i]->result[0]->confusion) continue;
-            if (!open) {
-                family_heading(p, f);
-                page_note(p, "Per cent of the samples of a row that a classifier, trained on balanced real images, gives "
-                             "the label of a column; most frequent class first, all seeds together. What stands left "
-                             "of the diagonal in the lower rows was borrowed from more frequent classes.");
-            }
-            begin_grid(p, &open);
-            confusion_figure(p, f, pick[i]);
-        }
-        end_grid(p, open);
+    int n = page_picks(p, family, pick);
+    bool open = false;
+    for (int i = 0; i < n; i++) {
+        if (!pick[i]->result[0]->confusion) continue;
+        begin_grid(p, &open);
+        confusion_figure(p, family, pick[i]);
     }
+    end_grid(p, open);
     free(pick);
+    return open;
+}
+
+void section_confusion(Page *p) {
+    size_t before = p->body.n;
+    each_family(p, confusion_of_family);
+    if (p->body.n > before)
+        page_note(p, "Per cent of the samples of a row that a classifier, trained on balanced real images, gives the label "
+                     "of a column; most frequent class first, all seeds together. What stands left of the diagonal in the "
+                     "lower rows was borrowed from more frequent classes.");
 }
 
 // ---- guidance
@@ -233,22 +249,24 @@ static void sweep_figure(Page *p, int family, const Metric *m, Where w, bool *op
     free(room);
 }
 
-void section_guidance(Page *p) {
+static bool guidance_of_family(Page *p, int family) {
     static const char *const shown[] = { "fid", "recall", "fidelity" };
-    for (int f = 0; f < p->entries->families; f++) {
-        bool open = false;
-        size_t before = p->body.n;
-        family_heading(p, f);
-        for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
-            const Metric *m = metric_find(shown[i]);
-            sweep_figure(p, f, m, (Where){ OF_ALL, 0 }, &open);
-            for (int k = i == 0 ? 0 : GROUP_FEW; k < GROUP_COUNT; k++)     // of FID every group, of others the few
-                sweep_figure(p, f, m, (Where){ OF_GROUP, k }, &open);
-        }
-        end_grid(p, open);
-        if (!open && p->body.s) p->body.s[p->body.n = before] = 0;
-        if (open) page_note(p, "Bands: 95% intervals, over seeds where there are several, else by bootstrap.");
+    bool open = false;
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+        const Metric *m = metric_find(shown[i]);
+        sweep_figure(p, family, m, (Where){ OF_ALL, 0 }, &open);
+        for (int k = i == 0 ? 0 : GROUP_FEW; k < GROUP_COUNT; k++)         // of FID every group, of others the few
+            sweep_figure(p, family, m, (Where){ OF_GROUP, k }, &open);
     }
+    end_grid(p, open);
+    return open;
+}
+
+void section_guidance(Page *p) {
+    size_t before = p->body.n;
+    each_family(p, guidance_of_family);
+    if (p->body.n > before)
+        page_note(p, "Bands: 95% intervals, over seeds where there are several, else by bootstrap.");
 }
 
 // ---- differences of arms
@@ -286,24 +304,63 @@ static void difference_figure(Page *p, int family, const Entry *const *pick, int
     rows_free(&list);
 }
 
-void section_differences(Page *p) {
+static bool differences_of_family(Page *p, int family) {
     static const char *const shown[] = { "fid", "recall", "fidelity" };
     const Entry **pick = xcalloc((size_t)p->runs->n_arms + 1, sizeof *pick);
-    for (int f = 0; f < p->entries->families; f++) {
-        int n = page_picks(p, f, pick);
-        bool open = false;
-        size_t before = p->body.n;
-        family_heading(p, f);
-        for (size_t i = 0; n > 1 && i < sizeof shown / sizeof *shown; i++)
-            difference_figure(p, f, pick, n, metric_find(shown[i]), &open);
-        end_grid(p, open);
-        if (!open && p->body.s) p->body.s[p->body.n = before] = 0;
-        if (!open) continue;
-        char *note = xasprintf("%sMean difference and its 95%% t-interval, paired over seeds where arms share at least "
-                               "two (Welch's where they do not); not corrected for the number of comparisons.",
-                               picks_note);
-        page_note(p, note);
-        free(note);
-    }
+    int n = page_picks(p, family, pick);
+    bool open = false;
+    for (size_t i = 0; n > 1 && i < sizeof shown / sizeof *shown; i++)
+        difference_figure(p, family, pick, n, metric_find(shown[i]), &open);
+    end_grid(p, open);
     free(pick);
+    return open;
+}
+
+void section_differences(Page *p) {
+    size_t before = p->body.n;
+    each_family(p, differences_of_family);
+    if (p->body.n == before) return;
+    char *note = xasprintf("%sMean difference and its 95%% t-interval, paired over seeds where arms share at least two "
+                           "(Welch's where they do not); not corrected for the number of comparisons.", picks_note);
+    page_note(p, note);
+    free(note);
+}
+
+// ---- the paired bootstrap
+static void comparison_figure(Page *p, int metric, const char *title, const char *better) {
+    const Comparison *c = p->comparison;
+    size_t n = (size_t)c->n;
+    SvgRow *row = xcalloc(n + 1, sizeof *row);
+    double *v = xmalloc((3 * n + 1) * sizeof *v), *low = v + n, *high = low + n;
+    char (*buffer)[32] = xmalloc((n + 1) * sizeof *buffer), file[FIGURE_NAME], axis[120];
+    for (int i = 0; i < c->n; i++) {
+        const PairedRow *r = &c->row[i];
+        bool class = r->where.kind == OF_CLASS;
+        row[i] = (SvgRow){ comparison_part(c, i, buffer[i]),
+                           class && c->train_counts ? c->train_counts[r->where.index] : (double)NAN,
+                           !class && i && c->row[i - 1].where.kind == OF_CLASS };
+        v[i] = r->value[metric].difference;
+        low[i] = r->value[metric].low;
+        high[i] = r->value[metric].high;
+    }
+    snprintf(axis, sizeof axis, "difference of %s (%s is better)", title, better);
+    SvgBars bars = { "difference", 0, v, low, high };
+    SvgRows rows = { title, axis, c->train_counts ? "training images" : NULL, c->n, row, 1, &bars, true, true, false };
+    page_rows(p, file_name(file, "paired-bootstrap", paired_names[metric], 0), "", &rows);
+    free(row);
+    free(v);
+    free(buffer);
+}
+
+void section_comparison(Page *p) {
+    static const char *const titles[PAIRED_COUNT] = { "FID", "KID", "label fidelity" };
+    if (!p->comparison) return;
+    char *caption = comparison_caption(p->comparison);
+    page_note(p, caption);
+    free(caption);
+    text_add(&p->body, "<div class=\"grid\">\n");
+    for (int m = 0; m < PAIRED_COUNT; m++)
+        if (comparison_has(p->comparison, m))
+            comparison_figure(p, m, titles[m], m == PAIRED_FIDELITY ? "positive" : "negative");
+    text_add(&p->body, "</div>\n");
 }

@@ -164,6 +164,28 @@ void samples_of_class(const char *folder, int label, int count, ImageRow *out) {
     free(dir);
 }
 
+// Sides follow from the number of rows and columns; a cell that is black all over is empty.
+void sheet_of_class(const char *path, int classes, int label, int count, ImageRow *out) {
+    enum { COLUMNS = 16, GAP = 2, ROWS = 128 };
+    int rows = classes < ROWS ? classes : ROWS, w, h;
+    uint8_t *sheet;
+    Error why;
+    if (label >= rows || !png_read(path, 3, &sheet, &w, &h, &why)) return;
+    int cell_h = (h - GAP) / rows, cell_w = (w - GAP) / COLUMNS, side_h = cell_h - GAP, side_w = cell_w - GAP;
+    bool fits = side_h > 0 && side_w > 0 && h == rows * cell_h + GAP && w == COLUMNS * cell_w + GAP;
+    for (int i = 0; fits && i < COLUMNS && out->n < count; i++) {
+        uint8_t *rgb = xmalloc((size_t)side_h * (size_t)side_w * 3), any = 0;
+        for (int y = 0; y < side_h; y++) {
+            size_t at = (size_t)(label * cell_h + GAP + y) * (size_t)w + (size_t)(i * cell_w + GAP);
+            memcpy(rgb + (size_t)(y * side_w) * 3, sheet + 3 * at, (size_t)side_w * 3);
+        }
+        for (int k = 0; k < side_h * side_w * 3; k++) any |= rgb[k];
+        if (any) image_row_add(out, rgb, side_w, side_h);
+        else free(rgb);
+    }
+    free(sheet);
+}
+
 uint8_t *sample_image(const char *folder, int label, int64_t number, int *w, int *h) {
     char *dir = class_folder(folder, label), *path = xasprintf("%s/%06lld.png", dir, (long long)number);
     uint8_t *rgb = NULL;

@@ -14,6 +14,8 @@ void image_row_put(Page *p, const ImageRow *r, int group, const char *alt);
 void image_row_free(ImageRow *r);
 // The first `count` images of a class in a folder of samples, by their numbers.
 void samples_of_class(const char *folder, int label, int count, ImageRow *out);
+// The same from a picture of rows x columns as png_write_grid lays it out, a row for each class in the order of labels.
+void sheet_of_class(const char *path, int classes, int label, int count, ImageRow *out);
 uint8_t *sample_image(const char *folder, int label, int64_t number, int *w, int *h);   // NULL: not there
 // The images that a run was trained on, from --data; NULL and a line in *why (512 bytes).
 Dataset *training_images(const Run *r, const char *data, char *why);

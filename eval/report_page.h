@@ -2,6 +2,7 @@
 // written as files.
 #ifndef EVAL_REPORT_PAGE_H
 #define EVAL_REPORT_PAGE_H
+#include "eval/report_compare.h"
 #include "eval/report_entries.h"
 #include "eval/svg.h"
 #include "train/dataset.h"
@@ -11,6 +12,7 @@ typedef struct { int n, *order; const char **name; double *count; } ClassList;  
 typedef struct {
     const RunSet   *runs;
     const EntrySet *entries;
+    const Comparison *comparison;     // NULL: none was asked for
     ClassList       classes;
     const char     *data;             // of --data, or ""
     const char     *svg_dir;          // of --svg, or ""
@@ -36,7 +38,7 @@ char *page_finish(Page *p, const char *title);
 // many; pick (arms): written.
 int  page_picks(const Page *p, int family, const Entry **pick);
 // Sections, in their order.
-SectionFill section_summary, section_differences, section_loss, section_probe, section_evals, section_classes,
+SectionFill section_summary, section_differences, section_comparison, section_loss, section_probe, section_evals, section_classes,
             section_confusion, section_guidance, section_recognition, section_samples, section_nearest,
             section_protocol, section_configuration;
 EXTERN_C_END

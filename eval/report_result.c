@@ -225,6 +225,17 @@ static void read_labels(Reading *g, const Json *j) {
     }
 }
 
+// The options but for those of the intervals.
+static char *measuring_options(const Json *options) {
+    Text t = { 0 };
+    for (const Json *m = options ? options->first : NULL; m; m = m->next) {
+        char *value = json_print(m);
+        if (strncmp(m->key, "bootstrap", strlen("bootstrap")) != 0) text_add(&t, "%s %s; ", m->key, value);
+        free(value);
+    }
+    return t.s ? t.s : xstrdup("");
+}
+
 static void read_head(Reading *g, const Json *j) {
     Result *r = g->r;
     const Json *extractor = object(g, j, "extractor"), *generated = object(g, j, "generated");
@@ -247,6 +258,7 @@ static void read_head(Reading *g, const Json *j) {
     r->digest = string(g, reference, "digest");
     r->ref_count = number(g, reference, "count");
     r->options = options ? json_print(options) : xstrdup("");
+    r->measured = measuring_options(options);
     r->is_mean = number(g, score, "mean");
     r->is_std = number(g, score, "std");
 }
@@ -287,6 +299,7 @@ void result_free(Result *r) {
     for (int i = 0; i < r->n_downstream; i++) free(r->downstream[i].top1.per_class);
     free(r->path);
     free(r->options);
+    free(r->measured);
     free(r->class_names);
     free(r->group_of);
     free(r->per_class);
@@ -308,7 +321,7 @@ char *result_differs(const Result *a, const Result *b) {
         { "split of the reference", a->split, b->split }, { "reference's digest", a->digest, b->digest },
         { "rule of the groups", a->rule, b->rule }, { "classifier of the label fidelity", a->classifier,
                                                       b->classifier },
-        { "options", a->options, b->options } };
+        { "options", a->measured, b->measured } };
     const struct { const char *what; double a, b; } counts[] = {
         { "number of generated images", a->count, b->count }, { "number of reference images", a->ref_count,
                                                                 b->ref_count },

@@ -23,6 +23,7 @@ typedef struct {
     const char  *reference, *split, *digest, *rule, *classifier;
     double       count, ref_count, step, omega, steps, seed;
     char        *options;                                        // as JSON text, "" where absent
+    char        *measured;                                       // those of them that numbers depend on
     int          classes;                                        // 0: no table per class
     const char **class_names;                                    // (classes); "" where the file has none
     double      *train_counts;                                   // (classes) or NULL

@@ -9,9 +9,23 @@
 
 enum { PICTURE_BYTES = 1 << 26 };
 
-// One column of pictures: the first run of an arm that has samples, at the guidance of the arm's picked entry.
-typedef struct { int arm; const Run *run; const Result *result; const char *folder; double omega;
-                 const DatasetInfo *train; } Column;
+// One column of pictures: of an arm, one of its runs, at one guidance. They come from a folder of samples or from the
+// picture that `cbdm eval run` left beside a result.
+typedef struct {
+    int                arm;
+    const Run         *run;
+    const Result      *result;        // of these samples, or NULL
+    const char        *folder;        // NULL: there is a sheet
+    char              *sheet;
+    double             omega;
+    const DatasetInfo *train;         // NULL: not at hand
+} Column;
+typedef enum { OF_SAMPLES, OF_PAIRS } Pictures;
+
+static void columns_free(Column *column, int n) {
+    for (int i = 0; i < n; i++) free(column[i].sheet);
+    free(column);
+}
 
 static const RunSamples *samples_at(const Run *r, double omega) {
     for (int i = 0; i < r->n_samples; i++)
@@ -19,41 +33,66 @@ static const RunSamples *samples_at(const Run *r, double omega) {
     return NULL;
 }
 
-static const Result *result_at(const Run *r, double omega) {
+static const Result *result_with_pairs(const Run *r, double omega) {
     for (int i = 0; i < r->n_results; i++)
         if (r->results[i]->omega == omega && r->results[i]->n_pairs) return r->results[i];
     return NULL;
 }
 
-// The arm's run whose samples at the picked guidance are at hand, else its first that has samples at all. pairs: only
-// samples whose nearest training images are known.
-static bool column_of(const Page *p, const Entry *pick, int arm, bool pairs, Column *out) {
+// The picture that a result names, if it is there: a name in the result's own folder, never a path. Caller frees.
+static char *sheet_of(const Result *r, Pictures what) {
+    const char *name = json_text(json_get(r->json, what == OF_PAIRS ? "nearest" : "generated"), "sheet");
+    const char *slash = strrchr(r->path, '/');
+    if (!name || !*name || strchr(name, '/') || *name == '.') return NULL;
+    char *path = xasprintf("%.*s%s", slash ? (int)(slash - r->path + 1) : 0, r->path, name);
+    if (file_exists(path)) return path;
+    free(path);
+    return NULL;
+}
+
+static bool use_folder(const Run *r, const RunSamples *s, Pictures what, Column *out) {
+    const Result *result = s ? result_with_pairs(r, s->omega) : NULL;
+    if (!s || (what == OF_PAIRS && !result)) return false;
+    *out = (Column){ r->arm, r, result, s->path, NULL, s->omega, NULL };
+    return true;
+}
+
+// A folder at the picked guidance, a picture beside the picked results, any folder: the first that is there. Pairs from
+// a folder need the training images too (data).
+static bool column_of(const Page *p, const Entry *pick, int arm, Pictures what, Column *out) {
     const Arm *a = &p->runs->arm[arm];
-    for (int pass = pick ? 0 : 1; pass < 2; pass++)
-        for (int i = 0; i < a->n; i++) {
-            const Run *r = &p->runs->run[a->runs[i]];
-            for (int k = 0; k < (pass ? r->n_samples : 1); k++) {
-                const RunSamples *s = pass ? &r->samples[k] : samples_at(r, pick->omega);
-                const Result *result = s ? result_at(r, s->omega) : NULL;
-                if (!s || (pairs && !result)) continue;
-                *out = (Column){ arm, r, result, s->path, s->omega, NULL };
-                return true;
-            }
-        }
+    bool folders = what == OF_SAMPLES || *p->data;
+    for (int i = 0; pick && folders && i < a->n; i++) {
+        const Run *r = &p->runs->run[a->runs[i]];
+        if (use_folder(r, samples_at(r, pick->omega), what, out)) return true;
+    }
+    for (int k = 0; pick && k < pick->n; k++) {
+        char *sheet = sheet_of(pick->result[k], what);
+        if (!sheet) continue;
+        *out = (Column){ arm, pick->run[k], pick->result[k], NULL, sheet, pick->omega, NULL };
+        return true;
+    }
+    for (int i = 0; folders && i < a->n; i++) {
+        const Run *r = &p->runs->run[a->runs[i]];
+        for (int k = 0; k < r->n_samples; k++)
+            if (use_folder(r, &r->samples[k], what, out)) return true;
+    }
     return false;
 }
 
-static int columns_of(const Page *p, bool pairs, Column *column) {
+static Column *columns_of(const Page *p, Pictures what, int *n) {
     const Entry **pick = xcalloc((size_t)p->runs->n_arms + 1, sizeof *pick);
-    int n_pick = p->entries->families ? page_picks(p, 0, pick) : 0, n = 0;
+    Column *column = xcalloc((size_t)p->runs->n_arms + 1, sizeof *column);
+    int n_pick = p->entries->families ? page_picks(p, 0, pick) : 0;
+    *n = 0;
     for (int a = 0; a < p->runs->n_arms; a++) {
         const Entry *of_arm = NULL;
         for (int i = 0; i < n_pick; i++)
             if (pick[i]->arm == a) of_arm = pick[i];
-        n += column_of(p, of_arm, a, pairs, &column[n]);
+        *n += column_of(p, of_arm, a, what, &column[*n]);
     }
     free(pick);
-    return n;
+    return column;
 }
 
 // ---- a table of strips: a row for each class, a column for each arm
@@ -108,8 +147,8 @@ static void strip_table(Page *p, const Column *column, int n, int room, int grou
 
 // ---- samples
 static void fill_samples(const Page *p, const Column *c, int label, int room, ImageRow *out) {
-    (void)p;
-    samples_of_class(c->folder, label, room, out);
+    if (c->folder) samples_of_class(c->folder, label, room, out);
+    else sheet_of_class(c->sheet, p->classes.n, label, room, out);
 }
 
 static void put_file(Page *p, const char *path, const char *alt) {
@@ -144,15 +183,15 @@ static void put_previews(Page *p) {
 
 void section_samples(Page *p) {
     static const int room[] = { 0, 16, 8, 6, 4 };
-    Column *column = xcalloc((size_t)p->runs->n_arms + 1, sizeof *column);
-    int n = columns_of(p, false, column);
+    int n;
+    Column *column = columns_of(p, OF_SAMPLES, &n);
     if (n) {
         page_note(p, "The first samples of each class by their numbers, not chosen; most frequent class first, with its "
                      "training images. The same place in two columns has the same noise.");
         strip_table(p, column, n, room[n < 4 ? n : 4], 1 << 20, fill_samples, "Samples");
     }
     put_previews(p);
-    free(column);
+    columns_free(column, n);
 }
 
 // ---- nearest training images
@@ -166,9 +205,9 @@ static uint8_t *training_image(const DatasetInfo *d, int64_t i) {
 }
 
 static void fill_pairs(const Page *p, const Column *c, int label, int room, ImageRow *out) {
-    (void)p;
     const Result *r = c->result;
-    for (int i = 0; r && c->train && i < r->n_pairs && out->n + 1 < room; i++) {
+    if (c->sheet) sheet_of_class(c->sheet, p->classes.n, label, room, out);
+    for (int i = 0; r && c->folder && c->train && i < r->n_pairs && out->n + 1 < room; i++) {
         if (r->pairs[i].label != label) continue;
         int w, h;
         uint8_t *sample = sample_image(c->folder, label, r->pairs[i].sample, &w, &h);
@@ -183,62 +222,36 @@ static void fill_pairs(const Page *p, const Column *c, int label, int room, Imag
     }
 }
 
-// Opens each training set once, however many columns were trained on it. Returns how many columns have theirs.
-static int open_training_sets(Page *p, Column *column, int n, Dataset **set) {
-    int found = 0;
+// Opens each training set once, however many columns were trained on it.
+static void open_training_sets(Page *p, Column *column, int n, Dataset **set) {
     for (int i = 0; i < n; i++) {
         const char *digest = json_text(column[i].run->manifest, "data_sha256");
         for (int k = 0; k < i && digest && !column[i].train; k++)
             if (column[k].train && strcmp(column[k].train->digest, digest) == 0) column[i].train = column[k].train;
         char why[512];
-        if (!column[i].train && !(set[i] = training_images(column[i].run, p->data, why))) {
-            page_note(p, why);
-            continue;
-        }
+        if (column[i].sheet || column[i].train) continue;
+        set[i] = training_images(column[i].run, p->data, why);
         if (set[i]) column[i].train = dataset_info(set[i]);
-        found++;
+        else page_note(p, why);
     }
-    return found;
-}
-
-// The picture that `cbdm eval run` left beside the result, for readers without the data.
-static bool put_sheets(Page *p) {
-    bool any = false;
-    for (int i = 0; i < p->entries->n; i++) {
-        const Result *r = p->entries->entry[i].result[0];
-        const char *sheet = json_text(json_get(r->json, "nearest"), "sheet"), *slash = strrchr(r->path, '/');
-        if (!sheet || !*sheet || strchr(sheet, '/') || *sheet == '.') continue;          // a name, not a path
-        char *path = xasprintf("%.*s%s", slash ? (int)(slash - r->path + 1) : 0, r->path, sheet);
-        if (file_exists(path)) {
-            text_add(&p->body, "%s<figure>", any ? "" : "<div class=\"grid\">\n");
-            any = true;
-            put_file(p, path, "Samples beside their nearest training images");
-            text_add(&p->body, "<figcaption>");
-            text_html(&p->body, p->entries->entry[i].label);
-            text_add(&p->body, "</figcaption></figure>\n");
-        }
-        free(path);
-    }
-    if (any) text_add(&p->body, "</div>\n");
-    return any;
 }
 
 void section_nearest(Page *p) {
     static const int room[] = { 0, 16, 8, 6, 4 };
-    bool pairs = false;
+    bool pairs = false, shown = false;
     for (int i = 0; i < p->entries->n; i++) pairs |= p->entries->entry[i].result[0]->n_pairs > 0;
     if (!pairs) return;
     page_note(p, "Pairs: a sample, and right of it the training image nearest to it in the space of the features; per "
                  "class the samples that lie nearest. Copies show as pairs that are the same.");
-    Column *column = xcalloc((size_t)p->runs->n_arms + 1, sizeof *column);
-    int n = columns_of(p, true, column);
+    int n;
+    Column *column = columns_of(p, OF_PAIRS, &n);
     Dataset **set = xcalloc((size_t)n + 1, sizeof *set);
-    if (*p->data && n && open_training_sets(p, column, n, set))
-        strip_table(p, column, n, room[n < 4 ? n : 4], 2, fill_pairs, "Samples and nearest training images");
-    else if (!put_sheets(p))
-        page_note(p, n ? "The training images are not at hand: name their data set with --data to see the pairs."
-                       : "The samples are not at hand: name their folders with --samples to see the pairs.");
+    open_training_sets(p, column, n, set);
+    for (int i = 0; i < n; i++) shown |= column[i].sheet || column[i].train;
+    if (shown) strip_table(p, column, n, room[n < 4 ? n : 4], 2, fill_pairs, "Samples and nearest training images");
+    else if (!*p->data) page_note(p, "The training images are not at hand: name their data set with --data.");
+    else if (!n) page_note(p, "The samples are not at hand: name their folders with --samples.");
     for (int i = 0; i < n; i++) dataset_close(set[i]);
     free(set);
-    free(column);
+    columns_free(column, n);
 }

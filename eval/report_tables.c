@@ -52,12 +52,14 @@ static void put_warnings(Page *p) {
 
 void section_summary(Page *p) {
     if (p->entries->families > 1)
-        page_note(p, "The results are of several protocols, references or sample counts. Their numbers cannot be "
-                     "compared with each other and stand in tables of their own.");
+        page_note(p, "The results are of several protocols, references or numbers of samples, whose numbers cannot be "
+                     "compared with each other: those of the most samples come first, the others are folded away.");
     for (int f = 0; f < p->entries->families; f++) {
+        if (f == 1) text_add(&p->body, "<details><summary>Results measured in other ways</summary>\n");
         summary_tables(p, f, 0, SHOWN, true);
         summary_tables(p, f, SHOWN, LISTED, false);
     }
+    if (p->entries->families > 1) text_add(&p->body, "</details>\n");
     put_warnings(p);
     if (!p->entries->n && p->runs->n)
         page_note(p, "No results yet: `cbdm eval run --samples DIR --json RUN/eval/NAME.json` writes one.");
