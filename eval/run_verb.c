@@ -135,6 +135,9 @@ static bool measure(Run *r, Error *err) {
     double began = now_seconds();
     if (!metrics_check(&r->gen, &r->ref, o, err)) return false;
     metrics_compute(&r->gen, &r->ref, o, &r->metrics);
+    if (r->other_classifier)
+        metrics_warn(&r->metrics, "the classifier was not trained on the whole training set of %s: label fidelity and "
+                     "features are another network's than of results that say nothing here", r->c.data);
     log_info("metrics of %lld and %lld rows of %d in %.1f s", (long long)r->gen.n, (long long)r->ref.n, r->gen.dim,
              now_seconds() - began);
     return true;
@@ -150,16 +153,25 @@ static void print(const Run *r) {
     free(groups);
 }
 
-static bool evaluate(Run *r, Error *err) {
-    if (!run_open_data(r, err) || !run_open_extractor(r, err) ||
-        (r->drawing && !drawing_run(r->drawing, &r->samples, err)) || !run_extract(r, err) || !measure(r, err))
-        return false;
-    bool asked = run_ask(r, err);
-    print(r);                                              // what is known, also where a question failed
-    if (!asked) return false;
+static bool write_result(Run *r, Error *err) {
     char *settings = cli_json(flags, N_FLAGS, &r->c);
     bool ok = run_write(r, settings, err);
     free(settings);
+    return ok;
+}
+
+// Everything is checked before hours of drawing, and what is known is written before hours of training.
+static bool evaluate(Run *r, Error *err) {
+    if (!run_open_data(r, err) || !run_open_extractor(r, err) ||
+        (r->drawing && !drawing_run(r->drawing, &r->samples, err)) || !run_extract(r, err) ||
+        !run_save_features(r, err) || !measure(r, err))
+        return false;
+    run_ask(r);
+    if (!write_result(r, err)) return false;
+    bool train = r->ask[ASK_CAS] || r->ask[ASK_DOWNSTREAM];
+    bool ok = !train || (run_recognise(r, err) && write_result(r, err));
+    print(r);
+    if (ok && *r->c.json) log_info("%s: the result", r->c.json);
     return ok;
 }
 
@@ -176,6 +188,7 @@ static void run_free(Run *r) {
     features_free(&r->held_out);
     features_free(&r->lt_features);
     extractor_close(r->extractor);
+    classifier_close(r->judge);
     samples_free(&r->samples);
     drawing_close(r->drawing);
     dataset_close(r->train);
