@@ -6,13 +6,14 @@
 #   --set fashion-mnist|cifar10|cifar100   which experiment (fashion-mnist); cifar*: the paper's settings, for a GPU
 #   --data PATH        the data set; needed for cifar*                      --out DIR       runs/experiments/SET-lt
 #   --arms LIST        ddpm,cbdm-tau1,cbdm-tau0.1: also twin-ARM (PyTorch, needs torch) and ARM-bf16 (on a GPU)
-#   --seeds LIST       0,1,2                --steps N       of training     --preset NAME   of cbdm train
+#   --seeds LIST       0,1,2                --twin-seeds LIST               of the twins (the first of --seeds)
+#   --steps N          of training          --preset NAME   of cbdm train
 #   --omegas LIST      0,0.5,1,1.5,2        guidance strengths of the sweep
-#   --sweep-samples N  1000: images of each point of the sweep              --samples N     2000: at the chosen guidance
+#   --sweep-samples N  500: images of each point of the sweep               --samples N     2000: at the chosen guidance
 #   --sample-steps N   25: of DDIM          --questions LIST                of cbdm eval run, at the chosen guidance
 #   --classifier FILE  of cbdm eval train-classifier, in place of one trained here
 #   --device NAME      cpu                  --jobs N        work side by side, one thread each (cores; on a GPU 1)
-#   --stage NAME       train, classifier, eval, report or all
+#   --stage NAME       train, classifier, sweep (of the runs that are trained), eval, report or all
 #   --quick            everything small: some minutes, numbers without meaning
 #   --detach           go on in the background, also after logging out      --program FILE  build/cbdm
 # Every piece of work leaves a file; the same command goes on where an earlier one was stopped, by Ctrl-C or otherwise.
@@ -118,7 +119,7 @@ if [ "${1:-}" = --item ]; then
 fi
 
 # ---- options
-set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 steps='' preset='' omegas='' sweep_samples='' samples=''
+set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 twin_seeds='' steps='' preset='' omegas='' sweep_samples='' samples=''
 sample_steps='' questions='' classifier='' device='' jobs='' stage=all quick='' detach='' program=$root/build/cbdm
 
 parse() {
@@ -132,7 +133,7 @@ parse() {
         esac
         case $1 in
             --set) set_=$2 ;; --data) data=$2 ;; --out) out=$2 ;; --arms) arms=$2 ;; --seeds) seeds=$2 ;;
-            --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;; --sweep-samples) sweep_samples=$2 ;;
+            --twin-seeds) twin_seeds=$2 ;; --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;; --sweep-samples) sweep_samples=$2 ;;
             --samples) samples=$2 ;; --sample-steps) sample_steps=$2 ;; --questions) questions=$2 ;;
             --classifier) classifier=$2 ;; --device) device=$2 ;; --jobs) jobs=$2 ;; --stage) stage=$2 ;;
             --program) program=$2 ;;
@@ -148,9 +149,9 @@ parse "$@"
 case $set_ in
     fashion-mnist)
         : "${data:=/usr/share/datasets/fashion-mnist}" "${preset:=demo}" "${steps:=3000}" "${omegas:=0,0.5,1,1.5,2}"
-        : "${arms:=ddpm,cbdm-tau1,cbdm-tau0.1}" "${sweep_samples:=1000}" "${samples:=2000}" "${sample_steps:=25}"
+        : "${arms:=ddpm,cbdm-tau1,cbdm-tau0.1}" "${sweep_samples:=500}" "${samples:=2000}" "${sample_steps:=25}"
         : "${questions:=fidelity,nearest,diversity}" "${device:=cpu}"
-        X_SAVE=500 X_BATCH=50 X_TRAIN='' X_CLASSIFIER_FLAGS='--preset quick --no-flip'
+        X_SAVE=500 X_BATCH=50 X_TRAIN='' X_CLASSIFIER_FLAGS='--preset quick'
         X_EVAL="--split test --features classifier --protocol cbdm --clip-x0 1"
         X_SWEEP="--sampler ddim --steps $sample_steps --prd-runs 1"
         X_FINAL="--sampler ddim --steps $sample_steps"
@@ -169,15 +170,15 @@ esac
 if [ "$quick" ]; then
     preset=quick steps=40 arms=ddpm,cbdm-tau1 seeds=0,1 omegas=0,1 sweep_samples=20 samples=40
     X_SAVE=40 X_BATCH=20 X_SWEEP='--sampler ddim --steps 3 --prd-runs 1' X_FINAL='--sampler ddim --steps 3'
-    X_CLASSIFIER_FLAGS='--preset quick --epochs 0.05 --no-flip'
+    X_CLASSIFIER_FLAGS='--preset quick --epochs 0.05'
     : "${out:=runs/experiments/$set_-lt-quick}"
 fi
-: "${out:=runs/experiments/$set_-lt}"
+: "${out:=runs/experiments/$set_-lt}" "${twin_seeds:=${seeds%%,*}}"
 
 # ---- what must be here, before anything is begun
 case $stage in
-    train|classifier|eval|report|all) ;;
-    *) die "--stage $stage: there are train, classifier, eval, report and all" ;;
+    train|classifier|sweep|eval|report|all) ;;
+    *) die "--stage $stage: there are train, classifier, sweep, eval, report and all" ;;
 esac
 [ -n "$data" ] && [ -e "$data" ] || [ "$data" = builtin ] || die "${data:-the data of $set_} is not here: $hint" 3
 [ -z "$classifier" ] || [ -f "$classifier" ] || die "--classifier $classifier: no such file" 3
@@ -239,9 +240,12 @@ perform() {          # the lines of .jobs/list
     trap - INT TERM
 }
 
-each() {             # each FUNCTION LIST: FUNCTION ARM SEED for every run, seeds outside, so that pairs finish together
+each() {             # each FUNCTION: FUNCTION ARM SEED for every run, seeds outside, so that pairs finish together
     for seed in $(words "$seeds"); do
-        for arm in $(words "$2"); do "$1" "$arm" "$seed"; done
+        for arm in $(words "$arms"); do
+            case $arm in twin-*) case ,$twin_seeds, in *,$seed,*) ;; *) continue ;; esac ;; esac
+            "$1" "$arm" "$seed"
+        done
     done
 }
 
@@ -249,7 +253,7 @@ each() {             # each FUNCTION LIST: FUNCTION ARM SEED for every run, seed
 untrained() { [ -f "$(final_step "$(run_of "$1" "$2")")" ] || echo "train $1 $2"; }
 
 stage_train() {
-    each untrained "$arms" >"$out/.jobs/list"
+    each untrained >"$out/.jobs/list"
     perform "training"
 }
 
@@ -263,7 +267,7 @@ stage_classifier() {
 is_base() { [ "$1" = "$(base_of "$1")" ]; }
 
 unswept() {
-    is_base "$1" || return 0
+    is_base "$1" && [ -z "$(untrained "$1" "$2")" ] || return 0
     for omega in $(words "$omegas"); do
         [ -f "$(sweep_file "$1" "$2" "$omega")" ] || echo "sweep $1 $2 $omega"
     done
@@ -287,13 +291,17 @@ unmeasured() {
     [ -f "$(final_file "$1" "$2" "$omega")" ] || echo "final $1 $2 $omega"
 }
 
-stage_eval() {
-    [ -z "$(each untrained "$arms")" ] || die "some runs are not trained to step $steps yet: --stage train" 3
+stage_sweep() {
     [ -f "$X_CLASSIFIER" ] || die "$X_CLASSIFIER is not here: --stage classifier" 3
-    each unswept "$arms" >"$out/.jobs/list"
+    each unswept >"$out/.jobs/list"
     perform "guidance sweep"
+}
+
+stage_eval() {
+    [ -z "$(each untrained)" ] || die "some runs are not trained to step $steps yet: --stage train" 3
+    stage_sweep
     for arm in $(words "$arms"); do choose "$arm"; done
-    each unmeasured "$arms" >"$out/.jobs/list"
+    each unmeasured >"$out/.jobs/list"
     perform "evaluation"
 }
 
@@ -321,10 +329,10 @@ finals() { final_file "$1" "$2" "$(cat "$out/$(base_of "$1").omega")"; }
 
 stage_report() {
     # shellcheck disable=SC2046
-    set -- $(each run_of "$arms")
+    set -- $(each run_of)
     "$program" report "$@" --data "$data" --out "$out/report.html"
     # shellcheck disable=SC2046
-    set -- $(each finals "$arms")
+    set -- $(each finals)
     {
         echo "# $set_-lt: $steps steps, preset $preset, seeds $seeds"
         for arm in $(words "$arms"); do
@@ -333,9 +341,12 @@ stage_report() {
             echo "$arm, FID by guidance (mean over seeds, $sweep_samples images each); chosen: $(cat "$out/$arm.omega")"
             awk '{ print "- omega " $1 ": " $2 }' "$out/$arm.sweep"
         done
+        for metric in fid kid recall coverage precision fidelity diversity copy; do
+            echo
+            "$program" report "$@" --table md --metric $metric --rows all,many,medium,few
+        done
         echo
-        "$program" report "$@" --table md --metric fid,kid,recall,coverage,fidelity --rows all,many,medium,few
-        each twin_lines "$arms"
+        each twin_lines
     } >"$out/summary.md.tmp"
     mv "$out/summary.md.tmp" "$out/summary.md"
     cat "$out/summary.md"
