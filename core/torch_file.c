@@ -127,14 +127,18 @@ static bool place_legacy_storages(Reader *r, const PickleNode *keys, size_t at) 
     return at == r->n || refuse(r, "the file", "bytes follow its last storage");
 }
 
+// Members that lie over one another would be many times the file's bytes to check: together they are at most as large.
 static bool place_zip_storages(Reader *r, const Zip *z, const char *folder, int folder_n) {
+    uint64_t total = 0;
     for (size_t i = 0; i < r->storages; i++) {
         Storage *s = &r->storage[i];
         size_t bytes;
         if (s->key_n > 64) return refuse(r, "a storage", "its name is longer than 64 bytes");
         char *name = xasprintf("%.*s/data/%.*s", folder_n, folder, (int)s->key_n, (const char *)s->key);
         const ZipMember *m = zip_find(z, name);
-        bool ok = m ? zip_stored(z, m, &s->data, r->err) : refuse(r, name, "this member of the archive is missing");
+        bool ok = m || refuse(r, name, "this member of the archive is missing");
+        if (ok && (m->size > r->n || (total += m->size) > r->n)) ok = refuse(r, name, "members of the archive overlap");
+        ok = ok && zip_stored(z, m, &s->data, r->err);
         if (ok && (!mul_size((size_t)s->numel, st_type_size(s->type), &bytes) || bytes != m->size))
             ok = refuse(r, name, "its size is not what the tensors say");
         free(name);
@@ -204,8 +208,10 @@ static bool append_key(char name[NAME_BYTES], size_t n, const PickleNode *key) {
         if (n + 1 >= NAME_BYTES) return false;
         name[n++] = '.';
     }
-    if (key->type == PICKLE_INT) return snprintf(name + n, NAME_BYTES - n, "%lld", (long long)key->number) <
-                                        (int)(NAME_BYTES - n);
+    if (key->type == PICKLE_INT) {
+        int written = snprintf(name + n, NAME_BYTES - n, "%lld", (long long)key->number);
+        return (size_t)written < NAME_BYTES - n;
+    }
     if (!is_text(key) || key->n == 0 || key->n >= NAME_BYTES - n) return false;
     for (size_t i = 0; i < key->n; i++)
         if (key->bytes[i] <= ' ' || key->bytes[i] > '~') return false;

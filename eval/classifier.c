@@ -77,6 +77,13 @@ void classifier_image(const Classifier *c, int *height, int *width, int *channel
     *channels = c->cfg.channels;
 }
 
+bool classifier_takes(const Classifier *c, const ImageSet *s, Error *err) {
+    const ClassifierConfig *f = &c->cfg;
+    return (s->height == f->height && s->width == f->width && s->channels == f->channels) ||
+           error_set(err, ERR_USAGE, "%s holds images of %dx%dx%d, the classifier is for %dx%dx%d", s->name, s->height,
+                     s->width, s->channels, f->height, f->width, f->channels);
+}
+
 // ---- inference
 // Rows at..at + n - 1 of a pass: normalises in place, fills up with black, runs, reads.
 static void run_batch(Classifier *c, int64_t n, const float *pixels, float *features, float *logits) {
@@ -107,9 +114,8 @@ void classifier_run_pixels(Classifier *c, int64_t n, const float *pixels, float 
 }
 
 void classifier_run(Classifier *c, const ImageSet *s, float *features, float *logits) {
-    CHECK(s->height == c->cfg.height && s->width == c->cfg.width && s->channels == c->cfg.channels,
-          "%s: %dx%dx%d images for a classifier of %dx%dx%d", s->name, s->height, s->width, s->channels,
-          c->cfg.height, c->cfg.width, c->cfg.channels);
+    Error err;
+    CHECK(classifier_takes(c, s, &err), "%s", err.msg);
     float *pixels = xmalloc((size_t)tensor_numel(c->infer.x) * sizeof *pixels);
     for (int64_t at = 0; at < s->n; at += c->batch) {
         int64_t end = s->n - at < c->batch ? s->n : at + c->batch;

@@ -41,9 +41,10 @@ bool        classifier_save(const Classifier *c, const char *path, const char *d
 int         classifier_dim(const Classifier *c);                  // of the features: 4 width, after the average pool
 int         classifier_classes(const Classifier *c);
 void        classifier_image(const Classifier *c, int *height, int *width, int *channels);
+bool        classifier_takes(const Classifier *c, const ImageSet *s, Error *err);   // images of its size; else *err
 const ClassifierRecipe *classifier_recipe_of(const Classifier *c);
 const char *classifier_data_digest(const Classifier *c);          // of what its file says it was trained on; "": new
-// features (n,dim), logits (n,classes): NULL if not wanted.
+// features (n,dim), logits (n,classes): NULL if not wanted. The classifier takes images such as s holds.
 void        classifier_run(Classifier *c, const ImageSet *s, float *features, float *logits);
 // The same of pixels (n,height,width,channels) on the scale 0..255.
 void        classifier_run_pixels(Classifier *c, int64_t n, const float *pixels, float *features, float *logits);

@@ -75,9 +75,7 @@ static bool check_sets(const Classifier *c, const ImageSet *sets, int n_sets, in
     int64_t n = 0;
     for (int k = 0; k < n_sets; k++) {
         const ImageSet *s = &sets[k];
-        if (s->height != f->height || s->width != f->width || s->channels != f->channels)
-            return error_set(err, ERR_USAGE, "%s holds images of %dx%dx%d, the classifier is for %dx%dx%d", s->name,
-                             s->height, s->width, s->channels, f->height, f->width, f->channels);
+        if (!classifier_takes(c, s, err)) return false;
         for (int64_t i = 0; i < s->n; i++) {
             int32_t label = s->label ? s->label[i] : -1;
             if (label < 0 || label >= f->classes)

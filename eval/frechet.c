@@ -95,9 +95,9 @@ void gaussian_free(Gaussian *g) {
 
 // ---- files
 // An array of doubles, all finite; NULL: *err.
-static double *read_doubles(const char *path, const char *name, NpyArray *a, Error *err) {
+static double *parse_doubles(const uint8_t *npz, size_t npz_n, const char *path, const char *name, NpyArray *a, Error *err) {
     uint8_t *member;
-    if (!npz_read(path, name, &member, a, err)) return NULL;
+    if (!npz_parse(npz, npz_n, path, name, &member, a, err)) return NULL;
     bool f4 = strcmp(a->descr, "<f4") == 0, finite = true;
     size_t bytes, n = 0;
     if ((!f4 && strcmp(a->descr, "<f8") != 0) || !npy_data_bytes(a, &bytes)) {
@@ -132,18 +132,28 @@ static bool is_covariance(const double *s, int64_t dim) {
     return true;
 }
 
-bool gaussian_read(const char *path, Gaussian *out, Error *err) {
+bool gaussian_parse(const uint8_t *bytes, size_t n, const char *where, Gaussian *out, Error *err) {
     NpyArray mu = { 0 }, sigma = { 0 };
     Gaussian g = { 0 };
-    bool ok = (g.mu = read_doubles(path, "mu", &mu, err)) && (g.sigma = read_doubles(path, "sigma", &sigma, err));
+    bool ok = (g.mu = parse_doubles(bytes, n, where, "mu", &mu, err)) &&
+              (g.sigma = parse_doubles(bytes, n, where, "sigma", &sigma, err));
     if (ok && (mu.ndim != 1 || mu.shape[0] < 1 || mu.shape[0] > INT32_MAX || sigma.ndim != 2 ||
                sigma.shape[0] != mu.shape[0] || sigma.shape[1] != mu.shape[0]))
-        ok = error_set(err, ERR_FILE, "%s: mu must be a vector and sigma the square matrix of the same size", path);
+        ok = error_set(err, ERR_FILE, "%s: mu must be a vector and sigma the square matrix of the same size", where);
     if (ok && !is_covariance(g.sigma, mu.shape[0]))
-        ok = error_set(err, ERR_FILE, "%s: sigma is no covariance: not symmetric, or with a negative variance", path);
+        ok = error_set(err, ERR_FILE, "%s: sigma is no covariance: not symmetric, or with a negative variance", where);
     g.dim = ok ? (int)mu.shape[0] : 0;
     if (ok) *out = g;
     else gaussian_free(&g);
+    return ok;
+}
+
+bool gaussian_read(const char *path, Gaussian *out, Error *err) {
+    uint8_t *bytes;
+    size_t n;
+    if (!file_read(path, SIZE_MAX - 1, &bytes, &n, err)) return false;
+    bool ok = gaussian_parse(bytes, n, path, out, err);
+    free(bytes);
     return ok;
 }
 

@@ -8,6 +8,7 @@ typedef struct { int64_t n; int dim; double *mu, *sigma; } Gaussian;            
 // rows: indices (n_rows) into f, repeats allowed; NULL: all of f. At least 2 rows.
 void gaussian_fit(const Features *f, const int64_t *rows, int64_t n_rows, Gaussian *out);
 bool gaussian_read(const char *path, Gaussian *out, Error *err);         // npz of mu and sigma, as pytorch-fid's
+bool gaussian_parse(const uint8_t *bytes, size_t n, const char *where, Gaussian *out, Error *err);   // of its bytes
 bool gaussian_write(const char *path, const Gaussian *g, Error *err);
 void gaussian_free(Gaussian *g);
 // |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^1/2, the last as the sum of roots of the eigenvalues of

@@ -216,10 +216,7 @@ static void fid_of_statistics(const Features *gen, const MetricOptions *o, Metri
 void metrics_compute(const Features *gen, const Features *ref, const MetricOptions *o, Metrics *out) {
     Parts p;
     int classes = ref && gen->label && ref->label ? o->classes : 0;
-    *out = (Metrics){ .classes = classes, .dim = gen->dim, .grouped = classes && o->group_of,
-                      .options = *o };
-    out->options.group_of = NULL;
-    out->options.ref_gaussian = NULL;
+    *out = (Metrics){ .classes = classes, .dim = gen->dim, .grouped = classes && o->group_of };
     out->by_class = xcalloc((size_t)classes + 1, sizeof *out->by_class);
     for (int g = 0; g < GROUP_COUNT; g++) out->by_group[g] = empty_row();
     parts_make(gen, ref, o, out, &p);

@@ -40,7 +40,6 @@ typedef struct {
     double    per_class_fid_mean;                // over the classes that have one; NaN without
     char    **warnings;
     int       n_warnings;
-    MetricOptions options;                       // as they were asked for; group_of and ref_gaussian NULL
 } Metrics;
 // Labels, where options ask for classes, lie in 0..classes-1 on both sides (metrics_check says so). ref: NULL with
 // ref_gaussian.
@@ -51,10 +50,10 @@ bool  metrics_skip(const char *text, unsigned *skip, Error *err);
 // One more line for the list of warnings, which is printed and written to the JSON.
 void  metrics_warn(Metrics *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void  metrics_free(Metrics *m);
-// The members of a result's JSON (see eval/README.md) that are metrics: "fid": ..., "per_class": [...], without the
-// braces around; caller frees. Table: to f, warnings about few samples below it.
+// The members of a result's JSON (see eval/README.md) that are metrics, from "options" to "warnings", without the braces
+// around; caller frees. The table goes to f, the warnings below it; class_names: NULL for numbers.
 char *metrics_json(const Metrics *m, const MetricOptions *o);
-void  metrics_print(const Metrics *m, const char *const *class_names, FILE *f);
+void  metrics_print(const Metrics *m, const MetricOptions *o, const char *const *class_names, FILE *f);
 int   metrics_main(int argc, char **argv);       // cbdm eval metrics
 EXTERN_C_END
 #endif

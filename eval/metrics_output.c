@@ -75,6 +75,17 @@ static void options_json(FILE *f, const MetricOptions *o) {
     fputs("]}", f);
 }
 
+// By which of the published definitions each number was computed.
+static void variants_json(FILE *f, const Metrics *m, const MetricOptions *o) {
+    const char *inside = o->strict ? "d < r" : "d <= r";
+    fprintf(f, "\"variants\": {\"fid\": %s, \"kid\": \"%s\", \"pr3\": \"k = 3, %s\", \"pr5\": \"k = 5, %s\", "
+            "\"inception_score\": \"%d %s parts\", ", route(&m->all), o->kid_subsets ? "100 subsets of 1000, unbiased" :
+            "all pairs, unbiased", inside, inside, o->splits, o->shuffle ? "shuffled" : "contiguous");
+    if (o->prd_clusters) fprintf(f, "\"prd\": \"Lloyd, %d clusters, %d runs\", ", o->prd_clusters, o->prd_runs);
+    else fprintf(f, "\"prd\": \"Lloyd, 20 clusters a class, %d runs\", ", o->prd_runs);
+    fprintf(f, "\"mind\": \"%d directions\", \"interval\": \"%d resamples, 95%%\"}", o->mind_directions, o->bootstrap);
+}
+
 static void classes_json(FILE *f, const Metrics *m) {
     fputs(",\n\"per_class_fid\": [", f);
     for (int c = 0; c < m->classes; c++) {
@@ -100,6 +111,8 @@ char *metrics_json(const Metrics *m, const MetricOptions *o) {
     CHECK(f, "no memory for text");
     const MetricRow *a = &m->all;
     options_json(f, o);
+    fputs(",\n", f);
+    variants_json(f, m, o);
     fputs(",\n", f);
     numbers(f, (const char *const[]){ "fid", "kid", "mind", "prd_f8", "prd_f1_8" },
             (double[]){ a->fid.value, a->kid.value, a->mind, a->prd.f8, a->prd.f1_8 }, 5);
@@ -186,8 +199,7 @@ static int name_width(const Metrics *m, const char *const *names) {
     return width;
 }
 
-static void print_below(FILE *f, const Metrics *m) {
-    const MetricOptions *o = &m->options;
+static void print_below(FILE *f, const Metrics *m, const MetricOptions *o) {
     const MetricRow *a = &m->all;
     const char *inside = o->strict ? "d < r" : "d <= r";
     if (isfinite(a->pr5.precision)) fprintf(f, "k = 5, %s: prec, recall, density, coverage above\n", inside);
@@ -205,7 +217,7 @@ static void print_below(FILE *f, const Metrics *m) {
     if (any_by_rows(m)) fprintf(f, "* from the rows, by a nuclear norm: no more rows than dimensions\n");
 }
 
-void metrics_print(const Metrics *m, const char *const *class_names, FILE *f) {
+void metrics_print(const Metrics *m, const MetricOptions *o, const char *const *class_names, FILE *f) {
     int width = name_width(m, class_names);
     bool ranges = has_ranges(m);
     fprintf(f, "%-*s %7s %7s %9s ", width, "", "n_gen", "n_ref", "fid");
@@ -225,6 +237,6 @@ void metrics_print(const Metrics *m, const char *const *class_names, FILE *f) {
         cell(f, 9, m->per_class_fid_mean < 10 ? "%.4f" : "%.3f", m->per_class_fid_mean);
         fputc('\n', f);
     }
-    print_below(f, m);
+    print_below(f, m, o);
     for (int i = 0; i < m->n_warnings; i++) fprintf(f, "warning: %s\n", m->warnings[i]);
 }

@@ -26,7 +26,6 @@ static const Flag flags[] = {
     { "probs", "", ".npy (n,classes) of class probabilities of the generated images, for the Inception Score", FLAG_STR,
       FIELD(probs), NULL, 0, 0 },
     { "json", "", "write the result to this file too", FLAG_STR, FIELD(json), NULL, 0, 0 },
-    { "skip", "", "what is left out: a list of fid, kid, prdc, is, prd, mind", FLAG_LIST, FIELD(skip), NULL, 0, 0 },
     { NULL, NULL, "Classes and groups (labels on both sides)", FLAG_INT, 0, NULL, 0, 0 },
     { "classes", "0", "number of classes; 0: the largest label and one", FLAG_INT, FIELD(classes), NULL, 0, 1e6 },
     { "groups", "thirds", "many, medium, few: 100,20 (many above 100 training images, few below 20), thirds, or how many "
@@ -34,6 +33,7 @@ static const Flag flags[] = {
     { "train-counts", "", "training images of each class: a list, or a text file of numbers; without it, labels are taken "
       "to be in the order of frequency", FLAG_LIST, FIELD(train_counts), NULL, 0, 0 },
     { NULL, NULL, "Variants", FLAG_INT, 0, NULL, 0, 0 },
+    { "skip", "", "what is left out: a list of fid, kid, prdc, is, prd, mind", FLAG_LIST, FIELD(skip), NULL, 0, 0 },
     { "loose", "false", "precision, recall, density, coverage: inside a ball means d <= r, as in the original and ADM; "
       "else d < r, as in CBDM and PRDC", FLAG_BOOL, FIELD(loose), NULL, 0, 0 },
     { "kid-subsets", "false", "KID as the mean of 100 subsets of at most 1000 rows (torch-fidelity) instead of all pairs",
@@ -206,7 +206,7 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
         printf("groups %s: %s\n", c->groups, groups);
         free(groups);
     }
-    metrics_print(&m, NULL, stdout);
+    metrics_print(&m, &o, NULL, stdout);
     bool ok = true;
     if (*c->json) {
         char *text = result_json(c, v, &o, &m);

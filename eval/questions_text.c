@@ -60,7 +60,7 @@ void answers_print(const Answers *a, const ClassTable *t, FILE *f) {
     int n = 0;
     if (a->fidelity) {
         c[n++] = (Column){ "fidelity", &a->fidelity->generated, NULL, 3 };
-        c[n++] = (Column){ "real", &a->fidelity->real, NULL, 3 };
+        c[n++] = (Column){ "of real", &a->fidelity->real, NULL, 3 };
         c[n++] = (Column){ "borrowed", NULL, a->fidelity->borrowed, 3 };
     }
     if (a->nearest) {
@@ -69,7 +69,7 @@ void answers_print(const Answers *a, const ClassTable *t, FILE *f) {
     }
     if (a->diversity) {
         c[n++] = (Column){ "diversity", NULL, a->diversity, 3 };
-        c[n++] = (Column){ "real", NULL, a->real_diversity, 3 };
+        c[n++] = (Column){ "of real", NULL, a->real_diversity, 3 };
     }
     if (a->cas) c[n++] = (Column){ "cas", &a->cas->top1, NULL, 3 };
     for (int i = 0; a->downstream && i < DOWNSTREAM_ARMS; i++)

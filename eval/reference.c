@@ -33,30 +33,35 @@ static bool read_cache(const char *path, const Extractor *e, const ImageSet *s, 
     return false;
 }
 
-static void write_cache(const char *path, const Extractor *e, const char *digest, Protocol p, const Features *f) {
+static bool write_cache(const char *path, const Extractor *e, const char *digest, Protocol p, const Features *f) {
     static const char *const keys[] = { "protocol", "extractor", "weights_sha256", "images_digest" };
     const char *values[] = { protocol_names[p], e->name, e->hash, digest };
     Error err = { 0 };
     char *folder = reference_cache_folder();
-    if (!dir_make(folder, &err) || !features_write(path, f, keys, values, 4, &err))
-        log_warn("the features are not kept for later: %s", err.msg);
-    else log_info("kept in %s", path);
+    bool ok = dir_make(folder, &err) && features_write(path, f, keys, values, 4, &err);
+    if (ok) log_info("kept in %s", path);
+    else log_warn("the features are not kept for later: %s", err.msg);
     free(folder);
+    return ok;
+}
+
+// Extracted, written and read again: a file that is mapped takes no memory of its own.
+static void extract(Extractor *e, const ImageSet *s, const char *path, const char *digest, Protocol p, Features *out) {
+    size_t n = (size_t)s->n;
+    float *x = xmalloc(n * (size_t)e->dim * sizeof *x), *probs = xmalloc(n * (size_t)e->classes * sizeof *probs);
+    log_info("features of %lld images of %s by the %s", (long long)s->n, s->name, e->name);
+    extractor_run(e, s, protocol_quantises(p), x, probs);
+    Features f = { .n = s->n, .dim = e->dim, .classes = e->classes, .x = x, .label = s->label, .probs = probs };
+    if (!path || !write_cache(path, e, digest, p, &f) || !read_cache(path, e, s, out))
+        features_copy(s->n, e->dim, x, s->label, e->classes, probs, s->name, out);
+    free(x);
+    free(probs);
 }
 
 bool reference_features(Extractor *e, const ImageSet *s, const char *digest, Protocol p, Features *out, Error *err) {
     if (!extractor_check(e, s, err)) return false;
     char *path = cache_path(e, digest, p);
-    if (!read_cache(path, e, s, out)) {
-        size_t n = (size_t)s->n;
-        float *x = xmalloc(n * (size_t)e->dim * sizeof *x), *probs = xmalloc(n * (size_t)e->classes * sizeof *probs);
-        log_info("features of %lld images of %s by the %s", (long long)s->n, s->name, e->name);
-        extractor_run(e, s, protocol_quantises(p), x, probs);
-        features_copy(s->n, e->dim, x, s->label, e->classes, probs, s->name, out);
-        free(x);
-        free(probs);
-        if (path) write_cache(path, e, digest, p, out);
-    }
+    if (!read_cache(path, e, s, out)) extract(e, s, path, digest, p, out);
     free(path);
     return true;
 }

@@ -134,7 +134,7 @@ static bool measure(Run *r, Error *err) {
 static void print(const Run *r) {
     char *title = run_title(r), *groups = groups_text(r->group_of, r->table.classes);
     printf("%s\ngroups %s: %s\n", title, r->c.groups, groups);
-    metrics_print(&r->metrics, r->table.names, stdout);
+    metrics_print(&r->metrics, &r->c.metrics, r->table.names, stdout);
     answers_print(&r->answers, &r->table, stdout);
     fflush(stdout);
     free(title);

@@ -205,12 +205,18 @@ static void check(const char *device, double bound) {
 static void in_double(void **state) { (void)state; check("ref64", 1e-12); }
 static void in_floats(void **state) { (void)state; check("ref32", 1e-12 * 0x1p29); }
 static void on_cpu(void **state) { (void)state; check("cpu", 1e-12 * 0x1p29); }
+#ifdef CBDM_EMU
+static void on_emu(void **state) { (void)state; check("emu", 1e-12 * 0x1p29); }
+#endif
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(in_double),
         cmocka_unit_test(in_floats),
         cmocka_unit_test(on_cpu),
+#ifdef CBDM_EMU
+        cmocka_unit_test(on_emu),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

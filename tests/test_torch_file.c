@@ -94,6 +94,14 @@ static void elements_out_of_order_are_refused_by_name(void **state) {
     free(bytes);
 }
 
+static void members_over_one_another_are_refused(void **state) {
+    (void)state;
+    size_t n;
+    uint8_t *bytes = golden("torch-overlap.pth", &n);
+    refuse(bytes, n, "members of the archive overlap");
+    free(bytes);
+}
+
 // Bytes of the legacy file replaced by as many others. The first storage of the file is that of conv.weight.
 static void lies_are_refused(void **state) {
     (void)state;
@@ -229,6 +237,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_layouts_are_read), cmocka_unit_test(elements_out_of_order_are_refused_by_name),
         cmocka_unit_test(lies_are_refused), cmocka_unit_test(crafted_tensors),
+        cmocka_unit_test(members_over_one_another_are_refused),
         cmocka_unit_test(endless_walks_are_refused), cmocka_unit_test(every_truncation_and_byte),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

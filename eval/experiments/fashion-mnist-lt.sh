@@ -152,7 +152,7 @@ case $set_ in
         : "${questions:=fidelity,nearest,diversity}" "${device:=cpu}"
         X_SAVE=500 X_BATCH=50 X_TRAIN='' X_CLASSIFIER_FLAGS='--preset quick --no-flip'
         X_EVAL="--split test --features classifier --protocol cbdm --clip-x0 1"
-        X_SWEEP="--sampler ddim --steps $sample_steps --bootstrap 0"
+        X_SWEEP="--sampler ddim --steps $sample_steps --prd-runs 1"
         X_FINAL="--sampler ddim --steps $sample_steps"
         hint='install the package dataset-fashion-mnist, or give --data PATH' ;;
     cifar10|cifar100)
@@ -161,14 +161,14 @@ case $set_ in
         : "${questions:=all}"
         X_SAVE=5000 X_BATCH=500 X_TRAIN='--batch 48' X_CLASSIFIER_FLAGS=''
         X_EVAL="--split train --features inception --protocol cbdm"
-        X_SWEEP="--sampler ddim --steps $sample_steps --bootstrap 0"
+        X_SWEEP="--sampler ddim --steps $sample_steps --prd-runs 1"
         X_FINAL="--sampler ddpm"
         hint="name the archive or folder of $set_ with --data PATH" ;;
     *) die "--set $set_: there are fashion-mnist, cifar10 and cifar100" ;;
 esac
 if [ "$quick" ]; then
     preset=quick steps=40 arms=ddpm,cbdm-tau1 seeds=0,1 omegas=0,1 sweep_samples=20 samples=40
-    X_SAVE=40 X_BATCH=20 X_SWEEP='--sampler ddim --steps 3 --bootstrap 0' X_FINAL='--sampler ddim --steps 3'
+    X_SAVE=40 X_BATCH=20 X_SWEEP='--sampler ddim --steps 3 --prd-runs 1' X_FINAL='--sampler ddim --steps 3'
     X_CLASSIFIER_FLAGS='--preset quick --epochs 0.05 --no-flip'
     : "${out:=runs/experiments/$set_-lt-quick}"
 fi

@@ -1,8 +1,8 @@
 // tests/fuzz/seeds.c - writes small well-formed files for a fuzz target to start from: seeds TARGET FOLDER
 //
-// Targets: safetensors, png, npy, idx, cifar, pickle, json, torch_file, manifest, result. An unknown target gets one
-// seed of plain bytes, so that every target can run. Only zlib and libpng are used, not the project's own writers: a
-// reader and a writer that share a mistake must not agree here.
+// Targets: safetensors, png, npy, idx, cifar, pickle, json, torch_file, manifest, classifier, features, result. An
+// unknown target gets one seed of plain bytes, so that every target can run. Only zlib and libpng are used, not the
+// project's own writers: a reader and a writer that share a mistake must not agree here.
 #include <png.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -62,6 +62,48 @@ static void safetensors(Seed *s, const char *folder) {
         put_pixels(s, body[i]);
         save(s, folder, i == 0 ? "one" : i == 1 ? "four" : "none");
     }
+}
+
+// One tensor's entry in `header`, zeros or ones for its values.
+typedef struct { char header[12000]; Seed body; } Tensors;
+static void add_tensor(Tensors *t, const char *layer, const char *part, const char *shape, int numel, bool ones) {
+    size_t at = strlen(t->header), begin = t->body.size;
+    for (int i = 0; i < numel; i++) put_little(&t->body, ones ? 0x3F800000u : 0, 4);
+    snprintf(t->header + at, sizeof t->header - at,
+             ",\"%s.%s\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}", layer, part, shape, begin,
+             t->body.size);
+}
+
+// The smallest network that eval/classifier knows: 8 layers, 4 channels, one class of grey images.
+static void classifier(Seed *s, const char *folder) {
+    static const char *const layer[] = { "", "layer1.0.", "layer1.0.", "layer2.0.", "layer2.0.", "layer3.0.",
+                                         "layer3.0." };
+    static const int c_in[] = { 1, 4, 4, 4, 8, 8, 16 }, c_out[] = { 4, 4, 4, 8, 8, 16, 16 };
+    static Tensors t;
+    snprintf(t.header, sizeof t.header, "{\"__metadata__\":{\"format\":\"cbdm-classifier-1\",\"config\":"
+             "\"{\\\"depth\\\":8,\\\"width\\\":4,\\\"classes\\\":1,\\\"height\\\":8,\\\"image-width\\\":8,"
+             "\\\"channels\\\":1}\"}");
+    for (int i = 0; i < 7; i++) {
+        char conv[32], norm[32], filter[32], vector[16];
+        snprintf(conv, sizeof conv, "%sconv%d", layer[i], i ? 2 - i % 2 : 1);
+        snprintf(norm, sizeof norm, "%sbn%d", layer[i], i ? 2 - i % 2 : 1);
+        snprintf(filter, sizeof filter, "[%d,%d,3,3]", c_out[i], c_in[i]);
+        snprintf(vector, sizeof vector, "[%d]", c_out[i]);
+        add_tensor(&t, conv, "weight", filter, 9 * c_out[i] * c_in[i], false);
+        add_tensor(&t, norm, "weight", vector, c_out[i], true);
+        add_tensor(&t, norm, "bias", vector, c_out[i], false);
+        add_tensor(&t, norm, "running_mean", vector, c_out[i], false);
+        add_tensor(&t, norm, "running_var", vector, c_out[i], true);
+    }
+    add_tensor(&t, "linear", "weight", "[1,16]", 16, true);
+    add_tensor(&t, "linear", "bias", "[1]", 1, false);
+    add_tensor(&t, "input", "mean", "[1]", 1, false);
+    add_tensor(&t, "input", "std", "[1]", 1, true);
+    put_little(s, strlen(t.header) + 1, 8);
+    put_text(s, t.header);
+    put_text(s, "}");
+    put(s, t.body.byte, t.body.size);
+    save(s, folder, "resnet8");
 }
 
 static void npy(Seed *s, const char *folder) {
@@ -267,10 +309,85 @@ static void png(Seed *s, const char *folder) {
     }
 }
 
+// A .npy of version 1.0; a value is a small whole number, as a float or not.
+static void put_array(Seed *s, const char *descr, const char *shape, int count) {
+    char dict[128];
+    int length = snprintf(dict, sizeof dict, "{'descr': '%s', 'fortran_order': False, 'shape': %s, }", descr, shape);
+    int padded = (10 + length + 1 + 63) / 64 * 64 - 10;
+    PUT_LITERAL(s, "\x93NUMPY\x01\x00");
+    put_little(s, (uint64_t)padded, 2);
+    put_text(s, dict);
+    for (int k = length; k < padded - 1; k++) put_byte(s, ' ');
+    put_byte(s, '\n');
+    for (int i = 0; i < count; i++) {
+        double d = i % 3 == 0;
+        float f = (float)d;
+        uint64_t bits = (uint64_t)(i % 3);
+        if (descr[1] == 'f' && descr[2] == '8') memcpy(&bits, &d, 8);
+        if (descr[1] == 'f' && descr[2] == '4') bits = 0, memcpy(&bits, &f, 4);
+        put_little(s, bits, descr[2] - '0');
+    }
+}
+
+// Tables of features: a bare array, an archive of all parts, statistics, a safetensors file.
+static void features(Seed *s, const char *folder) {
+    static const struct { const char *archive, *name, *descr, *shape; int count; } member[] = {
+        { "table", "features.npy", "<f4", "(3, 3)", 9 },  { "table", "labels.npy", "<i8", "(3,)", 3 },
+        { "table", "probs.npy", "<f8", "(3, 3)", 9 },     { "statistics", "mu.npy", "<f8", "(1,)", 1 },
+        { "statistics", "sigma.npy", "<f8", "(1, 1)", 1 },
+    };
+    put_array(s, "<f8", "(2, 2)", 4);
+    save(s, folder, "bare");
+    static Seed one, directory;
+    for (size_t first = 0; first < sizeof member / sizeof *member;) {
+        size_t i = first;
+        directory.size = 0;
+        for (; i < sizeof member / sizeof *member && strcmp(member[i].archive, member[first].archive) == 0; i++) {
+            one.size = 0;
+            put_array(&one, member[i].descr, member[i].shape, member[i].count);
+            size_t at = s->size;
+            for (int central = 0; central < 2; central++) {           // local header, then the entry of the directory
+                Seed *to = central ? &directory : s;
+                put_little(to, central ? 0x02014b50 : 0x04034b50, 4);
+                put_little(to, 20, central ? 4 : 2);                    // versions
+                put_little(to, 0, 8);                                   // flags, stored, time
+                put_little(to, crc32(0, one.byte, (uInt)one.size), 4);
+                put_little(to, one.size, 4);
+                put_little(to, one.size, 4);
+                put_little(to, strlen(member[i].name), 2);
+                put_little(to, 0, 2);
+                if (central) put_little(to, 0, 8), put_little(to, 0, 2), put_little(to, at, 4);
+                put_text(to, member[i].name);
+                if (!central) put(to, one.byte, one.size);
+            }
+        }
+        size_t at = s->size;
+        put(s, directory.byte, directory.size);
+        put_little(s, 0x06054b50, 4);
+        put_little(s, 0, 4);
+        put_little(s, i - first, 2);
+        put_little(s, i - first, 2);
+        put_little(s, directory.size, 4);
+        put_little(s, at, 4);
+        put_little(s, 0, 2);
+        save(s, folder, member[first].archive);
+        first = i;
+    }
+    static const char header[] = "{\"features\":{\"dtype\":\"F16\",\"shape\":[2,2],\"data_offsets\":[0,8]},"
+                                 "\"labels\":{\"dtype\":\"I32\",\"shape\":[2],\"data_offsets\":[8,16]}}";
+    put_little(s, sizeof header - 1, 8);
+    PUT_LITERAL(s, header);
+    put_little(s, 0x3c003c003c00, 8);
+    put_little(s, 1, 8);
+    save(s, folder, "safetensors");
+}
+
 int main(int argc, char **argv) {
     static const struct { const char *target; void (*write)(Seed *, const char *); } table[] = {
         { "safetensors", safetensors }, { "png", png }, { "npy", npy }, { "idx", idx }, { "cifar", cifar },
         { "pickle", pickle }, { "json", json }, { "torch_file", torch_file }, { "manifest", manifest },
+        { "classifier", classifier },
+        { "features", features },
         { "result", result },
     };
     static Seed seed;

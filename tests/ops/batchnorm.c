@@ -6,7 +6,7 @@
 #include "opcase.h"
 
 enum { FORM_RESIDUAL = 1, FORM_SELF = 2, FORM_OFFSET = 4, FORM_CHANNEL_VIEW = 8, FORM_CONSTANT = 16,
-       FORM_RESIDUAL_VIEW = 32, FORM_JOINED = 64 };      // SELF: x is its own residual; JOINED: dy is a range of channels
+       FORM_RESIDUAL_VIEW = 32, FORM_JOINED = 64 };   // SELF: x is its own residual; JOINED: dy is a range of channels
 #define MOMENTUM 0.1
 #define EPS 1e-5
 

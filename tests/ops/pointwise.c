@@ -138,9 +138,13 @@ static bool stop_grad(Error *err) {
 
 // A number that is none stays one, in all kinds: a training that diverged must not look like one with zeros.
 static bool relu_keeps_nan(Error *err) {
-    static const char *const devices[] = { "ref", "cpu" };
+#ifdef CBDM_EMU
+    static const char *const devices[] = { "ref", "cpu", "emu", NULL };
+#else
+    static const char *const devices[] = { "ref", "cpu", NULL };
+#endif
     bool ok = true;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; devices[i]; i++) {
         Device *d = device_open(devices[i], err);
         if (!d) return false;
         Graph *g = graph_new(d, "nan", WEIGHTS_TRAIN);

@@ -4,7 +4,9 @@
 # legacy: written with torch 1.13; zip: with torch 2.15. Element e of tensor number k is k + e / 4, of integers k + e,
 # of booleans e % 2: exact in every type. Names and order as in `tensors` below.
 import collections
+import struct
 import sys
+import zlib
 
 import torch
 
@@ -40,6 +42,24 @@ def tensors():
     return d
 
 
+def write_overlapping(path):
+    """A zip of four storages that all lie in the same bytes."""
+    pickle = b"\x80\x02}("
+    for k in b"0123":
+        pickle += b"X\1\0\0\0%cctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0%c" \
+                  b"X\3\0\0\0cpuM\0\4tQK\0M\0\4\x85K\1\x85\x89}tR" % (k, k)
+    pickle, data, directory = pickle + b"u.", bytes(4096), b""
+    body = b""
+    for names, content in (["a/data.pkl"], pickle), (["a/data/%d" % k for k in range(4)], data):
+        facts = struct.pack("<5H3I", 20, 0, 0, 0, 0, zlib.crc32(content), len(content), len(content))
+        for name in names:
+            entry = struct.pack("<5H2I", len(name), 0, 0, 0, 0, 0, len(body))
+            directory += b"PK\1\2\x14\0" + facts + entry + name.encode()
+        body += b"PK\3\4" + facts + struct.pack("<2H", len(names[0]), 0) + names[0].encode() + content
+    with open(path, "wb") as f:
+        f.write(body + directory + b"PK\5\6" + struct.pack("<4H2IH", 0, 0, 5, 5, len(directory), len(body), 0))
+
+
 kind, folder = sys.argv[1:]
 options = {"_use_new_zipfile_serialization": kind == "zip"}
 optim = {"state": {0: {"step": 3, "exp_avg": torch.zeros(1)}}, "groups": [{"lr": 0.1, "params": [0]}], "name": None}
@@ -47,4 +67,5 @@ if kind == "legacy":
     torch.save(tensors(), folder + "/torch-legacy.pth", **options)
     torch.save({"w": torch.zeros(2, 3).t()}, folder + "/torch-strided.pth", **options)
 else:
+    write_overlapping(folder + "/torch-overlap.pth")
     torch.save({"epoch": 3, "state_dict": tensors(), "optim": optim}, folder + "/torch-zip.pth", **options)
