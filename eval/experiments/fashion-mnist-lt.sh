@@ -119,8 +119,9 @@ if [ "${1:-}" = --item ]; then
 fi
 
 # ---- options
-set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 twin_seeds='' steps='' preset='' omegas='' sweep_samples='' samples=''
-sample_steps='' questions='' classifier='' device='' jobs='' stage=all quick='' detach='' program=$root/build/cbdm
+set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 twin_seeds='' steps='' preset='' omegas='' sweep_samples=''
+samples='' sample_steps='' questions='' classifier='' device='' jobs='' stage=all quick='' detach=''
+program=$root/build/cbdm
 
 parse() {
     while [ $# -gt 0 ]; do
@@ -133,10 +134,10 @@ parse() {
         esac
         case $1 in
             --set) set_=$2 ;; --data) data=$2 ;; --out) out=$2 ;; --arms) arms=$2 ;; --seeds) seeds=$2 ;;
-            --twin-seeds) twin_seeds=$2 ;; --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;; --sweep-samples) sweep_samples=$2 ;;
-            --samples) samples=$2 ;; --sample-steps) sample_steps=$2 ;; --questions) questions=$2 ;;
-            --classifier) classifier=$2 ;; --device) device=$2 ;; --jobs) jobs=$2 ;; --stage) stage=$2 ;;
-            --program) program=$2 ;;
+            --twin-seeds) twin_seeds=$2 ;; --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;;
+            --sweep-samples) sweep_samples=$2 ;; --samples) samples=$2 ;; --sample-steps) sample_steps=$2 ;;
+            --questions) questions=$2 ;; --classifier) classifier=$2 ;; --device) device=$2 ;; --jobs) jobs=$2 ;;
+            --stage) stage=$2 ;; --program) program=$2 ;;
             *) die "unknown option $1; --help lists the options" ;;
         esac
         shift 2
