@@ -158,8 +158,8 @@ static bool check_sides(const Run *r, Error *err) {
     const ImageSet *s = &r->samples.images;
     int least = s->height < s->width ? s->height : s->width, most = s->height > s->width ? s->height : s->width;
     if ((!r->ask[ASK_CAS] && !r->ask[ASK_DOWNSTREAM]) || (least >= 8 && most <= 512)) return true;
-    return error_set(err, ERR_USAGE, "--questions cas and downstream train classifiers of 8 to 512 pixels a side, these "
-                     "images have %d x %d: leave them out", s->height, s->width);
+    return error_set(err, ERR_USAGE, "--questions cas and downstream train classifiers of 8 to 512 pixels a side, "
+                     "these images have %d x %d: leave them out", s->height, s->width);
 }
 
 static bool write_result(Run *r, Error *err) {
