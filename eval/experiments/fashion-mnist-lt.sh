@@ -274,14 +274,17 @@ unswept() {
     done
 }
 
-fid_of() { grep -o '"fid": *[-+.0-9eE]*' "$1" | head -n 1 | sed 's/.*: *//'; }
+# The overall FID begins a line of the file; "fid" is also a word of its variants, and a member of each row.
+fid_of() { sed -n 's/^"fid": \([0-9][-+.0-9eE]*\),.*/\1/p' "$1"; }
 
 # ARM.sweep: a line "omega mean-fid" for each strength, the mean over seeds. ARM.omega: the best of them.
 choose() {
     is_base "$1" || return 0
     for omega in $(words "$omegas"); do
         for seed in $(words "$seeds"); do fid_of "$(sweep_file "$1" "$seed" "$omega")"; done |
-            awk -v omega="$omega" '{ sum += $1 } END { printf "%s %.6g\n", omega, sum / NR }'
+            awk -v omega="$omega" -v seeds="$(words "$seeds" | wc -w)" \
+                '{ sum += $1 } END { if (NR != seeds) exit 1; printf "%s %.6g\n", omega, sum / NR }' ||
+            die "$1: a result of the sweep at guidance $omega holds no FID; remove it, and the same command goes on" 6
     done >"$out/$1.sweep"
     sort -k 2,2g "$out/$1.sweep" | awk 'NR == 1 { print $1 }' >"$out/$1.omega"
     echo "$(date +%H:%M:%S)  $1: guidance $(cat "$out/$1.omega") of $(tr '\n' ';' <"$out/$1.sweep")"
