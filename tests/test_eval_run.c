@@ -1,5 +1,5 @@
-// tests/test_eval_run.c - cbdm eval run from end to end: real images posing as samples, whose every number is known, and
-// a small random network; every way to ask for what cannot be.
+// tests/test_eval_run.c - cbdm eval run from end to end: real images posing as samples, whose every number is known,
+// and a small random network; every way to ask for what cannot be.
 //
 // The data: three classes of 8 x 8 grey images, a bright left half, top half or frame in noise.
 #include <errno.h>
@@ -271,7 +271,8 @@ static void classifiers_learn_from_samples(void **unused) {
 // What is drawn in memory is what cbdm sample writes.
 static void checkpoints_need_no_samples_on_disk(void **unused) {
     (void)unused;
-    static const char draw[] = "--seeds 5-16 --sampler ddim --steps 3 --omega 0.7 --clip-x0 1 --seed 9 --batch 5 --device cpu";
+    static const char draw[] = "--seeds 5-16 --sampler ddim --steps 3 --omega 0.7 --clip-x0 1 --seed 9 --batch 5 "
+                               "--device cpu";
     program_expect(0, "sample --checkpoint net.safetensors --out drawn --labels balanced %s", draw);
     program_expect(0, RUN "--checkpoint net.safetensors %s --skip prd,mind --json a.json", draw);
     program_expect(0, RUN "--samples drawn --skip prd,mind --json b.json");
@@ -317,7 +318,8 @@ static void every_mistake_has_its_line(void **unused) {
         { ERR_USAGE, "--samples bare.npz", "--gen-labels" },
         { ERR_USAGE, "--samples two.npz", "of class 0" },
         { ERR_USAGE, "--samples test.npz --data builtin", "name the data" },
-        { ERR_USAGE, "--checkpoint net.safetensors --imb-factor 0.5 --seeds 0-9", "was trained on 25 images of class 1" },
+        { ERR_USAGE, "--checkpoint net.safetensors --imb-factor 0.5 --seeds 0-9",
+          "was trained on 25 images of class 1" },
         { ERR_USAGE, "--checkpoint net.safetensors --imb-factor 0.1 --seeds 0-9 --labels none --omega 1", "--omega 1" },
         { ERR_USAGE, "--checkpoint net.safetensors --gen-labels a.npy", "--gen-labels belongs" },
         { ERR_USAGE, "--checkpoint net.safetensors --data builtin", "draws 3 classes of 8 x 8 x 1" },
