@@ -202,6 +202,7 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
     bool limits = comma && !strchr(comma + 1, ',');             // "100,20": not by rank, but by numbers of images
     if (limits && o.group_of && !*c->train_counts)
         return error_set(err, ERR_USAGE, "--groups %s needs the number of training images: --train-counts", c->groups);
+    if (*c->json && !file_can_write(c->json, err)) return false;
     metrics_compute(&v->gen, o.ref_gaussian ? NULL : &v->ref, &o, &m);
     v->title = xasprintf("fid[features,n=%" PRId64 ",ref=%s]", m.all.n_gen, c->ref);
     printf("%s\n", v->title);
