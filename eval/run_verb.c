@@ -157,6 +157,15 @@ static void print(const Run *r) {
     free(groups);
 }
 
+// Of the networks that cas and downstream train; found out before anything is drawn.
+static bool check_sides(const Run *r, Error *err) {
+    const ImageSet *s = &r->samples.images;
+    int least = s->height < s->width ? s->height : s->width, most = s->height > s->width ? s->height : s->width;
+    if ((!r->ask[ASK_CAS] && !r->ask[ASK_DOWNSTREAM]) || (least >= 8 && most <= 512)) return true;
+    return error_set(err, ERR_USAGE, "--questions cas and downstream train classifiers of 8 to 512 pixels a side, these "
+                     "images have %d x %d: leave them out", s->height, s->width);
+}
+
 static bool write_result(Run *r, Error *err) {
     char *settings = cli_json(flags, N_FLAGS, &r->c);
     bool ok = run_write(r, settings, err);
@@ -166,7 +175,7 @@ static bool write_result(Run *r, Error *err) {
 
 // Everything is checked before hours of drawing, and what is known is written before hours of training.
 static bool evaluate(Run *r, Error *err) {
-    if (!run_open_data(r, err) || !run_open_extractor(r, err) ||
+    if (!run_open_data(r, err) || !check_sides(r, err) || !run_open_extractor(r, err) ||
         (r->drawing && !drawing_run(r->drawing, &r->samples, err)) || !run_extract(r, err) ||
         !run_save_features(r, err) || !measure(r, err))
         return false;

@@ -303,6 +303,26 @@ static void the_classifier_of_the_cache_is_found(void **unused) {
                    "--questions fidelity");
 }
 
+static bool warns_of_classifier(const char *name) {
+    cJSON *j = read_result(name);
+    const cJSON *line;
+    bool warns = false;
+    cJSON_ArrayForEach(line, cJSON_GetObjectItem(j, "warnings"))
+        warns = warns || strstr(cJSON_GetStringValue(line), "the classifier was not trained on");
+    cJSON_Delete(j);
+    return warns;
+}
+
+static void a_classifier_of_other_images_is_warned_of(void **unused) {
+    (void)unused;
+    program_expect(0, "eval train-classifier --data fine --preset quick --epochs 0.5 --imb-type exp --imb-factor 0.1 "
+                   "--out tail.safetensors");
+    program_expect(0, "eval run --data fine --samples test.npz --features tail.safetensors --imb-factor 0.1 "
+                   "--bootstrap 0 --skip prd,mind,kid,prdc --questions none --json other.json");
+    assert_true(warns_of_classifier("other.json"));
+    assert_false(warns_of_classifier("held.json"));
+}
+
 static void every_mistake_has_its_line(void **unused) {
     (void)unused;
     static const struct { int code; const char *flags, *says; } wrong[] = {
@@ -360,6 +380,7 @@ int main(void) {
         cmocka_unit_test(classifiers_learn_from_samples),
         cmocka_unit_test(checkpoints_need_no_samples_on_disk),
         cmocka_unit_test(the_classifier_of_the_cache_is_found),
+        cmocka_unit_test(a_classifier_of_other_images_is_warned_of),
         cmocka_unit_test(every_mistake_has_its_line),
         cmocka_unit_test(eval_names_its_verbs),
     };
