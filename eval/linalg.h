@@ -13,6 +13,9 @@ void linalg_sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const floa
                   float beta, float *c, int ldc);
 void linalg_dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double *a, int lda, const double *b,
                   int ldb, double beta, double *c, int ldc);
+// The lower triangle of c (n,n), its diagonal included, = alpha op(a) op(a)^T + beta c; the rest of c is not touched.
+// ta: a is stored (k,n).
+void linalg_dsyrk(bool ta, int n, int k, double alpha, const double *a, int lda, double beta, double *c, int ldc);
 // Eigenvalues w (n) of the symmetric a (n,n), ascending; only its lower triangle is read. vectors: a becomes them, one
 // a row, row i that of w[i]; else a is destroyed. n at most 16,384.
 void linalg_eigen(int n, double *a, double *w, bool vectors);

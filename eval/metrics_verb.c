@@ -202,7 +202,6 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
     bool limits = comma && !strchr(comma + 1, ',');             // "100,20": not by rank, but by numbers of images
     if (limits && o.group_of && !*c->train_counts)
         return error_set(err, ERR_USAGE, "--groups %s needs the number of training images: --train-counts", c->groups);
-    if (*c->json && !file_can_write(c->json, err)) return false;
     metrics_compute(&v->gen, o.ref_gaussian ? NULL : &v->ref, &o, &m);
     v->title = xasprintf("fid[features,n=%" PRId64 ",ref=%s]", m.all.n_gen, c->ref);
     printf("%s\n", v->title);
@@ -236,7 +235,7 @@ int metrics_main(int argc, char **argv) {
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, NULL, NULL, NULL, &err);
     if (ok && (!*c.gen || !*c.ref))
         ok = error_set(&err, ERR_USAGE, "usage: cbdm eval metrics --gen FILE --ref FILE [--json FILE]; see --help");
-    if (ok) ok = measure(&c, &v, &err);
+    if (ok) ok = (!*c.json || file_can_write(c.json, &err)) && measure(&c, &v, &err);
     features_free(&v.gen);
     features_free(&v.ref);
     gaussian_free(&v.stats);
