@@ -182,11 +182,6 @@ static void extract_samples(Run *r) {
     free(probs);
 }
 
-static bool extract_real(Run *r, const Dataset *d, Features *out, Error *err) {
-    ImageSet s = run_images(d);
-    return reference_features(r->extractor, &s, dataset_info(d)->digest, (Protocol)r->c.protocol, out, err);
-}
-
 // Diverged networks and broken weights show here first; no metric is defined on them.
 static bool check_finite(const Features *f, Error *err) {
     for (int64_t i = 0; i < f->n * f->dim; i++)
@@ -194,6 +189,12 @@ static bool check_finite(const Features *f, Error *err) {
             return error_set(err, ERR_DIVERGED, "%s: the features of image %lld are not finite", f->name,
                              (long long)(i / f->dim));
     return true;
+}
+
+static bool extract_real(Run *r, const Dataset *d, Features *out, Error *err) {
+    ImageSet s = run_images(d);
+    return reference_features(r->extractor, &s, dataset_info(d)->digest, (Protocol)r->c.protocol, out, err) &&
+           check_finite(out, err);
 }
 
 bool run_extract(Run *r, Error *err) {

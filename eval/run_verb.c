@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "eval/linalg.h"
 #include "eval/run_impl.h"
 #include "sample/sampler.h"
 
@@ -125,6 +126,9 @@ static bool check_flags(Run *r, Error *err) {
     if (*r->c.gen_labels && !*r->c.samples)
         return error_set(err, ERR_USAGE, "--gen-labels belongs to --samples; labels to draw are --labels");
     r->c.metrics.strict = !r->c.loose;
+    if (!linalg_there(err) || (*r->c.json && !file_can_write(r->c.json, err)) ||
+        (*r->c.save_features && !file_can_write(r->c.save_features, err)))
+        return false;
     return metrics_skip(r->c.skip, &r->c.metrics.skip, err) && parse_questions(r, err);
 }
 
