@@ -64,7 +64,7 @@ static void array_of_tensor(const StTensor *t, Owner *o, NpyArray *out) {
 }
 
 typedef struct { char *name; NpyArray a; } Member;
-typedef struct { Member *m; int n; SafeTensors *st; } Members;          // of one container; st: where tensors' names lie
+typedef struct { Member *m; int n; SafeTensors *st; } Members;          // of one container; st: NULL or open
 
 static void members_free(Members *s) {
     for (int i = 0; i < s->n; i++) free(s->m[i].name);
@@ -87,8 +87,8 @@ static const NpyArray *members_matrix(const Members *s, const char *where, Error
     for (int i = 0; i < s->n && !found && matrices == 1; i++)
         if (s->m[i].a.ndim == 2) return &s->m[i].a;
     if (!found)
-        error_set(err, ERR_FILE, "%s: holds no array \"features\" or \"arr_0\", and %d matrices of other names: which one "
-                  "is meant?", where, matrices);
+        error_set(err, ERR_FILE, "%s: holds no array \"features\" or \"arr_0\", and %d matrices of other names: which "
+                  "one is meant?", where, matrices);
     return found;
 }
 
@@ -105,7 +105,8 @@ static bool members_of_npz(const uint8_t *bytes, size_t n, const char *where, Ow
     bool named = false, ok = true;
     for (int i = 0; i < count; i++) named |= wanted(names[i]) && strcmp(names[i], "labels") != 0;
     if (!named && count > 4)
-        ok = error_set(err, ERR_FILE, "%s: %d arrays and none of them is named \"features\" or \"arr_0\"", where, count);
+        ok = error_set(err, ERR_FILE, "%s: %d arrays and none of them is named \"features\" or \"arr_0\"", where,
+                       count);
     out->m = xcalloc((size_t)count + 1, sizeof *out->m);
     for (int i = 0; ok && i < count; i++) {
         uint8_t *member;
@@ -153,8 +154,8 @@ static bool take_matrix(const NpyArray *a, const char *what, const char *where, 
         return error_set(err, ERR_FILE, "%s: %s of type \"%s\", where floats are needed (<f4 or <f8)", where, what,
                          a->descr);
     if (a->ndim != 2 || a->shape[0] < 1 || a->shape[1] < 1 || a->shape[1] > INT32_MAX)
-        return error_set(err, ERR_FILE, "%s: %s with %d dimensions (%" PRId64 "%s), where a matrix is needed: a row for "
-                         "each image", where, what, a->ndim, a->ndim ? a->shape[0] : 0, a->ndim > 1 ? ", ..." : "");
+        return error_set(err, ERR_FILE, "%s: %s with %d dimensions (%" PRId64 "%s), where a matrix is needed: a row "
+                         "for each image", where, what, a->ndim, a->ndim ? a->shape[0] : 0, a->ndim > 1 ? ", ..." : "");
     int64_t n = a->shape[0], dim = a->shape[1], bad = n;
     float *copy = NULL;
     if (!f4 || (uintptr_t)a->data % sizeof(float) != 0) copy = own(o, xmalloc((size_t)(n * dim) * sizeof *copy));
@@ -197,7 +198,8 @@ static bool take_labels(const NpyArray *a, const char *where, Owner *o, Features
         if (i4) memcpy(&label[i], (const char *)a->data + 4 * i, 4), v8 = label[i];
         if (u1) v8 = ((const uint8_t *)a->data)[i];
         if (v8 < INT32_MIN || v8 > INT32_MAX)
-            return error_set(err, ERR_FILE, "%s: labels: row %" PRId64 " (the first is 0) holds %" PRId64, where, i, v8);
+            return error_set(err, ERR_FILE, "%s: labels: row %" PRId64 " (the first is 0) holds %" PRId64, where, i,
+                             v8);
         label[i] = (int32_t)v8;
     }
     f->label = label;
