@@ -267,7 +267,7 @@ static const char legacy_start[] = "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a
 
 static bool parse_legacy(Reader *r) {
     Pickle *part[4] = { NULL };                       // protocol, machine, object, keys
-    size_t at = sizeof legacy_start - 1, used;
+    size_t at = sizeof legacy_start - 1, used = 0;
     bool ok = true;
     for (int i = 0; i < 4 && ok; i++) {
         part[i] = pickle_parse(r->bytes + at, r->n - at, r->where, allowed, &used, r->err);

@@ -121,19 +121,12 @@ static void announce(const VerbConfig *v, const Device *device, const Classifier
              d->width, d->channels, d->classes, (long long)classifier_steps(&v->recipe, d->count), v->recipe.batch);
 }
 
-// Known before the training, not after it.
-static bool can_write(const char *path, Error *err) {
-    FileWriter *w = file_create(path, err);
-    file_abandon(w);
-    return w != NULL;
-}
-
 static bool same_kind(const DatasetInfo *a, const DatasetInfo *b) {
     return a->height == b->height && a->width == b->width && a->channels == b->channels && a->classes == b->classes;
 }
 
 static bool train_and_save(const VerbConfig *v, Device *device, const DatasetInfo *d, const char *path, Error *err) {
-    if (!can_write(path, err)) return false;
+    if (!file_can_write(path, err)) return false;
     Classifier *c = classifier_new(device, d->classes, d->height, d->width, d->channels, &v->recipe);
     ImageSet s = images_of(d);
     char *stopped = xasprintf("%s.stopped", path);

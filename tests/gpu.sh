@@ -148,7 +148,8 @@ SCRIPT
 
 # ---- the classifier of the evaluation: trained on the device, its accuracy on the built-in test images
 if [ "$rehearse" ]; then
-    section classifier 60 "$out/train.txt" sh -c "echo 'ten thousand test images are too many for the emulator'; exit 77"
+    section classifier 60 "$out/train.txt" \
+        sh -c "echo 'ten thousand test images are too many for the emulator'; exit 77"
 else
     section classifier 60 "$out/train.txt" "$cbdm" eval train-classifier --data builtin --preset quick \
         --device "$device" --out "$work/classifier.safetensors"

@@ -8,7 +8,7 @@
 #   --arms LIST        ddpm,cbdm-tau1,cbdm-tau0.1: also twin-ARM (PyTorch, needs torch) and ARM-bf16 (on a GPU)
 #   --seeds LIST       0,1,2                --twin-seeds LIST               of the twins (the first of --seeds)
 #   --steps N          of training          --preset NAME   of cbdm train
-#   --omegas LIST      0,0.5,1,1.5,2        guidance strengths of the sweep
+#   --omegas LIST      0,0.5,1,1.5,2,3      guidance strengths of the sweep, ascending
 #   --sweep-samples N  500: images of each point of the sweep               --samples N     2000: at the chosen guidance
 #   --sample-steps N   25: of DDIM          --questions LIST                of cbdm eval run, at the chosen guidance
 #   --classifier FILE  of cbdm eval train-classifier, in place of one trained here
@@ -119,8 +119,9 @@ if [ "${1:-}" = --item ]; then
 fi
 
 # ---- options
-set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 twin_seeds='' steps='' preset='' omegas='' sweep_samples='' samples=''
-sample_steps='' questions='' classifier='' device='' jobs='' stage=all quick='' detach='' program=$root/build/cbdm
+set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 twin_seeds='' steps='' preset='' omegas='' sweep_samples=''
+samples='' sample_steps='' questions='' classifier='' device='' jobs='' stage=all quick='' detach=''
+program=$root/build/cbdm
 
 parse() {
     while [ $# -gt 0 ]; do
@@ -133,10 +134,10 @@ parse() {
         esac
         case $1 in
             --set) set_=$2 ;; --data) data=$2 ;; --out) out=$2 ;; --arms) arms=$2 ;; --seeds) seeds=$2 ;;
-            --twin-seeds) twin_seeds=$2 ;; --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;; --sweep-samples) sweep_samples=$2 ;;
-            --samples) samples=$2 ;; --sample-steps) sample_steps=$2 ;; --questions) questions=$2 ;;
-            --classifier) classifier=$2 ;; --device) device=$2 ;; --jobs) jobs=$2 ;; --stage) stage=$2 ;;
-            --program) program=$2 ;;
+            --twin-seeds) twin_seeds=$2 ;; --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;;
+            --sweep-samples) sweep_samples=$2 ;; --samples) samples=$2 ;; --sample-steps) sample_steps=$2 ;;
+            --questions) questions=$2 ;; --classifier) classifier=$2 ;; --device) device=$2 ;; --jobs) jobs=$2 ;;
+            --stage) stage=$2 ;; --program) program=$2 ;;
             *) die "unknown option $1; --help lists the options" ;;
         esac
         shift 2
@@ -148,12 +149,12 @@ parse "$@"
 # stay paired; published DDPM: 64), the published evaluation (balanced training set, 50,000 images of 1000 steps).
 case $set_ in
     fashion-mnist)
-        : "${data:=/usr/share/datasets/fashion-mnist}" "${preset:=demo}" "${steps:=3000}" "${omegas:=0,0.5,1,1.5,2}"
+        : "${data:=/usr/share/datasets/fashion-mnist}" "${preset:=demo}" "${steps:=3000}" "${omegas:=0,0.5,1,1.5,2,3}"
         : "${arms:=ddpm,cbdm-tau1,cbdm-tau0.1}" "${sweep_samples:=500}" "${samples:=2000}" "${sample_steps:=25}"
         : "${questions:=fidelity,nearest,diversity}" "${device:=cpu}"
         X_SAVE=500 X_BATCH=50 X_TRAIN='' X_CLASSIFIER_FLAGS='--preset quick'
         X_EVAL="--split test --features classifier --protocol cbdm --clip-x0 1"
-        X_SWEEP="--sampler ddim --steps $sample_steps --prd-runs 1"
+        X_SWEEP="--sampler ddim --steps $sample_steps --skip prd,mind,is --bootstrap 0"
         X_FINAL="--sampler ddim --steps $sample_steps"
         hint='install the package dataset-fashion-mnist, or give --data PATH' ;;
     cifar10|cifar100)
@@ -162,14 +163,15 @@ case $set_ in
         : "${questions:=all}"
         X_SAVE=5000 X_BATCH=500 X_TRAIN='--batch 48' X_CLASSIFIER_FLAGS=''
         X_EVAL="--split train --features inception --protocol cbdm"
-        X_SWEEP="--sampler ddim --steps $sample_steps --prd-runs 1"
+        X_SWEEP="--sampler ddim --steps $sample_steps --skip prd,mind,is --bootstrap 0"
         X_FINAL="--sampler ddpm"
         hint="name the archive or folder of $set_ with --data PATH" ;;
     *) die "--set $set_: there are fashion-mnist, cifar10 and cifar100" ;;
 esac
 if [ "$quick" ]; then
     preset=quick steps=40 arms=ddpm,cbdm-tau1 seeds=0,1 omegas=0,1 sweep_samples=20 samples=40
-    X_SAVE=40 X_BATCH=20 X_SWEEP='--sampler ddim --steps 3 --prd-runs 1' X_FINAL='--sampler ddim --steps 3'
+    X_SAVE=40 X_BATCH=20 X_FINAL='--sampler ddim --steps 3'
+    X_SWEEP="$X_FINAL --skip prd,mind,is --bootstrap 0"
     X_CLASSIFIER_FLAGS='--preset quick --epochs 0.05'
     : "${out:=runs/experiments/$set_-lt-quick}"
 fi
@@ -273,17 +275,30 @@ unswept() {
     done
 }
 
-fid_of() { grep -o '"fid": *[-+.0-9eE]*' "$1" | head -n 1 | sed 's/.*: *//'; }
+# The overall FID of a result: the first member "fid" of its object that is a number.
+fid_of() {
+    fid=$(grep -o '"fid": *-\{0,1\}[0-9][-+.0-9eE]*' "$1" | head -n 1 | sed 's/.*: *//')
+    [ -n "$fid" ] || die "$1 holds no FID: remove it, and the same command makes it again" 3
+    echo "$fid"
+}
 
 # ARM.sweep: a line "omega mean-fid" for each strength, the mean over seeds. ARM.omega: the best of them.
 choose() {
     is_base "$1" || return 0
     for omega in $(words "$omegas"); do
-        for seed in $(words "$seeds"); do fid_of "$(sweep_file "$1" "$seed" "$omega")"; done |
-            awk -v omega="$omega" '{ sum += $1 } END { printf "%s %.6g\n", omega, sum / NR }'
+        sum=0 n=0
+        for seed in $(words "$seeds"); do
+            fid=$(fid_of "$(sweep_file "$1" "$seed" "$omega")")
+            sum="$sum + $fid" n=$((n + 1))
+        done
+        awk "BEGIN { printf \"%s %.6g\\n\", \"$omega\", ($sum) / $n }"
     done >"$out/$1.sweep"
     sort -k 2,2g "$out/$1.sweep" | awk 'NR == 1 { print $1 }' >"$out/$1.omega"
-    echo "$(date +%H:%M:%S)  $1: guidance $(cat "$out/$1.omega") of $(tr '\n' ';' <"$out/$1.sweep")"
+    best=$(cat "$out/$1.omega")
+    echo "$(date +%H:%M:%S)  $1: guidance $best of $(tr '\n' ';' <"$out/$1.sweep")"
+    case $omegas in
+        *,"$best") echo "          the best of $1 is the last of --omegas: a stronger one may be better still" ;;
+    esac
 }
 
 unmeasured() {
