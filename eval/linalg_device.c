@@ -1,7 +1,7 @@
 // eval/linalg_device.c - large products in float on a GPU, by the engine's own gemm in plain f32 (no TF32, no bf16).
 //
-// Operands are copied there and the product back: tiles of the pairs of rows are worth it from about 2^24 multiplications
-// on. Threads take turns; while one waits for the device, the others go on with what they do to finished tiles.
+// Operands are copied there and the product back: the caller of linalg_use says from which size on that is worth it.
+// Threads take turns; while one waits for the device, the others go on with what they do to finished tiles.
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

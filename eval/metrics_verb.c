@@ -29,8 +29,8 @@ static const Flag flags[] = {
     { "probs", "", ".npy (n,classes) of class probabilities of the generated images, for the Inception Score", FLAG_STR,
       FIELD(probs), NULL, 0, 0 },
     { "json", "", "write the result to this file too", FLAG_STR, FIELD(json), NULL, 0, 0 },
-    { "device", "auto", "where large products of KID, precision, recall, density, coverage and MIND run; auto: cuda if it "
-      "is there", FLAG_ENUM, FIELD(device), devices, 0, 0 },
+    { "device", "auto", "where large products of KID, precision, recall, density, coverage and MIND run; auto: cuda if "
+      "it is there", FLAG_ENUM, FIELD(device), devices, 0, 0 },
     { NULL, NULL, "Classes and groups (labels on both sides)", FLAG_INT, 0, NULL, 0, 0 },
     { "classes", "0", "number of classes; 0: the largest label and one", FLAG_INT, FIELD(classes), NULL, 0, 1e6 },
     { "groups", "thirds", "many, medium, few: 100,20 (many above 100 training images, few below 20), thirds, or how "

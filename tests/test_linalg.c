@@ -128,8 +128,8 @@ static void the_same_bits_in_a_parallel_loop(void **state) {
     free(want);
 }
 
-// Products on a device, from a parallel loop, of two shapes that alternate: as near to the exact ones as f32 is. And below
-// the limit, with a beta, and after linalg_use(NULL) the processor computes them.
+// Products on a device, from a parallel loop, of two shapes that alternate: as near to the exact ones as f32 is, and
+// nothing else of c is touched.
 static void products_on_a_device(void **state) {
     (void)state;
     static const char *const specs[] = { "ref", "cpu", "emu" };
@@ -147,7 +147,8 @@ static void products_on_a_device(void **state) {
         linalg_use(device, 1);
 #pragma omp parallel for schedule(dynamic, 1)
         for (int t = 0; t < TIMES; t++)
-            linalg_sgemm(false, true, t % 2 ? ROWS : 7, COLUMNS, DEPTH, 2, fa, DEPTH, t < 4 ? fb : fa, DEPTH, 0, c[t], LD);
+            linalg_sgemm(false, true, t % 2 ? ROWS : 7, COLUMNS, DEPTH, 2, fa, DEPTH, t < 4 ? fb : fa, DEPTH, 0, c[t],
+                         LD);
         linalg_use(NULL, 0);
         device_close(device);
         for (int t = 0; t < TIMES; t++)
