@@ -12,7 +12,7 @@
 #include "eval/distribution_impl.h"
 #include "kernels/common/rng.h"
 
-enum { SEED_PASS = 64, REJECTIONS = 32, ITERATIONS = 100, SETTLED = 1000, PURPOSE = 0x4B4D };
+enum { SEED_PASS = 64, REJECTIONS = 32, ITERATIONS = 100, SETTLED = 100, PURPOSE = 0x4B4D };
 
 void cloud_make(PairsKind kind, Rows a, Rows b, Cloud *c) {
     pair_space_make(kind, &a, &b, &c->s, &c->side[0], &c->side[1]);

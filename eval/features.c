@@ -63,11 +63,18 @@ static void array_of_tensor(const StTensor *t, Owner *o, NpyArray *out) {
     out->data = x;
 }
 
-typedef struct { char *name; NpyArray a; } Member;
+typedef struct { char *name; NpyArray a; void *block; } Member;         // block: what a lies in, or NULL: elsewhere
 typedef struct { Member *m; int n; SafeTensors *st; } Members;          // of one container; st: NULL or open
 
-static void members_free(Members *s) {
-    for (int i = 0; i < s->n; i++) free(s->m[i].name);
+// What f lies in becomes o's; the rest goes now: of doubles that were rounded there is no second copy.
+static void members_free(Members *s, Owner *o, const Features *f) {
+    for (int i = 0; i < s->n; i++) {
+        const Member *m = &s->m[i];
+        bool used = m->a.data == (const void *)f->x || m->a.data == (const void *)f->probs;
+        if (m->block && used) own(o, m->block);
+        else free(m->block);
+        free(m->name);
+    }
     free(s->m);
     st_close(s->st);
 }
@@ -98,7 +105,7 @@ static bool wanted(const char *name) {
 }
 
 // Of an archive that names its features, only what is needed; else all of it, to find the only matrix.
-static bool members_of_npz(const uint8_t *bytes, size_t n, const char *where, Owner *o, Members *out, Error *err) {
+static bool members_of_npz(const uint8_t *bytes, size_t n, const char *where, Members *out, Error *err) {
     char **names;
     int count;
     if (!npz_names(bytes, n, where, &names, &count, err)) return false;
@@ -112,7 +119,9 @@ static bool members_of_npz(const uint8_t *bytes, size_t n, const char *where, Ow
         uint8_t *member;
         if ((named && !wanted(names[i])) || members_find(out, names[i])) continue;
         ok = npz_parse(bytes, n, where, names[i], &member, &out->m[out->n].a, err);
-        if (ok) own(o, member), out->m[out->n++].name = xstrdup(names[i]);
+        if (!ok) break;
+        out->m[out->n].block = member;
+        out->m[out->n++].name = xstrdup(names[i]);
     }
     npz_names_free(names, count);
     return ok;
@@ -140,7 +149,7 @@ static bool members_of(const uint8_t *bytes, size_t n, const char *where, Owner 
         out->m[out->n++].name = xstrdup("features");
         return true;
     }
-    if (n >= 4 && memcmp(bytes, "PK\x03\x04", 4) == 0) return members_of_npz(bytes, n, where, o, out, err);
+    if (n >= 4 && memcmp(bytes, "PK\x03\x04", 4) == 0) return members_of_npz(bytes, n, where, out, err);
     if (n >= 9 && bytes[8] == '{') return members_of_safetensors(bytes, n, where, o, out, err);
     return error_set(err, ERR_FILE, "%s: neither .npy nor .npz nor .safetensors", where);
 }
@@ -237,7 +246,7 @@ bool features_parse(const uint8_t *bytes, size_t n, const char *where, Features 
               take_matrix(x, "features", where, o, &f.x, &f.n, &f.dim, err);
     if (ok && (x = members_find(&s, "labels"))) ok = take_labels(x, where, o, &f, err);
     if (ok && (x = members_find(&s, "probs"))) ok = take_probs(x, where, o, &f, err);
-    members_free(&s);
+    members_free(&s, o, &f);
     if (ok) *out = f;
     else features_free(&f);
     return ok;

@@ -256,7 +256,7 @@ int metrics_main(int argc, char **argv) {
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, NULL, NULL, NULL, &err);
     if (ok && (!*c.gen || !*c.ref))
         ok = error_set(&err, ERR_USAGE, "usage: cbdm eval metrics --gen FILE --ref FILE [--json FILE]; see --help");
-    if (ok) ok = measure(&c, &v, &err);
+    if (ok) ok = (!*c.json || file_can_write(c.json, &err)) && measure(&c, &v, &err);
     features_free(&v.gen);
     features_free(&v.ref);
     gaussian_free(&v.stats);

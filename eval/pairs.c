@@ -162,7 +162,7 @@ static void within_pass(const PairSpace *s, const PairSide *side, int kmax, doub
         PairWork work;
         pair_work_make(s, &work);
         int *hits = xmalloc((size_t)s->block * sizeof *hits);
-        #pragma omp for schedule(dynamic, 4)
+        #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < tiles; t++) {
             int64_t I, J;
             triangle_place(t, blocks, &I, &J);
@@ -240,7 +240,7 @@ static void across_pass(const Across *c, double *kernel_sum) {
         pair_work_make(s, &work);
         int *hits = xmalloc((size_t)s->block * sizeof *hits);
         int64_t *inside = xcalloc((size_t)c->n_k + 1, sizeof *inside);
-        #pragma omp for schedule(dynamic, 4)
+        #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < tiles; t++) {
             TilePlace p = tile_place(s, n, t / blocks, m, t % blocks);
             pair_tile(s, c->ref, t / blocks, c->gen, t % blocks, &work);
@@ -354,19 +354,24 @@ double kid_subsets(Rows a, Rows b, int subsets, int64_t size, uint32_t seed, dou
           (long long)size, (long long)a.n, (long long)b.n);
     Mt19937 m;
     mt19937_seed(&m, seed);
-    int64_t *of_a = xmalloc((size_t)a.n * sizeof *of_a), *of_b = xmalloc((size_t)b.n * sizeof *of_b);
-    double *kid = xmalloc((size_t)subsets * sizeof *kid), mean, square = 0;
+    int64_t most = a.n > b.n ? a.n : b.n, *order = xmalloc((size_t)(most + 1) * sizeof *order);
+    int64_t *drawn = xmalloc((size_t)(2 * subsets * size + 1) * sizeof *drawn);
+    double *kid = xmalloc((size_t)subsets * sizeof *kid), square = 0;
+    for (int i = 0; i < 2 * subsets; i++) {
+        rows_draw(&m, i % 2 ? b : a, order, size);
+        memcpy(drawn + i * size, order, (size_t)size * sizeof *order);
+    }
+    #pragma omp parallel for schedule(dynamic)   // loops within run on one thread each
     for (int i = 0; i < subsets; i++) {
-        rows_draw(&m, a, of_a, size);
-        rows_draw(&m, b, of_b, size);
+        const int64_t *of_a = drawn + 2 * i * size, *of_b = of_a + size;
         kid[i] = kid_full((Rows){ a.f, of_a, size }, (Rows){ b.f, of_b, size });
     }
-    mean = sum_of(kid, subsets) / subsets;
+    double mean = sum_of(kid, subsets) / subsets;
     for (int i = 0; i < subsets; i++) square += (kid[i] - mean) * (kid[i] - mean);
     if (stddev) *stddev = sqrt(square / subsets);
     free(kid);
-    free(of_a);
-    free(of_b);
+    free(drawn);
+    free(order);
     return mean;
 }
 
@@ -405,7 +410,7 @@ static void nearest_pass(Nearest *z) {
         PairWork work;
         pair_work_make(s, &work);
         int *hits = xmalloc((size_t)s->block * sizeof *hits);
-        #pragma omp for schedule(dynamic, 4)
+        #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < pair_blocks(s, n) * blocks; t++) {
             int64_t I = t / blocks, J = t % blocks;
             pair_tile(s, z->query, I, z->base, J, &work);

@@ -12,7 +12,7 @@ double kid_full(Rows a, Rows b);                     // unbiased over all pairs;
 double kid_subsets(Rows a, Rows b, int subsets, int64_t size, uint32_t seed, double *stddev);
 // Kynkaanniemi et al. 2019; Naeem et al. 2020. Radius: distance to the k-th nearest other row (a row's distance to
 // itself is exactly 0). strict: inside means d < r, else d <= r. Decided as in double, also where the bulk of the work
-// is done in float. kmax: several k of one pass.
+// is done in float. k (n_k): several in one pass.
 typedef struct { double precision, recall, density, coverage; } Prdc;
 void   prdc(Rows ref, Rows gen, const int *k, int n_k, bool strict, Prdc *out);
 // KID and PRDC together, each product of two rows computed once where both need it. kid, out: NULL if not wanted.

@@ -14,7 +14,7 @@
 EXTERN_C_BEGIN
 // How products are formed: PAIRS_AUTO takes double up to PAIRS_DOUBLE_PRODUCTS products of numbers, then float.
 typedef enum { PAIRS_AUTO, PAIRS_FLOAT, PAIRS_DOUBLE } PairsKind;
-#define PAIRS_DOUBLE_PRODUCTS 1.7e10             // about one second of one core
+#define PAIRS_DOUBLE_PRODUCTS 2e9                // a tenth of a second of one core
 typedef struct {
     int    dim, block;                           // block: rows of a panel, columns of a tile
     bool   in_double;

@@ -7,7 +7,7 @@
 #include "eval/linalg.h"
 #include "eval/pairs_impl.h"
 
-enum { LANES = 16, BLOCK_LEAST = 32, BLOCK_MOST = 512, BLOCKS_WANTED = 16, CENTRE_ROWS = 1000 };
+enum { LANES = 16, BLOCK_LEAST = 32, BLOCK_MOST = 512, BLOCKS_WANTED = 4, CENTRE_ROWS = 1000 };
 #define WORK_BYTES (256.0 * 1048576)
 
 double row_distance2(const float *x, const float *y, int dim) {

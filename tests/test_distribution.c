@@ -128,7 +128,7 @@ static int plain_lloyd(Features all, Features centres, int32_t *of) {
     int dim = all.dim, clusters = (int)centres.n, done = 0;
     double *sum = malloc((size_t)clusters * (size_t)dim * sizeof *sum);
     int64_t *size = malloc((size_t)clusters * sizeof *size), changed = all.n;
-    for (; changed * 1000 > all.n && done < 100; done++) {
+    for (; changed * 100 > all.n && done < 100; done++) {
         for (int j = 0; done > 0 && j < clusters; j++)
             for (int k = 0; size[j] > 0 && k < dim; k++)
                 at_row(centres, j)[k] = (float)(sum[j * dim + k] / (double)size[j]);
