@@ -1,5 +1,5 @@
-// tests/feature_sets.h - small tables of features for the tests of the metrics: numpy's normals, and shapes of data that
-// distances are hard to decide on.
+// tests/feature_sets.h - small tables of features for the tests of the metrics: numpy's normals, and shapes of data
+// that distances are hard to decide on.
 #ifndef TESTS_FEATURE_SETS_H
 #define TESTS_FEATURE_SETS_H
 #include <math.h>
