@@ -82,8 +82,8 @@ Call *call_new(Device *d, const Description *what, const void *shape, const void
     c->work.scratch = c->scratch;
     c->work.state = l->prepare(c->impl, device_stream(d, 0), c->shape, c->args);
     if (impl_is_vendor(c->impl) && c->impl->prepare && !c->work.state) {
-        error_set(err, ERR_USAGE, "%s: %s has nothing for this shape on this GPU, or its library does not start", l->name,
-                  c->impl->name);
+        error_set(err, ERR_USAGE, "%s: %s has nothing for this shape on this GPU, or its library does not start",
+                  l->name, c->impl->name);
         call_free(c);
         return NULL;
     }

@@ -182,8 +182,8 @@ static bool prefer_vendor(Device *d, Error *err) {
             device_prefer(d, m->launcher, m->name);
             n++;
         }
-    return n || error_set(err, ERR_USAGE, "--kernels vendor: device %s has none; they are for cuda, in a build that finds "
-                          "cuDNN and cuBLASLt", d->name);
+    return n || error_set(err, ERR_USAGE, "--kernels vendor: device %s has none; they are for cuda, in a build that "
+                          "finds cuDNN and cuBLASLt", d->name);
 }
 
 static bool prefer_one(Device *d, const char *launcher, const char *name, Error *err) {

@@ -7,8 +7,8 @@ EXTERN_C_BEGIN
 typedef struct Device Device;
 // spec: "ref", "ref32", "ref64"; "cpu"; "cuda", "cuda:1" (a GPU by its index); "auto" (cuda if it is built and can be
 // had, else cpu; a line of the log says which and why); "emu" (the CUDA kernels for compute capability 8.0 on the
-// emulated GPU; "emu:90": for 9.0); "null" (plans for cpu, computes nothing), "null:ref", "null:cuda" (for the GPU there
-// is, or 8.0), "null:cuda:90", "null:emu:90". NULL and *err if it cannot be had.
+// emulated GPU; "emu:90": for 9.0); "null" (plans for cpu, computes nothing), "null:ref", "null:cuda" (for the GPU
+// there is, or 8.0), "null:cuda:90", "null:emu:90". NULL and *err if it cannot be had.
 Device     *device_open(const char *spec, Error *err);
 void        device_close(Device *d);
 const char *device_name(const Device *d);                            // "cpu", "cuda:1", "null:cpu"

@@ -280,6 +280,12 @@ void file_abandon(FileWriter *w) {
     free(w);
 }
 
+bool file_can_write(const char *path, Error *err) {
+    FileWriter *w = file_create(path, err);
+    file_abandon(w);
+    return w != NULL;
+}
+
 bool file_write_text(const char *path, const char *text, Error *err) {
     FileWriter *w = file_create(path, err);
     if (!w) return false;

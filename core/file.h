@@ -19,6 +19,7 @@ FileWriter *file_create(const char *path, Error *err);        // NULL: *err
 bool file_write(FileWriter *w, const void *bytes, size_t n);  // errors are kept for file_commit
 bool file_commit(FileWriter *w, Error *err);                  // frees w either way
 void file_abandon(FileWriter *w);                             // removes the .tmp; NULL is fine
+bool file_can_write(const char *path, Error *err);            // asked before the hours whose result it is to hold
 void file_expect(FileWriter *w, uint64_t bytes);              // the size it will have: file_commit checks it
 uint64_t file_offset(const FileWriter *w);                    // bytes handed over so far
 bool file_patch(FileWriter *w, uint64_t offset, const void *bytes, size_t n);       // overwrites what was handed over

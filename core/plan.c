@@ -203,7 +203,8 @@ void arena_seal(Arena *a) {
     a->sealed = true;
     a->memory = device_alloc(a->device, a->bytes);
     if (device_is_null(a->device)) return;
-    if (device_kind(a->device) == DEV_EMU) device_poison(a->device, a->memory, a->bytes);   // so that no node reads ahead
+    // So that no node reads what none has written.
+    if (device_kind(a->device) == DEV_EMU) device_poison(a->device, a->memory, a->bytes);
     // oneDNN's code generator does not survive a lack of memory: what it may take is asked for here, and given back.
     if (device_kind(a->device) == DEV_CPU) free(xmalloc((size_t)ONEDNN_MB << 20));
     for (int i = 0; i < a->n_graphs; i++) arena_bind(a->graphs[i], a->memory);

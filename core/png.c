@@ -246,7 +246,8 @@ bool png_write_grid(const char *path, const uint8_t *const *images, int rows, in
 #include "core/file.h"
 
 static bool no_png(const char *path, Error *err) {
-    return error_set(err, ERR_USAGE, "%s: this build has no PNG: install libpng-dev, zlib1g-dev; run cmake again", path);
+    return error_set(err, ERR_USAGE, "%s: this build has no PNG: install libpng-dev, zlib1g-dev; run cmake again",
+                     path);
 }
 bool png_write(const char *path, const uint8_t *pixels, int w, int h, int channels, Error *err) {
     (void)pixels, (void)w, (void)h, (void)channels;

@@ -3,8 +3,9 @@
 // Zip layout: members FOLDER/data.pkl, the pickled object, and FOLDER/data/KEY, the bytes of a storage. Legacy layout:
 // five pickles one after the other (a magic number, the protocol 1001, facts about the machine, the object, the list of
 // storage keys), then each storage as its element count (i64) and its bytes. In the object a tensor is a call of
-// torch._utils._rebuild_tensor_v2 with a storage as persistent id ("storage", type, key, device, element count), an
-// offset in elements, sizes and strides. The pickle reader makes a tree of it (core/pickle.h) and calls nothing.
+// torch._utils._rebuild_tensor_v2 (before torch 0.4: _rebuild_tensor) with a storage as persistent id ("storage", type,
+// key, device, element count), an offset in elements, sizes and strides. The pickle reader makes a tree of it
+// (core/pickle.h) and calls nothing.
 #include "core/torch_file.h"
 #include <stdlib.h>
 #include <string.h>
@@ -19,9 +20,9 @@ static const struct { const char *name; StType type; } storages[] = {
 };
 enum { STORAGES = sizeof storages / sizeof storages[0] };
 static const char *const allowed[] = {
-    "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
-    "torch FloatStorage", "torch DoubleStorage", "torch HalfStorage", "torch BFloat16Storage", "torch LongStorage",
-    "torch IntStorage", "torch ByteStorage", "torch BoolStorage", NULL,
+    "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_parameter", "torch FloatStorage", "torch DoubleStorage", "torch HalfStorage",
+    "torch BFloat16Storage", "torch LongStorage", "torch IntStorage", "torch ByteStorage", "torch BoolStorage", NULL,
 };
 
 struct TorchFile {
@@ -197,6 +198,11 @@ static bool add_tensor(Reader *r, const char *name, const PickleNode *call) {
     return true;
 }
 
+static bool is_tensor(const PickleNode *p) {
+    return p->type == PICKLE_CALL && (pickle_is_global(p->callee, "torch._utils", "_rebuild_tensor_v2") ||
+                                      pickle_is_global(p->callee, "torch._utils", "_rebuild_tensor"));
+}
+
 static bool is_dict(const PickleNode *p) {
     return p->type == PICKLE_DICT ||
            (p->type == PICKLE_CALL && pickle_is_global(p->callee, "collections", "OrderedDict"));
@@ -227,7 +233,7 @@ static bool walk(Reader *r, const PickleNode *dict, char name[NAME_BYTES], size_
         if (++r->visits > VISITS_MAX) return refuse(r, "the dictionary", "more than 1,048,576 entries");
         if (x->type == PICKLE_CALL && pickle_is_global(x->callee, "torch._utils", "_rebuild_parameter"))
             x = x->args->count ? x->args->item[0] : x;
-        bool tensor = x->type == PICKLE_CALL && pickle_is_global(x->callee, "torch._utils", "_rebuild_tensor_v2");
+        bool tensor = is_tensor(x);
         if (!tensor && !is_dict(x)) continue;
         if (!append_key(name, n, dict->item[i])) {
             name[n] = 0;
@@ -261,7 +267,7 @@ static const char legacy_start[] = "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a
 
 static bool parse_legacy(Reader *r) {
     Pickle *part[4] = { NULL };                       // protocol, machine, object, keys
-    size_t at = sizeof legacy_start - 1, used;
+    size_t at = sizeof legacy_start - 1, used = 0;
     bool ok = true;
     for (int i = 0; i < 4 && ok; i++) {
         part[i] = pickle_parse(r->bytes + at, r->n - at, r->where, allowed, &used, r->err);

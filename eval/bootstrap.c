@@ -77,7 +77,8 @@ typedef struct { float *a, *b, *dot; double *k, *weight, *sum; } Buffers;
 static Buffers buffers_new(int dim, int columns) {
     return (Buffers){ xmalloc((size_t)BLOCK * (size_t)dim * sizeof(float)),
                       xmalloc((size_t)BLOCK * (size_t)dim * sizeof(float)), xmalloc(BLOCK * BLOCK * sizeof(float)),
-                      xmalloc(BLOCK * BLOCK * sizeof(double)), xmalloc((size_t)BLOCK * (size_t)columns * sizeof(double)),
+                      xmalloc(BLOCK * BLOCK * sizeof(double)),
+                      xmalloc((size_t)BLOCK * (size_t)columns * sizeof(double)),
                       xmalloc((size_t)BLOCK * (size_t)columns * sizeof(double)) };
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/file.h"
 #include "eval/classifier_impl.h"
+#include "eval/reference.h"
 
 const ClassifierRecipe classifier_recipe = { .depth = 32, .width = 16, .epochs = 200, .lr = 0.1, .momentum = 0.9,
                                              .weight_decay = 2e-4, .batch = 128, .crop_pad = 4, .flip = true };
@@ -100,13 +101,11 @@ double classifier_lr(const ClassifierRecipe *r, int64_t images, int64_t step) {
 
 // ---- the cache
 char *classifier_cache_path(const char *data_digest, const ClassifierRecipe *r, Error *err) {
-    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    bool own = base && *base == '/';              // the specification of base directories ignores relative ones
-    if (!own && !(home && *home)) {
+    char *folder = reference_cache_folder(), *path = NULL;
+    if (!folder) {
         error_set(err, ERR_USAGE, "neither XDG_CACHE_HOME nor HOME is set: name the classifier's file with --out");
         return NULL;
     }
-    char *folder = own ? xasprintf("%s/cbdm", base) : xasprintf("%s/.cache/cbdm", home), *path = NULL;
     if (dir_make(folder, err)) {
         char *json = cli_json(classifier_recipe_flags, classifier_recipe_n_flags, r);
         char *key = xasprintf("%s %s", data_digest, json), hex[65];

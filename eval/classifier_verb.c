@@ -121,7 +121,12 @@ static void announce(const VerbConfig *v, const Device *device, const Classifier
              d->width, d->channels, d->classes, (long long)classifier_steps(&v->recipe, d->count), v->recipe.batch);
 }
 
+static bool same_kind(const DatasetInfo *a, const DatasetInfo *b) {
+    return a->height == b->height && a->width == b->width && a->channels == b->channels && a->classes == b->classes;
+}
+
 static bool train_and_save(const VerbConfig *v, Device *device, const DatasetInfo *d, const char *path, Error *err) {
+    if (!file_can_write(path, err)) return false;
     Classifier *c = classifier_new(device, d->classes, d->height, d->width, d->channels, &v->recipe);
     ImageSet s = images_of(d);
     char *stopped = xasprintf("%s.stopped", path);
@@ -136,8 +141,8 @@ static bool train_and_save(const VerbConfig *v, Device *device, const DatasetInf
     Error none;
     Dataset *test = ok ? dataset_open(v->data, SPLIT_TEST, &none) : NULL;
     const DatasetInfo *t = test ? dataset_info(test) : NULL;
-    if (t && t->height == d->height && t->width == d->width && t->channels == d->channels) print_accuracy(c, t);
-    else if (ok) log_info("%s has no test images of this size: no accuracy is measured", v->data);
+    if (t && same_kind(t, d)) print_accuracy(c, t);
+    else if (ok) log_info("%s has no test images of this kind: no accuracy is measured", v->data);
     dataset_close(test);
     classifier_close(c);
     return ok;
@@ -153,6 +158,7 @@ static void bench(const VerbConfig *v, Device *device, const DatasetInfo *d) {
     ImageSet s = images_of(d);
     for (int64_t i = 0, e = n / v->recipe.batch; i < v->recipe.batch; i++)
         image_rows(&s, i % d->count, i % d->count + 1, false, pixels + i * e);
+    for (int64_t i = 0; i < n; i++) pixels[i] = pixels[i] / 127.5f - 1;
     char what[4];
     int k;
     printf("ready\n");

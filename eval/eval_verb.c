@@ -34,7 +34,8 @@ int eval_main(int argc, char **argv) {
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)) return usage(stdout), 0;
     if (argc > 1) {
         const char *near = cli_nearest(argv[1], known, N_VERBS);
-        log_info("error: unknown verb eval %s%s%s; `cbdm eval --help` lists them", argv[1], near ? ": did you mean " : "",
+        log_info("error: unknown verb eval %s%s%s; `cbdm eval --help` lists them", argv[1],
+                 near ? ": did you mean " : "",
                  near ? near : "");
     } else {
         usage(stderr);

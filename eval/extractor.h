@@ -30,6 +30,10 @@ Extractor *extractor_classifier(Device *d, const char *weights, int batch, Error
 // weights: pt_inception-2015-12-05-6726825d.pth (legacy or zip .pt) or safetensors of the same names; "" looks in
 // torch's hub cache and, where it is absent, says where to get it. dim 2048, classes 1008 (without the bias).
 Extractor *extractor_inception(Device *d, const char *weights, Protocol p, int batch, Error *err);
+// The spatial features of ADM's sFID (rows,columns,channels of an inner layer) for the n images of the last e->run. out
+// (n,2023). False: e is not the Inception network.
+enum { EXTRACTOR_SPATIAL_DIM = 17 * 17 * 7 };
+bool       extractor_spatial(const Extractor *e, int n, float *out);
 void       extractor_close(Extractor *e);                         // NULL is fine
 bool       extractor_check(const Extractor *e, const ImageSet *s, Error *err);
 // All images of s. features (n,dim), probs (n,classes) or NULL: written. progress on stderr.

@@ -63,11 +63,18 @@ static void array_of_tensor(const StTensor *t, Owner *o, NpyArray *out) {
     out->data = x;
 }
 
-typedef struct { char *name; NpyArray a; } Member;
-typedef struct { Member *m; int n; SafeTensors *st; } Members;          // of one container; st: where tensors' names lie
+typedef struct { char *name; NpyArray a; void *block; } Member;         // block: what a lies in, or NULL: elsewhere
+typedef struct { Member *m; int n; SafeTensors *st; } Members;          // of one container; st: NULL or open
 
-static void members_free(Members *s) {
-    for (int i = 0; i < s->n; i++) free(s->m[i].name);
+// What f lies in becomes o's; the rest goes now: of doubles that were rounded there is no second copy.
+static void members_free(Members *s, Owner *o, const Features *f) {
+    for (int i = 0; i < s->n; i++) {
+        const Member *m = &s->m[i];
+        bool used = m->a.data == (const void *)f->x || m->a.data == (const void *)f->probs;
+        if (m->block && used) own(o, m->block);
+        else free(m->block);
+        free(m->name);
+    }
     free(s->m);
     st_close(s->st);
 }
@@ -87,8 +94,8 @@ static const NpyArray *members_matrix(const Members *s, const char *where, Error
     for (int i = 0; i < s->n && !found && matrices == 1; i++)
         if (s->m[i].a.ndim == 2) return &s->m[i].a;
     if (!found)
-        error_set(err, ERR_FILE, "%s: holds no array \"features\" or \"arr_0\", and %d matrices of other names: which one "
-                  "is meant?", where, matrices);
+        error_set(err, ERR_FILE, "%s: holds no array \"features\" or \"arr_0\", and %d matrices of other names: which "
+                  "one is meant?", where, matrices);
     return found;
 }
 
@@ -98,20 +105,23 @@ static bool wanted(const char *name) {
 }
 
 // Of an archive that names its features, only what is needed; else all of it, to find the only matrix.
-static bool members_of_npz(const uint8_t *bytes, size_t n, const char *where, Owner *o, Members *out, Error *err) {
+static bool members_of_npz(const uint8_t *bytes, size_t n, const char *where, Members *out, Error *err) {
     char **names;
     int count;
     if (!npz_names(bytes, n, where, &names, &count, err)) return false;
     bool named = false, ok = true;
     for (int i = 0; i < count; i++) named |= wanted(names[i]) && strcmp(names[i], "labels") != 0;
     if (!named && count > 4)
-        ok = error_set(err, ERR_FILE, "%s: %d arrays and none of them is named \"features\" or \"arr_0\"", where, count);
+        ok = error_set(err, ERR_FILE, "%s: %d arrays and none of them is named \"features\" or \"arr_0\"", where,
+                       count);
     out->m = xcalloc((size_t)count + 1, sizeof *out->m);
     for (int i = 0; ok && i < count; i++) {
         uint8_t *member;
         if ((named && !wanted(names[i])) || members_find(out, names[i])) continue;
         ok = npz_parse(bytes, n, where, names[i], &member, &out->m[out->n].a, err);
-        if (ok) own(o, member), out->m[out->n++].name = xstrdup(names[i]);
+        if (!ok) break;
+        out->m[out->n].block = member;
+        out->m[out->n++].name = xstrdup(names[i]);
     }
     npz_names_free(names, count);
     return ok;
@@ -139,7 +149,7 @@ static bool members_of(const uint8_t *bytes, size_t n, const char *where, Owner 
         out->m[out->n++].name = xstrdup("features");
         return true;
     }
-    if (n >= 4 && memcmp(bytes, "PK\x03\x04", 4) == 0) return members_of_npz(bytes, n, where, o, out, err);
+    if (n >= 4 && memcmp(bytes, "PK\x03\x04", 4) == 0) return members_of_npz(bytes, n, where, out, err);
     if (n >= 9 && bytes[8] == '{') return members_of_safetensors(bytes, n, where, o, out, err);
     return error_set(err, ERR_FILE, "%s: neither .npy nor .npz nor .safetensors", where);
 }
@@ -153,8 +163,8 @@ static bool take_matrix(const NpyArray *a, const char *what, const char *where, 
         return error_set(err, ERR_FILE, "%s: %s of type \"%s\", where floats are needed (<f4 or <f8)", where, what,
                          a->descr);
     if (a->ndim != 2 || a->shape[0] < 1 || a->shape[1] < 1 || a->shape[1] > INT32_MAX)
-        return error_set(err, ERR_FILE, "%s: %s with %d dimensions (%" PRId64 "%s), where a matrix is needed: a row for "
-                         "each image", where, what, a->ndim, a->ndim ? a->shape[0] : 0, a->ndim > 1 ? ", ..." : "");
+        return error_set(err, ERR_FILE, "%s: %s with %d dimensions (%" PRId64 "%s), where a matrix is needed: a row "
+                         "for each image", where, what, a->ndim, a->ndim ? a->shape[0] : 0, a->ndim > 1 ? ", ..." : "");
     int64_t n = a->shape[0], dim = a->shape[1], bad = n;
     float *copy = NULL;
     if (!f4 || (uintptr_t)a->data % sizeof(float) != 0) copy = own(o, xmalloc((size_t)(n * dim) * sizeof *copy));
@@ -197,7 +207,8 @@ static bool take_labels(const NpyArray *a, const char *where, Owner *o, Features
         if (i4) memcpy(&label[i], (const char *)a->data + 4 * i, 4), v8 = label[i];
         if (u1) v8 = ((const uint8_t *)a->data)[i];
         if (v8 < INT32_MIN || v8 > INT32_MAX)
-            return error_set(err, ERR_FILE, "%s: labels: row %" PRId64 " (the first is 0) holds %" PRId64, where, i, v8);
+            return error_set(err, ERR_FILE, "%s: labels: row %" PRId64 " (the first is 0) holds %" PRId64, where, i,
+                             v8);
         label[i] = (int32_t)v8;
     }
     f->label = label;
@@ -235,7 +246,7 @@ bool features_parse(const uint8_t *bytes, size_t n, const char *where, Features 
               take_matrix(x, "features", where, o, &f.x, &f.n, &f.dim, err);
     if (ok && (x = members_find(&s, "labels"))) ok = take_labels(x, where, o, &f, err);
     if (ok && (x = members_find(&s, "probs"))) ok = take_probs(x, where, o, &f, err);
-    members_free(&s);
+    members_free(&s, o, &f);
     if (ok) *out = f;
     else features_free(&f);
     return ok;

@@ -51,7 +51,12 @@ static void centred(const Features *f, const int64_t *rows, int64_t begin, int64
 }
 
 // c (m,n) = op(a) op(b) + beta c, tile by tile on all threads. symmetric: only tiles that touch the lower triangle.
-typedef struct { bool ta, tb, symmetric; int m, n, k; const double *a, *b; int lda, ldb; double beta, *c; int ldc; } Product;
+typedef struct {
+    bool ta, tb, symmetric;
+    int m, n, k, lda, ldb, ldc;
+    const double *a, *b;
+    double beta, *c;
+} Product;
 
 static void product_run(const Product *p) {
     int rows = (p->m + TILE - 1) / TILE, columns = (p->n + TILE - 1) / TILE;
@@ -95,7 +100,8 @@ void gaussian_free(Gaussian *g) {
 
 // ---- files
 // An array of doubles, all finite; NULL: *err.
-static double *parse_doubles(const uint8_t *npz, size_t npz_n, const char *path, const char *name, NpyArray *a, Error *err) {
+static double *parse_doubles(const uint8_t *npz, size_t npz_n, const char *path, const char *name, NpyArray *a,
+                             Error *err) {
     uint8_t *member;
     if (!npz_parse(npz, npz_n, path, name, &member, a, err)) return NULL;
     bool f4 = strcmp(a->descr, "<f4") == 0, finite = true;
@@ -268,9 +274,10 @@ double frechet_distance_rows(const Features *a, const int64_t *ra, int64_t na, c
 
 int frechet_threads(int64_t na, int64_t nb, int dim, bool by_rows) {
     double few = (double)(na < nb ? na : nb), product = (double)na * (double)nb, d = dim;
-    double doubles = by_rows ? (few + BLOCK_ROWS) * d + (product < FRECHET_PRODUCT_MAX ? product : few * (few + BLOCK_ROWS))
-                             : 9 * d * d + BLOCK_ROWS * d;      // two fits, three matrices, the workspace of dsyevd
-    double fit = 512e6 / (8 * doubles);
+    if (product > FRECHET_PRODUCT_MAX) product = few * (few + BLOCK_ROWS);
+    double rows = (few + BLOCK_ROWS) * d + product;
+    double fits = 9 * d * d + BLOCK_ROWS * d;      // two covariances, three matrices, the workspace of dsyevd
+    double fit = 512e6 / (8 * (by_rows ? rows : fits));
     int threads = omp_get_max_threads();
     return fit < 1 ? 1 : fit < threads ? (int)fit : threads;
 }

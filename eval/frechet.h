@@ -15,8 +15,8 @@ void gaussian_free(Gaussian *g);
 // S1^1/2 S2 S1^1/2 (LAPACK dsyevd twice). Not negative. At most 16,384 dimensions.
 double frechet_distance(const Gaussian *a, const Gaussian *b);
 // The same from the rows, for fewer rows than dimensions: the trace is the nuclear norm of the product of the centred
-// matrices, (n1,n2), kept whole up to 2^24 elements, else as the min(n1,n2)^2 of its Gram product. One of the sets has at
-// most 16,384 rows.
+// matrices, (n1,n2), kept whole up to 2^24 elements, else as the min(n1,n2)^2 of its Gram product. One of the sets has
+// at most 16,384 rows.
 double frechet_distance_rows(const Features *a, const int64_t *ra, int64_t na, const Features *b, const int64_t *rb,
                              int64_t nb);
 // How many of these distances may be computed at a time within 512 MB of memory: 1 to as many as there are threads. A

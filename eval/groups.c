@@ -55,8 +55,9 @@ bool groups_of(const char *rule, const int64_t *counts, int classes, int *of, Er
         by_rank(counts, classes, v, of);
         return true;
     }
-    return error_set(err, ERR_USAGE, "--groups %s: \"100,20\" (many above 100 training images, few below 20), \"thirds\", "
-                     "or how many of the %d classes are many, medium and few, as in \"3,3,4\"", rule, classes);
+    return error_set(err, ERR_USAGE, "--groups %s: \"100,20\" (many above 100 training images, few below 20), "
+                     "\"thirds\", or how many of the %d classes are many, medium and few, as in \"3,3,4\"", rule,
+                     classes);
 }
 
 char *groups_text(const int *of, int classes) {

@@ -92,7 +92,7 @@ struct Inception {
     int     n_weights;
     Graph  *graph;
     Arena  *arena;
-    Tensor *images, *features, *logits;
+    Tensor *images, *features, *logits, *map;    // map (N,17,17,192): Mixed_6d.branch1x1
     int     batch;
 };
 
@@ -182,9 +182,11 @@ static Tensor *record_unit(Loader *l, Tensor *x, const char *block, const Layer 
     return op_relu(g, op_conv2d_pads(g, x, w, b, layer->stride, pad_h, pad_w));
 }
 
+static const char map_block[] = "Mixed_6d.";     // its first result is kept for ADM's spatial features
+
 static Tensor *record_block(Loader *l, Tensor *input, size_t number) {
     Graph *g = l->p->graph;
-    Tensor *result[RESULTS_MAX], *x = input, *mark = input;
+    Tensor *result[RESULTS_MAX] = { NULL }, *x = input, *mark = input;
     int n = 0;
     for (size_t i = 0; i < blocks[number].n; i++) {
         const Layer *layer = &blocks[number].layer[i];
@@ -198,6 +200,7 @@ static Tensor *record_block(Loader *l, Tensor *input, size_t number) {
         case BACK: result[n++] = x; x = mark; break;
         }
     }
+    if (strcmp(blocks[number].name, map_block) == 0) l->p->map = graph_output(g, result[0]);
     for (; n > 0; n--) x = op_concat_channel(g, result[n - 1], x);      // the last results are the narrow ones
     return x;
 }
@@ -266,4 +269,13 @@ void inception_run(Inception *p, const float *images, float *features, float *lo
     graph_run(p->graph);
     tensor_read_f32(p->features, features);
     tensor_read_f32(p->logits, logits);
+}
+
+void inception_spatial(const Inception *p, float *out) {
+    int64_t pixels = (int64_t)p->batch * INCEPTION_MAP * INCEPTION_MAP, channels = p->map->shape[3];
+    float *map = xmalloc((size_t)(pixels * channels) * sizeof *map);
+    tensor_read_f32(p->map, map);
+    for (int64_t i = 0; i < pixels; i++)
+        memcpy(out + i * INCEPTION_MAP_CHANNELS, map + i * channels, INCEPTION_MAP_CHANNELS * sizeof *out);
+    free(map);
 }

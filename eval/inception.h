@@ -5,7 +5,10 @@
 #include "core/device.h"
 #include "core/torch_file.h"
 EXTERN_C_BEGIN
-enum { INCEPTION_SIDE = 299, INCEPTION_DIM = 2048, INCEPTION_CLASSES = 1008 };
+enum {
+    INCEPTION_SIDE = 299, INCEPTION_DIM = 2048, INCEPTION_CLASSES = 1008,
+    INCEPTION_MAP = 17, INCEPTION_MAP_CHANNELS = 7,              // ADM's spatial features: 17 x 17 pixels of 7 channels
+};
 // Named tensors of a file of torch.save or a safetensors file.
 typedef struct { TorchFile *torch; SafeTensors *safe; const char *path; } WeightFile;
 bool weight_file_open(WeightFile *w, const char *path, Error *err);
@@ -24,5 +27,7 @@ void inception_free(Inception *p);                                              
 // images (batch,299,299,3), scaled as the protocol says; features (batch,2048): what pool3 gives; logits (batch,1008),
 // without the bias, as the Inception Score takes them.
 void inception_run(Inception *p, const float *images, float *features, float *logits);
+// Of the last run (batch,17,17,7): the first channels of Mixed_6d.branch1x1, which ADM's sFID is computed from.
+void inception_spatial(const Inception *p, float *out);
 EXTERN_C_END
 #endif

@@ -66,6 +66,7 @@ char *inception_find_weights(const char *given, Error *err) {
 }
 
 // ---- the extractor
+_Static_assert(EXTRACTOR_SPATIAL_DIM == INCEPTION_MAP * INCEPTION_MAP * INCEPTION_MAP_CHANNELS, "one and the same");
 typedef struct { ResizeKind resize; float scale, shift; } Scaling;       // into the first layer goes v scale + shift
 static const Scaling scalings[] = {
     [PROTOCOL_CBDM] = { RESIZE_HALF_PIXEL, 2.0f / 255, -1 },
@@ -144,6 +145,16 @@ static Extractor *build(Device *d, const char *path, Protocol p, int batch, Erro
     snprintf(e->name, sizeof e->name, "inception 2015-12-05");
     snprintf(e->hash, sizeof e->hash, "%s", hash);
     return e;
+}
+
+bool extractor_spatial(const Extractor *e, int n, float *out) {
+    if (e->run != run) return false;
+    const Self *s = e->self;
+    float *all = xmalloc((size_t)s->batch * EXTRACTOR_SPATIAL_DIM * sizeof *all);
+    inception_spatial(s->net, all);
+    memcpy(out, all, (size_t)n * EXTRACTOR_SPATIAL_DIM * sizeof *all);
+    free(all);
+    return true;
 }
 
 Extractor *extractor_inception(Device *d, const char *weights, Protocol p, int batch, Error *err) {

@@ -11,11 +11,16 @@
 #include "eval/linalg.h"
 #include "eval/metrics_impl.h"
 
-enum { DIM_MAX = 16384, KID_SUBSETS = 100, KID_SIZE = 1000, KID_SEED = 2020, PRD_ANGLES = 1001, CLUSTERS_PER_CLASS = 20 };
+enum {
+    DIM_MAX = 16384,                                          // of eval/linalg.h
+    KID_SUBSETS = 100, KID_SIZE = 1000, KID_SEED = 2020,      // as torch-fidelity has them
+    PRD_ANGLES = 1001, CLUSTERS_PER_CLASS = 20,               // as the published CBDM code has them
+};
 
 const char *const metric_names[] = { "fid", "kid", "prdc", "is", "prd", "mind", NULL };
 const MetricOptions metric_options = {
-    .strict = true, .splits = 10, .prd_clusters = 20, .prd_runs = 10, .mind_directions = 1000, .bootstrap = 200, .bootstrap_cost = 2e11,
+    .strict = true, .splits = 10, .prd_clusters = 20, .prd_runs = 10, .mind_directions = 1000,
+    .bootstrap = 200, .bootstrap_cost = 2e11,
 };
 
 static const double none = (double)NAN;
@@ -247,8 +252,8 @@ void metrics_compute(const Features *gen, const Features *ref, const MetricOptio
 static bool check_labels(const Features *f, int classes, Error *err) {
     for (int64_t i = 0; i < f->n; i++)
         if (f->label[i] < 0 || f->label[i] >= classes)
-            return error_set(err, ERR_FILE, "%s: row %" PRId64 " (the first is 0) has label %d, where 0 to %d are legal",
-                             f->name, i, f->label[i], classes - 1);
+            return error_set(err, ERR_FILE, "%s: row %" PRId64 " (the first is 0) has label %d, where 0 to %d are "
+                             "legal", f->name, i, f->label[i], classes - 1);
     return true;
 }
 
@@ -260,8 +265,8 @@ bool metrics_check(const Features *gen, const Features *ref, const MetricOptions
         return error_set(err, ERR_FILE, "%s has features of %d dimensions, %s of %d: both must come from the same "
                          "extractor", gen->name, gen->dim, name, dim);
     if (dim > DIM_MAX && !(o->skip & METRIC_FID))
-        return error_set(err, ERR_USAGE, "features of %d dimensions: the FID is computed up to %d; --skip fid leaves it "
-                         "out", dim, DIM_MAX);
+        return error_set(err, ERR_USAGE, "features of %d dimensions: the FID is computed up to %d; --skip fid leaves "
+                         "it out", dim, DIM_MAX);
     if (!o->classes || !ref || !gen->label || !ref->label) return true;
     return check_labels(gen, o->classes, err) && check_labels(ref, o->classes, err);
 }

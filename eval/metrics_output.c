@@ -66,10 +66,10 @@ static void row_json(FILE *f, const MetricRow *r) {
 static void options_json(FILE *f, const MetricOptions *o) {
     static const char *const truth[] = { "false", "true" };
     fprintf(f, "\"options\": {\"loose\": %s, \"kid-subsets\": %s, \"is-splits\": %d, \"is-shuffle\": %s, "
-            "\"prd-clusters\": %d, \"prd-runs\": %d, \"mind-directions\": %d, \"bootstrap\": %d, \"bootstrap-cost\": %.17g, "
-            "\"seed\": %" PRIu64 ", \"classes\": %d, \"skip\": [", truth[!o->strict], truth[o->kid_subsets], o->splits,
-            truth[o->shuffle], o->prd_clusters, o->prd_runs, o->mind_directions, o->bootstrap, o->bootstrap_cost, o->seed,
-            o->classes);
+            "\"prd-clusters\": %d, \"prd-runs\": %d, \"mind-directions\": %d, ", truth[!o->strict],
+            truth[o->kid_subsets], o->splits, truth[o->shuffle], o->prd_clusters, o->prd_runs, o->mind_directions);
+    fprintf(f, "\"bootstrap\": %d, \"bootstrap-cost\": %.17g, \"seed\": %" PRIu64 ", \"classes\": %d, \"skip\": [",
+            o->bootstrap, o->bootstrap_cost, o->seed, o->classes);
     for (int i = 0, n = 0; metric_names[i]; i++)
         if (o->skip >> i & 1) fprintf(f, "%s\"%s\"", n++ ? ", " : "", metric_names[i]);
     fputs("]}", f);
@@ -158,7 +158,6 @@ static void cell(FILE *f, int width, const char *fmt, double v) {
     fprintf(f, " %*s", width, text);
 }
 
-// Five significant digits, a point where one belongs: FIDs of small classifiers are hundredths, of bad samples hundreds.
 static void span(FILE *f, int digits, Interval i) {
     char text[64] = "";
     if (isfinite(i.low)) snprintf(text, sizeof text, "[%.*f, %.*f]", digits, i.low, digits, i.high);
@@ -211,8 +210,8 @@ static void print_below(FILE *f, const Metrics *m, const MetricOptions *o) {
         fprintf(f, "Inception Score %.4f, standard deviation %.4f over %d %s parts\n", a->is_mean, a->is_std, o->splits,
                 o->shuffle ? "shuffled" : "contiguous");
     if (isfinite(a->prd.f8))
-        fprintf(f, "PRD F_8 %.4f (%.4f)  F_1/8 %.4f (%.4f): mean and standard deviation over %d clusterings\n", a->prd.f8,
-                a->prd.f8_std, a->prd.f1_8, a->prd.f1_8_std, o->prd_runs);
+        fprintf(f, "PRD F_8 %.4f (%.4f)  F_1/8 %.4f (%.4f): mean and standard deviation over %d clusterings\n",
+                a->prd.f8, a->prd.f8_std, a->prd.f1_8, a->prd.f1_8_std, o->prd_runs);
     if (isfinite(a->mind)) fprintf(f, "MIND %.4f over %d directions\n", a->mind, o->mind_directions);
     if (any_by_rows(m)) fprintf(f, "* from the rows, by a nuclear norm: no more rows than dimensions\n");
 }

@@ -28,26 +28,26 @@ static const Flag flags[] = {
     { "json", "", "write the result to this file too", FLAG_STR, FIELD(json), NULL, 0, 0 },
     { NULL, NULL, "Classes and groups (labels on both sides)", FLAG_INT, 0, NULL, 0, 0 },
     { "classes", "0", "number of classes; 0: the largest label and one", FLAG_INT, FIELD(classes), NULL, 0, 1e6 },
-    { "groups", "thirds", "many, medium, few: 100,20 (many above 100 training images, few below 20), thirds, or how many "
-      "classes of each, most frequent first, as in 3,3,4", FLAG_LIST, FIELD(groups), NULL, 0, 0 },
-    { "train-counts", "", "training images of each class: a list, or a text file of numbers; without it, labels are taken "
-      "to be in the order of frequency", FLAG_LIST, FIELD(train_counts), NULL, 0, 0 },
+    { "groups", "thirds", "many, medium, few: 100,20 (many above 100 training images, few below 20), thirds, or how "
+      "many classes of each, most frequent first, as in 3,3,4", FLAG_LIST, FIELD(groups), NULL, 0, 0 },
+    { "train-counts", "", "training images of each class: a list, or a text file of numbers; without it, labels are "
+      "taken to be in the order of frequency", FLAG_LIST, FIELD(train_counts), NULL, 0, 0 },
     { NULL, NULL, "Variants", FLAG_INT, 0, NULL, 0, 0 },
     { "skip", "", "what is left out: a list of fid, kid, prdc, is, prd, mind", FLAG_LIST, FIELD(skip), NULL, 0, 0 },
     { "loose", "false", "precision, recall, density, coverage: inside a ball means d <= r, as in the original and ADM; "
       "else d < r, as in CBDM and PRDC", FLAG_BOOL, FIELD(loose), NULL, 0, 0 },
-    { "kid-subsets", "false", "KID as the mean of 100 subsets of at most 1000 rows (torch-fidelity) instead of all pairs",
-      FLAG_BOOL, FIELD(kid_subsets), NULL, 0, 0 },
+    { "kid-subsets", "false", "KID as the mean of 100 subsets of at most 1000 rows (torch-fidelity) instead of all "
+      "pairs", FLAG_BOOL, FIELD(kid_subsets), NULL, 0, 0 },
     { "is-splits", "10", "parts of the Inception Score", FLAG_INT, FIELD(is_splits), NULL, 1, 100000 },
-    { "is-shuffle", "false", "its rows are permuted first, as torch-fidelity does", FLAG_BOOL, FIELD(is_shuffle), NULL, 0,
-      0 },
+    { "is-shuffle", "false", "its rows are permuted first, as torch-fidelity does", FLAG_BOOL, FIELD(is_shuffle), NULL,
+      0, 0 },
     { "prd-clusters", "20", "of PRD, as its authors have it; 0: 20 for each class, as CBDM", FLAG_INT,
       FIELD(prd_clusters), NULL, 0, 100000 },
     { "prd-runs", "10", "clusterings whose curves are averaged", FLAG_INT, FIELD(prd_runs), NULL, 1, 1000 },
     { "mind-directions", "1000", "random directions of MIND", FLAG_INT, FIELD(mind_directions), NULL, 1, 1000000 },
     { NULL, NULL, "Intervals", FLAG_INT, 0, NULL, 0, 0 },
-    { "bootstrap", "200", "resamples, of both sides and with repeats, for the 95% intervals of FID and KID; 0: none. KID: "
-      "pairs of one row's copies do not count. FID: percentiles are moved down by what repeats add on average",
+    { "bootstrap", "200", "resamples, of both sides and with repeats, for the 95% intervals of FID and KID; 0: none. "
+      "KID: pairs of one row's copies do not count. FID: percentiles are moved down by what repeats add on average",
       FLAG_INT, FIELD(bootstrap), NULL, 0, 100000 },
     { "bootstrap-cost", "2e11", "an interval that would cost more operations is left out, with a warning", FLAG_F64,
       FIELD(bootstrap_cost), NULL, 0, 1e18 },
@@ -63,8 +63,8 @@ bool metrics_skip(const char *text, unsigned *skip, Error *err) {
         int i = 0;
         while (metric_names[i] && (strlen(metric_names[i]) != n || strncmp(metric_names[i], at, n) != 0)) i++;
         if (!metric_names[i])
-            return error_set(err, ERR_USAGE, "--skip %s: \"%.*s\" is none of fid, kid, prdc, is, prd, mind", text, (int)n,
-                             at);
+            return error_set(err, ERR_USAGE, "--skip %s: \"%.*s\" is none of fid, kid, prdc, is, prd, mind", text,
+                             (int)n, at);
         *skip |= 1u << i;
         at += n + (at[n] == ',');
     }
@@ -107,7 +107,7 @@ static bool count_classes(const VerbConfig *c, const Features *gen, const Featur
     *classes = 0;
     if (!ref->label || !gen->label) {
         if (ref->label || gen->label || c->classes)
-            log_warn("labels are known of %s only: no numbers for classes", gen->label ? "--gen" : ref->label ? "--ref" :
+            log_warn("labels of %s: no numbers for classes", gen->label ? "--gen only" : ref->label ? "--ref only" :
                      "neither side");
         return true;
     }
@@ -150,14 +150,16 @@ static char *result_json(const VerbConfig *c, const Verb *v, const MetricOptions
     char *members = metrics_json(m, o), *groups = m->grouped ? groups_json(c->groups, o->group_of, m->classes) : NULL;
     char *counts = xstrdup(*c->train_counts && m->classes ? "" : "null");
     for (int i = 0; *c->train_counts && i < m->classes; i++) {
-        char *longer = xasprintf("%s%s%" PRId64 "%s", counts, i ? ", " : "[", v->counts[i], i + 1 == m->classes ? "]" : "");
+        char *longer = xasprintf("%s%s%" PRId64 "%s", counts, i ? ", " : "[", v->counts[i],
+                                 i + 1 == m->classes ? "]" : "");
         free(counts);
         counts = longer;
     }
     char *text = xasprintf("{\"format\": \"cbdm-eval-1\",\n\"protocol\": null,\n\"title\": %s,\n"
                            "\"extractor\": {\"name\": \"file\", \"sha256\": null},\n"
                            "\"generated\": {\"source\": %s, \"count\": %" PRId64 "},\n"
-                           "\"reference\": {\"source\": %s, \"split\": null, \"count\": %" PRId64 ", \"digest\": null},\n"
+                           "\"reference\": {\"source\": %s, \"split\": null, \"count\": %" PRId64
+                           ", \"digest\": null},\n"
                            "\"class_names\": null,\n\"train_counts\": %s,\n\"groups\": %s,\n%s\n}\n", title, gen,
                            m->all.n_gen, ref, m->all.n_ref, counts, groups ? groups : "null", members);
     free(gen);
@@ -196,7 +198,9 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
     o.prd_clusters = c->prd_clusters, o.prd_runs = c->prd_runs, o.mind_directions = c->mind_directions;
     o.bootstrap = c->bootstrap, o.bootstrap_cost = c->bootstrap_cost, o.seed = (uint64_t)c->seed;
     if (!metrics_skip(c->skip, &o.skip, err) || !read_inputs(c, v, &o, err)) return false;
-    if (!*c->train_counts && strchr(c->groups, ',') && strchr(c->groups, ',') == strrchr(c->groups, ',') && o.group_of)
+    const char *comma = strchr(c->groups, ',');
+    bool limits = comma && !strchr(comma + 1, ',');             // "100,20": not by rank, but by numbers of images
+    if (limits && o.group_of && !*c->train_counts)
         return error_set(err, ERR_USAGE, "--groups %s needs the number of training images: --train-counts", c->groups);
     metrics_compute(&v->gen, o.ref_gaussian ? NULL : &v->ref, &o, &m);
     v->title = xasprintf("fid[features,n=%" PRId64 ",ref=%s]", m.all.n_gen, c->ref);
@@ -230,8 +234,8 @@ int metrics_main(int argc, char **argv) {
     }
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, NULL, NULL, NULL, &err);
     if (ok && (!*c.gen || !*c.ref))
-        ok = error_set(&err, ERR_USAGE, "usage: cbdm eval metrics --gen FILE --ref FILE [--json FILE]; --help says more");
-    if (ok) ok = measure(&c, &v, &err);
+        ok = error_set(&err, ERR_USAGE, "usage: cbdm eval metrics --gen FILE --ref FILE [--json FILE]; see --help");
+    if (ok) ok = (!*c.json || file_can_write(c.json, &err)) && measure(&c, &v, &err);
     features_free(&v.gen);
     features_free(&v.ref);
     gaussian_free(&v.stats);

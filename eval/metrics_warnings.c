@@ -105,24 +105,24 @@ static void warn_of_classes(Metrics *m) {
         if (m->by_class[c].n_gen > most) most = m->by_class[c].n_gen;
     }
     if (m->classes && least != most)
-        metrics_warn(m, "%" PRId64 " to %" PRId64 " generated rows a class: the FID depends on how many there are; compare "
-                     "classes by KID, or draw the same number of each", least, most);
+        metrics_warn(m, "%" PRId64 " to %" PRId64 " generated rows a class: the FID depends on how many there are; "
+                     "compare classes by KID, or draw the same number of each", least, most);
 }
 
 static void warn_of_dimensions(const MetricOptions *o, Metrics *m) {
     if (o->skip & METRIC_FID) return;
     int64_t n = m->all.n_gen, ref = m->all.n_ref ? m->all.n_ref : n;          // statistics may not say their n
     if (n <= m->dim || ref <= m->dim)
-        metrics_warn(m, "%" PRId64 " generated and %" PRId64 " reference rows for %d dimensions: the FID is dominated by "
-                     "the bias of few samples; compare it at equal n only", n, m->all.n_ref, m->dim);
+        metrics_warn(m, "%" PRId64 " generated and %" PRId64 " reference rows for %d dimensions: the FID is dominated "
+                     "by the bias of few samples; compare it at equal n only", n, m->all.n_ref, m->dim);
     int small = 0;
     for (int c = 0; c < m->classes; c++) small += m->by_class[c].n_gen <= m->dim || m->by_class[c].n_ref <= m->dim;
     if (small && n > m->dim && ref > m->dim)
-        metrics_warn(m, "%d of %d classes have no more rows than dimensions (%d): their FIDs are dominated by the bias of "
-                     "few samples; compare them at equal n only", small, m->classes, m->dim);
+        metrics_warn(m, "%d of %d classes have no more rows than dimensions (%d): their FIDs are dominated by the bias "
+                     "of few samples; compare them at equal n only", small, m->classes, m->dim);
 }
 
-// Is the i-th part of the Inception Score of other classes than the first?
+// Class by class, in ascending order?
 static bool is_sorted(const Features *f) {
     int32_t last = f->label[0];
     bool several = false;
@@ -136,8 +136,8 @@ static bool is_sorted(const Features *f) {
 void metrics_warnings(const Features *gen, const Features *ref, const MetricOptions *o, Metrics *m) {
     int64_t first, copies = ref ? rows_in_common(gen, ref, &first) : 0;
     if (copies)
-        metrics_warn(m, "%" PRId64 " of %" PRId64 " generated rows are reference rows, bit for bit (the first: row %" PRId64
-                     "): copies?", copies, gen->n, first);
+        metrics_warn(m, "%" PRId64 " of %" PRId64 " generated rows are reference rows, bit for bit (the first: row "
+                     "%" PRId64 "): copies?", copies, gen->n, first);
     warn_of_dimensions(o, m);
     warn_of_classes(m);
     if (!(o->skip & METRIC_IS) && gen->probs && gen->label && !o->shuffle && o->splits > 1 && is_sorted(gen))

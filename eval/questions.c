@@ -119,7 +119,8 @@ static void find_thresholds(const ClassTable *t, const Features *held_out, const
     free(some);
 }
 
-static void count_copies(const ClassTable *t, const Features *f, const double *distance, const Nearest *by, Shares *out) {
+static void count_copies(const ClassTable *t, const Features *f, const double *distance, const Nearest *by,
+                         Shares *out) {
     bool *copy = xcalloc((size_t)f->n, sizeof *copy);
     for (int64_t i = 0; i < f->n; i++)
         if (f->label[i] >= 0) copy[i] = distance[i] <= 0 || distance[i] < by->thresholds[f->label[i]];
@@ -127,7 +128,7 @@ static void count_copies(const ClassTable *t, const Features *f, const double *d
     free(copy);
 }
 
-// The distance of each training image in `where` from its nearest other one; those that nobody asks for stay unset.
+// own: the distance of a training image from its nearest other one, of those only that are nearest to some sample.
 static void count_authentic(const ClassTable *t, const Features *gen, const Features *train, const int64_t *where,
                             const double *distance, Shares *out) {
     int64_t *asked = xmalloc((size_t)gen->n * sizeof *asked), n = 0;
@@ -171,7 +172,8 @@ static void find_pairs(const ClassTable *t, const Features *gen, const Features 
     free(all);
 }
 
-void nearest_of(const ClassTable *t, const Features *gen, const Features *held_out, const Features *train, Nearest *out) {
+void nearest_of(const ClassTable *t, const Features *gen, const Features *held_out, const Features *train,
+                Nearest *out) {
     int64_t most = gen->n > held_out->n ? gen->n : held_out->n;
     int64_t *where = xmalloc((size_t)most * sizeof *where);
     double *distance = xmalloc((size_t)most * sizeof *distance);

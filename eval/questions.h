@@ -1,5 +1,5 @@
-// eval/questions.h - what long-tailed training makes one ask: are samples of the class that they were drawn as, are they
-// copies, are they as varied as real ones, and does a classifier learn from them what it learns from real ones?
+// eval/questions.h - what long-tailed training makes one ask: are samples of the class that they were drawn as, are
+// they copies, are they as varied as real ones, and does a classifier learn from them what it learns from real ones?
 #ifndef EVAL_QUESTIONS_H
 #define EVAL_QUESTIONS_H
 #include "eval/classifier.h"
@@ -47,7 +47,8 @@ typedef struct {
 } Nearest;
 enum { NEAR_PAIRS = 8 };
 extern const double copy_quantile;               // 0.01
-void nearest_of(const ClassTable *t, const Features *gen, const Features *held_out, const Features *train, Nearest *out);
+void nearest_of(const ClassTable *t, const Features *gen, const Features *held_out, const Features *train,
+                Nearest *out);
 void nearest_free(Nearest *n);
 
 // ---- diversity: mean distance of two images of a class, over all pairs of its first DIVERSITY_MAX images

@@ -79,8 +79,8 @@ void answers_print(const Answers *a, const ClassTable *t, FILE *f) {
     print_columns(f, t, c, n);
     if (a->fidelity) print_confusion(f, a->fidelity, t);
     if (a->nearest)
-        fprintf(f, "copies: nearer to a training image than all but %g%% of the real test images of their class; of all: "
-                "%.4g\n", 100 * a->nearest->quantile, a->nearest->copies.all);
+        fprintf(f, "copies: nearer to a training image than all but %g%% of the real test images of their class; of "
+                "all: %.4g\n", 100 * a->nearest->quantile, a->nearest->copies.all);
 }
 
 // ---- JSON
@@ -135,7 +135,8 @@ static void nearest_json(const Answers *a, const ClassTable *t, JsonText *j) {
     jtext_close(j, '}');
 }
 
-static void recognition_json(const Recognition *r, const char *key, const Answers *a, const ClassTable *t, JsonText *j) {
+static void recognition_json(const Recognition *r, const char *key, const Answers *a, const ClassTable *t,
+                             JsonText *j) {
     jtext_open(j, key, '{');
     if (!key) jtext_string(j, "train", r->generated ? "lt+gen" : "lt");
     if (!key) jtext_string(j, "loss", r->adjusted ? "logit-adjusted" : "plain");

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/cli.h"
+#include "eval/adm.h"
 #include "eval/frechet.h"
 #include "eval/reference.h"
 #include "train/dataset.h"
@@ -40,8 +41,8 @@ static const Flag flags[] = {
     { "out", "", "features, labels and class probabilities as safetensors", FLAG_STR, FIELD(out), NULL, 0, 0 },
     { "stats", "", "mean and covariance as .npz of mu and sigma, as pytorch-fid reads them", FLAG_STR, FIELD(stats),
       NULL, 0, 0 },
-    { "adm", "", "the images as .npz of arr_0, a reference batch of ADM's evaluator", FLAG_STR, FIELD(adm), NULL, 0,
-      0 },
+    { "adm", "", "reference batch of ADM's evaluator: .npz of the images; by inception under tf also of statistics",
+      FLAG_STR, FIELD(adm), NULL, 0, 0 },
 };
 #undef FIELD
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
@@ -56,24 +57,6 @@ static Dataset *open_data(const RefConfig *c, Error *err) {
     else if (d && c->imb_factor < 1)
         d = dataset_subset(d, (ImbType)c->imb_type, c->imb_factor, (uint32_t)c->lt_seed, err);
     return d ? dataset_pad(d, c->pad, err) : NULL;
-}
-
-// Grey images are repeated: ADM's evaluator takes three channels.
-static bool write_adm(const char *path, const DatasetInfo *z, Error *err) {
-    NpyArray a = { "|u1", 4, { z->count, z->height, z->width, 3 }, NULL };
-    NpzWriter *w = npz_create(path, err);
-    if (!w) return false;
-    npz_begin(w, "arr_0", &a);
-    size_t pixels = (size_t)z->height * (size_t)z->width;
-    uint8_t *row = xmalloc(3 * pixels);
-    for (int64_t i = 0; i < z->count; i++) {
-        const uint8_t *from = z->images + (size_t)i * pixels * (size_t)z->channels;
-        for (size_t k = 0; k < pixels; k++)
-            for (size_t c = 0; c < 3; c++) row[3 * k + c] = z->channels == 3 ? from[3 * k + c] : from[k];
-        npz_rows(w, row, 3 * pixels);
-    }
-    free(row);
-    return npz_commit(w, err);
 }
 
 static bool write_features(const RefConfig *c, const DatasetInfo *z, const Extractor *e, const Features *f,
@@ -96,19 +79,32 @@ static bool write_stats(const char *path, const Features *f, Error *err) {
     return ok;
 }
 
-static bool extract(const RefConfig *c, const DatasetInfo *z, Error *err) {
-    ImageSet s = { .n = z->count, .height = z->height, .width = z->width, .channels = z->channels, .u8 = z->images,
-                   .label = z->labels, .name = z->source };
-    Device *d = device_open(c->device, err);
-    Protocol p = (Protocol)c->protocol;
-    Extractor *e = !d ? NULL : c->features == FEATURES_INCEPTION ? extractor_inception(d, c->weights, p, c->batch, err)
-                                                                  : extractor_classifier(d, c->weights, c->batch, err);
+static Extractor *open_extractor(const RefConfig *c, Device *d, Error *err) {
+    if (c->features == FEATURES_INCEPTION)
+        return extractor_inception(d, c->weights, (Protocol)c->protocol, c->batch, err);
+    return extractor_classifier(d, c->weights, c->batch, err);
+}
+
+static bool extract(const RefConfig *c, const DatasetInfo *z, Extractor *e, const ImageSet *s, Error *err) {
     Features f = { .n = 0 };
-    bool ok = e && reference_features(e, &s, c->cache ? z->digest : "", p, &f, err);
+    bool ok = reference_features(e, s, c->cache ? z->digest : "", (Protocol)c->protocol, &f, err);
     if (ok) printf("%lld images of %s (%s), %d features each by %s, protocol %s\n", (long long)z->count, z->source,
                    split_choices[c->split], f.dim, e->name, protocol_names[c->protocol]);
     ok = ok && (!*c->out || write_features(c, z, e, &f, err)) && (!*c->stats || write_stats(c->stats, &f, err));
     features_free(&f);
+    return ok;
+}
+
+static bool run(const RefConfig *c, const DatasetInfo *z, Error *err) {
+    ImageSet s = { .n = z->count, .height = z->height, .width = z->width, .channels = z->channels, .u8 = z->images,
+                   .label = z->labels, .name = z->source };
+    bool adm_statistics = *c->adm && c->features == FEATURES_INCEPTION && c->protocol == PROTOCOL_TF;
+    bool features = *c->out || *c->stats || !*c->adm;
+    if (*c->adm && !adm_statistics && !adm_write(c->adm, &s, NULL, err)) return false;
+    if (!features && !adm_statistics) return true;
+    Device *d = device_open(c->device, err);
+    Extractor *e = d ? open_extractor(c, d, err) : NULL;
+    bool ok = e && (!features || extract(c, z, e, &s, err)) && (!adm_statistics || adm_write(c->adm, &s, e, err));
     extractor_close(e);
     device_close(d);
     return ok;
@@ -129,9 +125,7 @@ int ref_main(int argc, char **argv) {
     if (ok && !*c.out && !*c.stats && !*c.adm && !c.cache)
         ok = error_set(&err, ERR_USAGE, "nothing to write: give --out, --stats or --adm, or leave the cache on");
     Dataset *d = ok ? open_data(&c, &err) : NULL;
-    bool only_images = *c.adm && !*c.out && !*c.stats;
-    ok = d && (!*c.adm || write_adm(c.adm, dataset_info(d), &err)) &&
-         (only_images || extract(&c, dataset_info(d), &err));
+    ok = d && run(&c, dataset_info(d), &err);
     dataset_close(d);
     if (!ok) log_info("error: %s", err.msg);
     return ok ? 0 : err.code;

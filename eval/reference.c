@@ -5,7 +5,7 @@
 
 char *reference_cache_folder(void) {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (cache && *cache) return xasprintf("%s/cbdm", cache);
+    if (cache && *cache == '/') return xasprintf("%s/cbdm", cache);      // relative ones do not count, by the XDG rules
     return home && *home ? xasprintf("%s/.cache/cbdm", home) : NULL;
 }
 

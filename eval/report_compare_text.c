@@ -41,7 +41,8 @@ static int decimals_of(const Comparison *c, int metric) {
         if (isfinite(v->difference)) most = fmax(most, fmax(fabs(v->a), fabs(v->b)));
     }
     double least = most / 10;
-    return decimals_for(&least, 1);
+    int decimals = decimals_for(&least, 1);
+    return metric == PAIRED_FIDELITY && decimals > 3 ? 3 : decimals;
 }
 
 // "1.2 [0.9, 1.5]"; bold where the interval leaves 0 out.

@@ -38,7 +38,7 @@ static const char *string(Reading *g, const Json *j, const char *key) {
     return v ? v->text : NULL;
 }
 
-// (n) numbers, NaN for null; NULL where the member is absent. n -1: any length.
+// (n) numbers, NaN for null; NULL where the member is absent. Another length is refused.
 static double *numbers(Reading *g, const Json *v, int n) {
     if (!v) return NULL;
     if (v->kind != JSON_ARRAY) return refuse(g, v->offset, v->key ? v->key : "element", "a list is expected"), NULL;

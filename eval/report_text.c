@@ -11,6 +11,7 @@ static void make_room(Text *t, size_t n) {
     if (t->n + n < t->room) return;
     t->room = 2 * (t->n + n) + 64;
     t->s = xrealloc(t->s, t->room);
+    t->s[t->n] = 0;
 }
 
 void text_put(Text *t, const char *bytes, size_t n) {

@@ -11,10 +11,10 @@ void  jtext_close(JsonText *j, char bracket);                     // '}' or ']'
 void  jtext_string(JsonText *j, const char *key, const char *value);
 void  jtext_number(JsonText *j, const char *key, double value);
 void  jtext_whole(JsonText *j, const char *key, int64_t value);
-void  jtext_numbers(JsonText *j, const char *key, const double *value, int n);       // value NULL: the member is left out
+void  jtext_numbers(JsonText *j, const char *key, const double *value, int n);   // value NULL: no member
 void  jtext_wholes(JsonText *j, const char *key, const int64_t *value, int n);
 void  jtext_value(JsonText *j, const char *key, const char *json);                   // JSON text as it is
 void  jtext_members(JsonText *j, const char *members);            // "a": 1, "b": 2 without the braces; "" adds nothing
-char *jtext_finish(JsonText *j);                                  // the text and a newline; caller frees; *j is {0} again
+char *jtext_finish(JsonText *j);                                  // text and newline; caller frees; *j is {0} again
 EXTERN_C_END
 #endif

@@ -27,30 +27,16 @@ static void take_fidelity(Run *r, int32_t *given, int32_t *real_given) {
     free(real_given);
 }
 
-// By the extractor where it is a classifier, else by the one that --classifier names or the cache holds.
-static bool ask_fidelity(Run *r, Error *err) {
-    if (strncmp(r->extractor->name, "classifier", strlen("classifier")) == 0) {
+// By the extractor where that is a classifier, else by the judge.
+static void ask_fidelity(Run *r) {
+    if (r->judge) {
+        ImageSet test = run_images(r->test);
+        int32_t *given = classify(r->judge, &r->samples.images);
+        take_fidelity(r, given, classify(r->judge, &test));
+    } else {
         r->classifier = xasprintf("%s %.12s", r->extractor->name, r->extractor->hash);
         take_fidelity(r, largest_probs(&r->gen), largest_probs(r->real));
-        return true;
     }
-    char *found = *r->c.classifier ? NULL : run_find_classifier(r, err), hash[65];
-    const char *path = *r->c.classifier ? r->c.classifier : found;
-    Classifier *c = path && sha256_file(path, hash, err) ? classifier_open(r->device, path, r->c.extract_batch, err)
-                                                         : NULL;
-    bool ok = c != NULL;
-    if (ok && classifier_classes(c) != r->table.classes)
-        ok = error_set(err, ERR_USAGE, "%s knows %d classes, %s has %d", path, classifier_classes(c), r->c.data,
-                       r->table.classes);
-    if (ok) {
-        ImageSet test = run_images(r->test);
-        r->classifier = xasprintf("classifier resnet%d %.12s", classifier_recipe_of(c)->depth, hash);
-        int32_t *given = classify(c, &r->samples.images);
-        take_fidelity(r, given, classify(c, &test));
-    }
-    classifier_close(c);
-    free(found);
-    return ok;
 }
 
 // ---- recognition
@@ -70,10 +56,11 @@ static bool choose_recipe(Run *r, Error *err) {
     return true;
 }
 
-static bool ask_recognition(Run *r, Error *err) {
+bool run_recognise(Run *r, Error *err) {
     ImageSet test = run_images(r->test), lt = run_images(r->lt);
     const ImageSet *gen = &r->samples.images;
     if (!choose_recipe(r, err)) return false;
+    classifier_catch_signals();
     if (r->ask[ASK_CAS]) {
         r->cas.generated = true;
         log_info("a classifier of the samples alone");
@@ -87,12 +74,12 @@ static bool ask_recognition(Run *r, Error *err) {
     return true;
 }
 
-bool run_ask(Run *r, Error *err) {
+void run_ask(Run *r) {
     size_t classes = (size_t)r->table.classes;
     r->answers.gen = &r->gen;
     r->answers.train = &r->lt_features;
     r->answers.number = r->samples.number;
-    if (r->ask[ASK_FIDELITY] && !ask_fidelity(r, err)) return false;
+    if (r->ask[ASK_FIDELITY]) ask_fidelity(r);
     if (r->ask[ASK_NEAREST]) {
         nearest_of(&r->table, &r->gen, r->real, &r->lt_features, &r->nearest);
         r->answers.nearest = &r->nearest;
@@ -103,5 +90,4 @@ bool run_ask(Run *r, Error *err) {
         diversity_of(r->table.classes, &r->gen, r->answers.diversity);
         diversity_of(r->table.classes, r->real, r->answers.real_diversity);
     }
-    return (!r->ask[ASK_CAS] && !r->ask[ASK_DOWNSTREAM]) || ask_recognition(r, err);
 }

@@ -25,12 +25,14 @@ typedef struct {
     RunFlags     c;
     bool         ask[ASK_COUNT];
     Device      *device;
-    Dataset     *train, *test, *lt;              // all training images; the other split, NULL if it has none; the subset
+    Dataset     *train, *test, *lt;              // all training images; the test split or NULL; the subset
     Samples      samples;
     Drawing     *drawing;                        // that samples come from, or NULL
     int         *group_of;                       // (classes)
     ClassTable   table;
     Extractor   *extractor;
+    bool         other_classifier;               // the extractor is one that was trained on other images
+    Classifier  *judge;                          // of labels, where the extractor is not one; or NULL
     Features     gen, ref, held_out, lt_features;        // held_out: of the test split, where ref is not that
     const Features *real;                        // of the test split
     Metrics      metrics;
@@ -47,11 +49,13 @@ const Dataset *run_reference(const Run *r);      // of --split
 ImageSet run_images(const Dataset *d);           // borrowed
 // ---- steps, in their order
 bool  run_open_data(Run *r, Error *err);         // data sets, samples (not yet drawn), counts and groups
-bool  run_open_extractor(Run *r, Error *err);    // the network of the features
+bool  run_open_extractor(Run *r, Error *err);    // the network of the features, and the judge of labels
 bool  run_extract(Run *r, Error *err);           // features of samples, reference and, where asked, the others
-bool  run_ask(Run *r, Error *err);               // the questions, into r->answers
+void  run_ask(Run *r);                           // questions to the features, into r->answers
+bool  run_recognise(Run *r, Error *err);         // those that train classifiers
 char *run_title(const Run *r);                   // fid[cbdm,n=1000,ref=fashion-mnist.test]; caller frees
 const char *run_protocol(const Run *r);
+bool  run_save_features(const Run *r, Error *err);
 bool  run_write(Run *r, const char *settings, Error *err);       // --json and the pictures beside it
 // ---- classifiers of the data set
 // Where `cbdm eval train-classifier` keeps the one of these training images; caller frees. NULL: *err has the command.

@@ -1,5 +1,6 @@
 // eval/run_inputs.c - what `cbdm eval run` compares: data sets, samples, and the features of both.
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,8 +43,8 @@ static bool read_samples(Run *r, Error *err) {
              r->samples.understood);
     if (s->label) return true;
     if (asks(r) || r->c.per_class)
-        return error_set(err, ERR_USAGE, "%s: the samples have no labels: give them by --gen-labels FILE.npy, or judge them "
-                         "together with --no-per-class --questions none", r->samples.origin.source);
+        return error_set(err, ERR_USAGE, "%s: the samples have no labels: give them by --gen-labels FILE.npy, or "
+                         "judge them together with --no-per-class --questions none", r->samples.origin.source);
     return true;
 }
 
@@ -59,7 +60,8 @@ static bool open_subset(Run *r, Error *err) {
     r->lt = dataset_open(r->c.data, SPLIT_TRAIN, err);
     if (!r->lt || !pad(&r->lt, &r->samples.images, err)) return false;
     r->lt = *r->c.lt_index ? dataset_subset_file(r->lt, r->c.lt_index, err)
-                           : dataset_subset(r->lt, (ImbType)r->c.imb_type, r->c.imb_factor, (uint32_t)r->c.lt_seed, err);
+                           : dataset_subset(r->lt, (ImbType)r->c.imb_type, r->c.imb_factor, (uint32_t)r->c.lt_seed,
+                                            err);
     return r->lt != NULL;
 }
 
@@ -68,8 +70,8 @@ static bool check_counts(const Run *r, Error *err) {
     const int64_t *known = r->samples.origin.class_counts;            // NULL: it does not say
     for (int c = 0; known && c < r->table.classes; c++)
         if (known[c] != r->table.train_counts[c])
-            return error_set(err, ERR_USAGE, "%s was trained on %lld images of class %d, the subset named here has %lld: "
-                             "repeat its --data, --imb-type, --imb-factor, --lt-seed or --lt-index",
+            return error_set(err, ERR_USAGE, "%s was trained on %lld images of class %d, the subset named here has "
+                             "%lld: repeat its --data, --imb-type, --imb-factor, --lt-seed or --lt-index",
                              r->samples.origin.source, (long long)known[c], c, (long long)r->table.train_counts[c]);
     return true;
 }
@@ -106,43 +108,67 @@ char *run_find_classifier(const Run *r, Error *err) {
         if (file_exists(path)) return path;
         free(path);
     }
-    error_set(err, ERR_FILE, "no classifier of %s is kept yet; train it once by: cbdm eval train-classifier --data %s", d->source,
-              r->c.data);
+    error_set(err, ERR_FILE, "no classifier of %s is kept yet; train it once by: cbdm eval train-classifier --data %s",
+              d->source, r->c.data);
     return NULL;
 }
 
-// What a file of --features holds: a classifier of our own says so, anything else must be the Inception network.
-static bool is_classifier(const char *path) {
+// What a file of --features holds: a classifier of our own says so, anything else must be the Inception network. digest
+// (65): of the images that a classifier was trained on, "" where that is not known.
+static bool is_classifier(const char *path, char *digest) {
     Error ignored;
     SafeTensors *st = st_open(path, &ignored);
-    const char *format = st ? st_meta(st, "format") : NULL;
+    const char *format = st ? st_meta(st, "format") : NULL, *data = st ? st_meta(st, "data_sha256") : NULL;
     bool is = format && strncmp(format, "cbdm-classifier", strlen("cbdm-classifier")) == 0;
+    snprintf(digest, 65, "%.64s", data ? data : "");
     if (st) st_close(st);
     return is;
+}
+
+// For features of another network: the classifier that --classifier names, or the one that is kept for the data.
+static bool open_judge(Run *r, Error *err) {
+    char *found = NULL, hash[65];
+    const char *path = *r->c.classifier ? r->c.classifier : (found = run_find_classifier(r, err));
+    if (!path) return error_set(err, err->code, "%.400s, or leave out --questions fidelity", err->msg);
+    r->judge = sha256_file(path, hash, err) ? classifier_open(r->device, path, r->c.extract_batch, err) : NULL;
+    bool ok = r->judge != NULL;
+    int h = 0, w = 0, c = 0;
+    if (ok) classifier_image(r->judge, &h, &w, &c);
+    const ImageSet *s = &r->samples.images;
+    if (ok && (classifier_classes(r->judge) != r->table.classes || h != s->height || w != s->width || c != s->channels))
+        ok = error_set(err, ERR_USAGE, "%s knows %d classes of %d x %d x %d, the samples are %d of %d x %d x %d", path,
+                       classifier_classes(r->judge), h, w, c, r->table.classes, s->height, s->width, s->channels);
+    if (ok) r->classifier = xasprintf("classifier resnet%d %.12s", classifier_recipe_of(r->judge)->depth, hash);
+    free(found);
+    return ok;
 }
 
 bool run_open_extractor(Run *r, Error *err) {
     bool classifier = strcmp(r->c.features, "classifier") == 0, inception = strcmp(r->c.features, "inception") == 0;
     const char *weights = r->c.weights;
-    char *found = NULL;
+    char *found = NULL, digest[65] = "";
     if (!classifier && !inception) {
         if (*weights)
             return error_set(err, ERR_USAGE, "--features %s names a file, and so does --weights: one of them is enough",
                              r->c.features);
         if (!file_exists(r->c.features))
-            return error_set(err, ERR_USAGE, "--features %s: classifier, inception or a file of weights", r->c.features);
+            return error_set(err, ERR_USAGE, "--features %s: classifier, inception or a file of weights",
+                             r->c.features);
         weights = r->c.features;
-        classifier = is_classifier(weights);
+        classifier = is_classifier(weights, digest);
     }
     if (classifier && !*weights && !(weights = found = run_find_classifier(r, err))) return false;
     r->extractor = classifier ? extractor_classifier(r->device, weights, r->c.extract_batch, err)
-                              : extractor_inception(r->device, weights, (Protocol)r->c.protocol, r->c.extract_batch, err);
+                              : extractor_inception(r->device, weights, (Protocol)r->c.protocol, r->c.extract_batch,
+                                                    err);
+    if (classifier && r->extractor && is_classifier(weights, digest))
+        r->other_classifier = strcmp(digest, dataset_info(r->train)->digest) != 0;
     free(found);
     if (!r->extractor || !extractor_check(r->extractor, &r->samples.images, err)) return false;
     if (classifier && r->extractor->classes != r->table.classes)
         return error_set(err, ERR_USAGE, "the classifier knows %d classes, %s has %d", r->extractor->classes, r->c.data,
                          r->table.classes);
-    return true;
+    return classifier || !r->ask[ASK_FIDELITY] || open_judge(r, err);
 }
 
 static void extract_samples(Run *r) {
@@ -156,11 +182,6 @@ static void extract_samples(Run *r) {
     free(probs);
 }
 
-static bool extract_real(Run *r, const Dataset *d, Features *out, Error *err) {
-    ImageSet s = run_images(d);
-    return reference_features(r->extractor, &s, dataset_info(d)->digest, (Protocol)r->c.protocol, out, err);
-}
-
 // Diverged networks and broken weights show here first; no metric is defined on them.
 static bool check_finite(const Features *f, Error *err) {
     for (int64_t i = 0; i < f->n * f->dim; i++)
@@ -168,6 +189,12 @@ static bool check_finite(const Features *f, Error *err) {
             return error_set(err, ERR_DIVERGED, "%s: the features of image %lld are not finite", f->name,
                              (long long)(i / f->dim));
     return true;
+}
+
+static bool extract_real(Run *r, const Dataset *d, Features *out, Error *err) {
+    ImageSet s = run_images(d);
+    return reference_features(r->extractor, &s, dataset_info(d)->digest, (Protocol)r->c.protocol, out, err) &&
+           check_finite(out, err);
 }
 
 bool run_extract(Run *r, Error *err) {

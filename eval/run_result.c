@@ -10,16 +10,22 @@ const char *run_protocol(const Run *r) {
     return bytes ? "cbdm,uint8" : protocol_names[r->c.protocol];
 }
 
-// The last part of a path, or "shapes" of the built-in set.
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash && slash[1] ? slash + 1 : path;
+// The last part of a path, without slashes at its end. *n: its length.
+static const char *base_name(const char *path, int *n) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') end--;
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/') begin--;
+    *n = (int)(end - begin);
+    return path + begin;
 }
 
 char *run_title(const Run *r) {
     bool inception = strncmp(r->extractor->name, "inception", strlen("inception")) == 0;
-    return xasprintf("fid[%s%s%s,n=%lld,ref=%s.%s]", run_protocol(r), inception ? "" : ",features=",
-                     inception ? "" : r->extractor->name, (long long)r->samples.images.n, base_name(r->c.data),
+    int n;
+    const char *data = base_name(r->c.data, &n);
+    return xasprintf("fid[%s%s%s,n=%lld,ref=%.*s.%s]", run_protocol(r), inception ? "" : ",features=",
+                     inception ? "" : r->extractor->name, (long long)r->samples.images.n, n, data,
                      split_names[r->c.split]);
 }
 
@@ -55,7 +61,9 @@ static bool write_sheet(const Run *r, const char *what, uint8_t **images, char *
     char *path = xasprintf("%.*s-%s.png", stem, r->c.json, what);
     bool ok = png_write_grid(path, (const uint8_t *const *)images, sheet_rows(r), sheet_columns(r), s->width, s->height,
                              s->channels, err);
-    if (ok) *name = xstrdup(base_name(path));
+    int length;
+    const char *base = base_name(path, &length);
+    if (ok) *name = xasprintf("%.*s", length, base);
     free(path);
     return ok;
 }
@@ -158,19 +166,21 @@ static char *result_text(const Run *r, const char *settings) {
     return jtext_finish(&j);
 }
 
+bool run_save_features(const Run *r, Error *err) {
+    if (!*r->c.save_features) return true;
+    const char *const keys[] = { "protocol", "extractor", "weights_sha256", "source" };
+    const char *const values[] = { run_protocol(r), r->extractor->name, r->extractor->hash, r->samples.origin.source };
+    if (!features_write(r->c.save_features, &r->gen, keys, values, 4, err)) return false;
+    log_info("%s: features of %lld samples", r->c.save_features, (long long)r->gen.n);
+    return true;
+}
+
 bool run_write(Run *r, const char *settings, Error *err) {
-    if (*r->c.save_features) {
-        const char *const keys[] = { "protocol", "extractor", "weights_sha256", "source" };
-        const char *const values[] = { run_protocol(r), r->extractor->name, r->extractor->hash,
-                                       r->samples.origin.source };
-        if (!features_write(r->c.save_features, &r->gen, keys, values, 4, err)) return false;
-        log_info("%s: features of %lld samples", r->c.save_features, (long long)r->gen.n);
-    }
     if (!*r->c.json) return true;
-    if (!write_samples(r, err) || (r->answers.nearest && !write_nearest(r, err))) return false;
+    if (!r->gen_sheet && !write_samples(r, err)) return false;
+    if (r->answers.nearest && !r->nearest_sheet && !write_nearest(r, err)) return false;
     char *text = result_text(r, settings);
     bool ok = file_write_text(r->c.json, text, err);
     free(text);
-    if (ok) log_info("%s: the result", r->c.json);
     return ok;
 }

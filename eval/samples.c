@@ -69,8 +69,8 @@ static bool take_bytes(const NpyArray *a, uint8_t *bytes, const char *where, Sam
     *s = (ImageSet){ .n = a->shape[0], .height = (int)a->shape[1], .width = (int)a->shape[2],
                      .channels = (int)a->shape[3] };
     if (s->channels != 1 && s->channels != 3)
-        return error_set(err, ERR_FILE, "%s: bytes of %lld x %lld x %lld x %lld; images are (number, height, width, 1 or "
-                         "3)", where, (long long)a->shape[0], (long long)a->shape[1], (long long)a->shape[2],
+        return error_set(err, ERR_FILE, "%s: bytes of %lld x %lld x %lld x %lld; images are (number, height, width, 1 "
+                         "or 3)", where, (long long)a->shape[0], (long long)a->shape[1], (long long)a->shape[2],
                          (long long)a->shape[3]);
     memmove(bytes, a->data, (size_t)s->n * image_size(s));
     out->pixels = bytes;
@@ -178,8 +178,9 @@ static bool check_labels(Samples *s, const DatasetInfo *d, Error *err) {
     for (int64_t i = 0; s->label && i < s->images.n; i++) {
         labelled += s->label[i] >= 0;
         if (s->label[i] >= d->classes)
-            return error_set(err, ERR_FILE, "%s: image %lld is of class %d, and %s has the classes 0 to %d: name the data "
-                             "that the samples were trained on with --data", s->origin.source, (long long)s->number[i],
+            return error_set(err, ERR_FILE, "%s: image %lld is of class %d, and %s has the classes 0 to %d: name the "
+                             "data that the samples were trained on with --data", s->origin.source,
+                             (long long)s->number[i],
                              (int)s->label[i], d->source, d->classes - 1);
     }
     s->images.label = labelled ? s->label : NULL;
@@ -190,8 +191,9 @@ static bool check_size(const Samples *s, const DatasetInfo *d, Error *err) {
     const ImageSet *i = &s->images;
     bool padded = i->height == i->width && i->height >= d->height && i->width >= d->width;
     if (i->channels == d->channels && ((i->height == d->height && i->width == d->width) || padded)) return true;
-    return error_set(err, ERR_USAGE, "%s holds images of %d x %d x %d, %s of %d x %d x %d: name the data that the samples "
-                     "were trained on with --data", s->origin.source, i->height, i->width, i->channels, d->source,
+    return error_set(err, ERR_USAGE, "%s holds images of %d x %d x %d, %s of %d x %d x %d: name the data that the "
+                     "samples were trained on with --data", s->origin.source, i->height, i->width, i->channels,
+                     d->source,
                      d->height, d->width, d->channels);
 }
 
@@ -200,7 +202,8 @@ bool samples_read(const char *path, const char *labels, const DatasetInfo *d, Sa
     *out = (Samples){ .origin = { .source = xstrdup(path), .step = -1, .seed = -1, .omega = NAN } };
     bool ok;
     if (stat(path, &st) != 0)
-        ok = error_set(err, ERR_FILE, "%s: %s; name a folder of `cbdm sample`, an .npz or an .npy", path, strerror(errno));
+        ok = error_set(err, ERR_FILE, "%s: %s; name a folder of `cbdm sample`, an .npz or an .npy", path,
+                       strerror(errno));
     else if (S_ISDIR(st.st_mode) && *labels)
         ok = error_set(err, ERR_USAGE, "%s is a folder and says itself which labels its images have: leave out "
                        "--gen-labels", path);
@@ -234,13 +237,14 @@ bool samples_count(const Samples *s, const DatasetInfo *d, int64_t least, int64_
     memset(counts, 0, (size_t)d->classes * sizeof *counts);
     for (int64_t i = 0; i < s->images.n; i++) {
         if (!s->images.label || s->images.label[i] < 0)
-            return error_set(err, ERR_USAGE, "%s: image %lld has no label, and what is asked per class needs them: give "
-                             "--gen-labels FILE.npy", s->origin.source, (long long)s->number[i]);
+            return error_set(err, ERR_USAGE, "%s: image %lld has no label, and what is asked per class needs them: "
+                             "give --gen-labels FILE.npy", s->origin.source, (long long)s->number[i]);
         counts[s->images.label[i]]++;
     }
     for (int c = 0; c < d->classes; c++)
         if (counts[c] < least)
-            return error_set(err, ERR_USAGE, "%s holds %lld images of class %d (%s); at least %lld of each are needed: draw "
-                             "more", s->origin.source, (long long)counts[c], c, d->class_names[c], (long long)least);
+            return error_set(err, ERR_USAGE, "%s holds %lld images of class %d (%s); at least %lld of each are "
+                             "needed: draw more", s->origin.source, (long long)counts[c], c, d->class_names[c],
+                             (long long)least);
     return true;
 }

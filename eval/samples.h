@@ -23,9 +23,9 @@ typedef struct {
 } Samples;
 // path: a folder of `cbdm sample` (float arrays where it has them, else samples.npz, else the PNGs of its manifest), a
 // folder of one folder of PNGs per class (named by class or by its number), an .npz of arr_0 (uint8 NHWC) and perhaps
-// arr_1 (labels), an .npy of that kind or of the published code's (float NCHW in [0,1]). labels: an .npy for images that
-// come without, or ""; the published *_samples_* finds *_labels_* beside it. d: the data set of which they are to be:
-// its size, which they may exceed (see dataset_pad), its channels and its classes. False: *err.
+// arr_1 (labels), an .npy of that kind or of the published code's (float NCHW in [0,1]). labels: an .npy for images
+// that come without, or ""; the published *_samples_* finds *_labels_* beside it. d: the data set of which they are to
+// be: its size, which they may exceed (see dataset_pad), its channels and its classes. False: *err.
 bool samples_read(const char *path, const char *labels, const DatasetInfo *d, Samples *out, Error *err);
 // The same from a checkpoint, without writing any: what `cbdm sample` with these settings draws, as floats. Opening
 // fills all of *out but the pixels, so that everything can be checked before the hours of drawing; running adds them.

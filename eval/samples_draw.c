@@ -50,13 +50,14 @@ static bool draw_all(Sampler *sampler, const Model *m, int batch, const Samples 
 static bool check(const DrawConfig *c, const Model *m, const DatasetInfo *d, const char *rule, Error *err) {
     int classes = m->config.classes > 0 ? m->config.classes : 0;
     if (strcmp(rule, "none") == 0 && c->omega != 0)
-        return error_set(err, ERR_USAGE, "--omega %g guides towards labels, and there are none: use --omega 0", c->omega);
+        return error_set(err, ERR_USAGE, "--omega %g guides towards labels, and there are none: use --omega 0",
+                         c->omega);
     if (c->sampler == SAMPLER_DDPM && c->eta != 0)
         return error_set(err, ERR_USAGE, "--eta %g belongs to --sampler ddim", c->eta);
     if ((classes && classes != d->classes) || m->config.in_channels != d->channels ||
         m->config.image_size < d->height || m->config.image_size < d->width)
-        return error_set(err, ERR_USAGE, "%s draws %d classes of %d x %d x %d, %s holds %d of %d x %d x %d: name the data "
-                         "that it was trained on with --data", m->path, classes, m->config.image_size,
+        return error_set(err, ERR_USAGE, "%s draws %d classes of %d x %d x %d, %s holds %d of %d x %d x %d: name the "
+                         "data that it was trained on with --data", m->path, classes, m->config.image_size,
                          m->config.image_size, m->config.in_channels, d->source, d->classes, d->height, d->width,
                          d->channels);
     return true;

@@ -210,8 +210,8 @@ static bool read_pngs(const PngList *l, Samples *out, Error *err) {
             const uint8_t *rgb = pixels + 3 * p;
             if (l->channels == 3) memcpy(all + (size_t)i * e + 3 * p, rgb, 3);
             else if (rgb[0] == rgb[1] && rgb[1] == rgb[2]) all[(size_t)i * e + p] = rgb[0];
-            else ok = error_set(err, ERR_USAGE, "%s has colours, and the data have none: name the data that the samples "
-                                "were trained on with --data", path);
+            else ok = error_set(err, ERR_USAGE, "%s has colours, and the data have none: name the data that the "
+                                "samples were trained on with --data", path);
         }
         free(pixels);
         free(path);
@@ -239,8 +239,8 @@ static bool read_listed_array(const char *path, const Manifest *m, Samples *out,
     if (!samples_read_array(path, "", out, err)) return false;
     bool same = out->images.n == m->n;
     for (int64_t i = 0; same && out->label && i < m->n; i++) same = out->label[i] == m->label[i];
-    return same || error_set(err, ERR_FILE, "%s does not hold the images that the manifest beside it lists: sample them "
-                             "again, or name the array alone", path);
+    return same || error_set(err, ERR_FILE, "%s does not hold the images that the manifest beside it lists: sample "
+                             "them again, or name the array alone", path);
 }
 
 static bool read_manifest(const char *folder, const DatasetInfo *d, Samples *out, Error *err) {
@@ -311,14 +311,16 @@ static bool read_class_folders(const char *folder, const DatasetInfo *d, bool ou
     bool ok = names_list(folder, NULL, &l, err);
     for (int64_t i = 0; ok && i < l.n; i++) {
         int32_t c = class_of(l.name[i], d, ours);
-        ok = c == -2 ? error_set(err, ERR_USAGE, "%s/%s is no class of %s: folders are named by class or by its number from "
-                                 "0 to %d", folder, l.name[i], d->source, d->classes - 1)
+        ok = c == -2 ? error_set(err, ERR_USAGE, "%s/%s is no class of %s: folders are named by class or by its "
+                                 "number from 0 to %d", folder, l.name[i], d->source, d->classes - 1)
                      : add_class(folder, l.name[i], c, &f, err);
     }
     if (ok && f.n == 0)
-        ok = error_set(err, ERR_FILE, "%s holds no samples: neither a manifest of `cbdm sample` nor folders of PNGs", folder);
+        ok = error_set(err, ERR_FILE, "%s holds no samples: neither a manifest of `cbdm sample` nor folders of PNGs",
+                       folder);
     if (ok && ours)
-        log_warn("%s was not finished: %lld images are there; the command that began it goes on", folder, (long long)f.n);
+        log_warn("%s was not finished: %lld images are there; the command that began it goes on", folder,
+                 (long long)f.n);
     ok = ok && read_pngs(&(PngList){ folder, f.file, f.label, f.n, d->channels }, out, err);
     out->label = f.label;
     if (ok) out->understood = xasprintf("PNGs of %lld class folders in %s", (long long)l.n, folder);
@@ -346,7 +348,8 @@ bool samples_read_folder(const char *path, const DatasetInfo *d, Samples *out, E
     int omegas = 0;
     bool ok = !ours || read_sampling(here ? path : above, &out->origin, &omegas, err);
     if (ok && here && omegas > 1)
-        ok = error_set(err, ERR_USAGE, "%s holds samples of %d guidance strengths: name one of the omega-... folders in it",
+        ok = error_set(err, ERR_USAGE,
+                       "%s holds samples of %d guidance strengths: name one of the omega-... folders in it",
                        path, omegas);
     ok = ok && (listed ? read_manifest(path, d, out, err) : read_class_folders(path, d, ours, out, err));
     free(settings);

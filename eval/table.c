@@ -103,14 +103,14 @@ bool table_make(const RunSet *runs, const EntrySet *e, int family, const Metric 
     out->cell = xcalloc((size_t)cells + 1, sizeof *out->cell);
     out->mark = xcalloc((size_t)cells + 1, sizeof *out->mark);
     out->decimals = xcalloc((size_t)n_metrics + 1, sizeof *out->decimals);
-    for (int i = 0; i < out->n_lines; i++) {
-        if (strict && !has_seeds_of_arm(runs, line[i], err)) return false;
+    for (int i = 0; i < out->n_lines && strict; i++)
+        if (!has_seeds_of_arm(runs, line[i], err)) return false;
+    for (int i = 0; i < out->n_lines; i++)
         for (int m = 0; m < n_metrics; m++)
             for (int p = 0; p < n_parts; p++) {
                 if (strict && !is_complete(line[i], metric[m], part[p], out->family, err)) return false;
                 out->cell[place(out, i, m, p)] = cell_of(line[i], metric[m], part[p]);
             }
-    }
     for (int m = 0; m < n_metrics; m++) {
         for (int p = 0; p < n_parts; p++) mark_column(out, m, p);
         out->decimals[m] = decimals_of(out, m);

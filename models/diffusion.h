@@ -15,7 +15,7 @@ typedef struct {
     bool   flip;                 // these images are mirrored by chance
 } DiffusionStepConfig;
 // Inputs to write before each run, and what comes out: x0 (N,H,W,C) or index (N), t (N), y (N) or [y; y'] (2N),
-// sample (N) or (2N), augment (N,9); eps_hat (kN,H,W,C), loss (3), per_image (N). NULL where the configuration has none.
+// sample (N) or (2N), augment (N,9); eps_hat (kN,H,W,C), loss (3), per_image (N). NULL: the configuration has none.
 typedef struct { Tensor *x0, *index, *t, *y, *sample, *augment, *eps, *eps_hat, *loss, *per_image; } DiffusionStep;
 // x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps; eps_hat = unet(x_t, t, y); the loss of kernels/loss/loss.h; and,
 // with gradients, its backward pass; both rewritten (core/fuse.c). The optimiser is the caller's to append.

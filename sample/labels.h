@@ -5,8 +5,8 @@
 EXTERN_C_BEGIN
 // Distinct image numbers of --seeds ("0-63"), in the order typed. Caller frees; NULL: *err.
 int64_t *sample_numbers(const char *text, int64_t *n, Error *err);
-// rule: "balanced" (number modulo classes), "iid" (uniform draws keyed by seed), "none", "auto" (balanced, or none where
-// classes is 0), a list that cycles over the numbers, or @FILE with one a line. *rule becomes what auto stands for.
+// rule: "balanced" (number modulo classes), "iid" (uniform draws keyed by seed), "none", "auto" (balanced, or none
+// where classes is 0), a list that cycles over the numbers, or @FILE with one a line. *rule becomes what auto means.
 // A label is a function of the image's number: it does not depend on which others are drawn. where: the checkpoint, for
 // messages. (n) labels, -1: none; caller frees. NULL: *err.
 int32_t *sample_labels(const char **rule, const int64_t *number, int64_t n, int classes, uint64_t seed,

@@ -6,8 +6,9 @@
 // rotate so that a set has left the caches when its turn comes again (--warm: one set).
 // A result is compared with that of the most general implementation of the same device (the largest `order`), which the
 // tables of cases hold to ref: |y - y_general| <= 2^-8 |y_general| in the Frobenius norm for bf16 outputs - one unit in
-// the last place of every element - and 2^-14 for f32 ones: u sqrt(K) for sums of K = 10^6 terms. A vendor's twin may round
-// f32 outputs of a row that stores bf16 to bf16, and so has its bound there; one that draws other numbers has none.
+// the last place of every element - and 2^-14 for f32 ones: u sqrt(K) for sums of K = 10^6 terms. A vendor's twin may
+// round f32 outputs of a row that stores bf16 to bf16, and so has its bound there; one that draws other numbers has
+// none.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

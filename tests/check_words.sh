@@ -1,6 +1,6 @@
 #!/bin/sh
-# tests/check_words.sh ROOT - kernel files may hold no word that only one of their two compilers understands, or that the
-# emulation cannot see: those live in kernels/common and kernels/emu.
+# tests/check_words.sh ROOT - kernel files may hold no word that only one of their two compilers understands, or that
+# the emulation cannot see: those live in kernels/common and kernels/emu.
 self=$(realpath "$0")
 root=${1:-.}
 cd "$root" || exit 2

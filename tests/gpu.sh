@@ -146,13 +146,22 @@ awk -f tests/curves.awk A='$work'/run-f32-1/stats.jsonl B='$work'/run-f32-2/stat
 SCRIPT
 )"
 
+# ---- the classifier of the evaluation: trained on the device, its accuracy on the built-in test images
+if [ "$rehearse" ]; then
+    section classifier 60 "$out/train.txt" \
+        sh -c "echo 'ten thousand test images are too many for the emulator'; exit 77"
+else
+    section classifier 60 "$out/train.txt" "$cbdm" eval train-classifier --data builtin --preset quick \
+        --device "$device" --out "$work/classifier.safetensors"
+fi
+
 # ---- compute-sanitizer on small cases
 section sanitizer 120 "$out/check.txt" sh -c "$(cat <<SCRIPT
 command -v compute-sanitizer >/dev/null || { echo 'no compute-sanitizer here'; exit 77; }
 set -e
 for tool in memcheck racecheck synccheck initcheck; do
     timeout 40 compute-sanitizer --tool \$tool --error-exitcode 9 '$cbdm' check --device '$device' --schedules 0 \
-        gemm bias_backward groupnorm cbdm_loss
+        gemm bias_backward groupnorm cbdm_loss batchnorm pool cross_entropy
 done
 SCRIPT
 )"

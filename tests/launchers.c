@@ -382,7 +382,7 @@ static bool stores_bf16(const Bound *b) {
     return strstr(text, "=bf16") != NULL;
 }
 
-// coarse: what the contract has in f32 may be rounded to bf16 on the way, as vendors' libraries do where they read bf16.
+// coarse: what the contract has in f32 may be rounded to bf16 on the way, as vendors' libraries do that read bf16.
 static bool within(const Yard *y, const Values *got, bool coarse, Error *err) {
     for (int i = 0; i < y->arrays.n; i++) {
         const Array *a = &y->arrays.array[i];

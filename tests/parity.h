@@ -1,5 +1,5 @@
-// tests/parity.h - the judge of replays: what was computed again from a case of the published code, against the case, and
-// runs in bf16 against the reference's in floats. Shared by tests/test_parity.c and the program `parity`.
+// tests/parity.h - the judge of replays: what was computed again from a case of the published code, against the case,
+// and runs in bf16 against the reference's in floats. Shared by tests/test_parity.c and the program `parity`.
 //
 // In floats: ||got - want|| / ||want|| at most 5e-5 for predictions, losses, gradients and reverse steps; for weights
 // and averages after the updates ||got - want|| / ||want - initial|| at most 1e-3, so that an optimiser that does
@@ -95,7 +95,8 @@ static inline const double *lookup(const Results *out, const Result *want, const
 }
 
 // ||got - want|| over the norm of what the result is measured against.
-static inline double error_of(const Results *example, const Result *want, const double *got, const char *base, bool final) {
+static inline double error_of(const Results *example, const Result *want, const double *got, const char *base,
+                              bool final) {
     double difference = 0, against = 0;
     const Result *initial = NULL;
     if (final) {
@@ -169,8 +170,9 @@ static inline Verdict judge(const Results *example, const Results *out, double s
     return v;
 }
 
-// Errors of `out` in bf16 where `floats` is ref in floats and `yard` is ref32 in bf16: limits are twice the yardstick's.
-static inline Verdict judge_bf16(const Results *example, const Results *floats, const Results *yard, const Results *out) {
+// Errors of `out` in bf16 where `floats` is ref in floats and `yard` is ref32 in bf16: limits: twice the yardstick's.
+static inline Verdict judge_bf16(const Results *example, const Results *floats, const Results *yard,
+                                 const Results *out) {
     Verdict v = { .n = 0 }, fair = { .n = 0 };
     for (int i = 0; i < floats->n; i++) {
         if (!judged(floats->r[i].name)) continue;

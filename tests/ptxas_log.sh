@@ -1,6 +1,6 @@
 #!/bin/sh
-# tests/ptxas_log.sh - compiler launcher for .cu files: runs the command, keeps what ptxas says of each kernel beside the
-# object as OBJECT.ptxas, and lets all else through. tests/ptxas.sh reads those files.
+# tests/ptxas_log.sh - compiler launcher for .cu files: runs the command, keeps what ptxas says of each kernel beside
+# the object as OBJECT.ptxas, and lets all else through. tests/ptxas.sh reads those files.
 object=
 previous=
 for word in "$@"; do

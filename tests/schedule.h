@@ -5,8 +5,8 @@
 #ifdef CBDM_EMU
 #include "kernels/emu/host.h"
 #endif
-// 0: as CBDM_EMU says, natural if it says nothing; 1: reverse; more: random by that seed. With an odd number asynchronous
-// copies and products are done as early as they can be, else as late.
+// 0: as CBDM_EMU says, natural if it says nothing; 1: reverse; more: random by that seed. With an odd number
+// asynchronous copies and products are done as early as they can be, else as late.
 static inline void choose_schedule(int schedule) {
 #ifdef CBDM_EMU
     static EmuOptions given;

@@ -26,8 +26,8 @@ static double kernel(const Features *a, int64_t i, const Features *b, int64_t j)
     return t * t * t;
 }
 
-// More rows than a block, whole and in part. Products are in float: each kernel is off by at most 3 t^2 (dim + 2) u |x||y|
-// / dim, below 1e-5 of the sum of magnitudes for these numbers; so are the weighted sums.
+// More rows than a block, whole and in part. Products are in float: each kernel t^3 is off by at most
+// 3 t^2 (dim + 2) u |x||y| / dim, below 1e-5 of the sum of magnitudes for these numbers; so are the weighted sums.
 static void weighted_sums_equal_plain_loops(void **state) {
     (void)state;
     enum { COLUMNS_ = 4, DIM = 5, NA = BLOCK + 40, NB = 37 };
@@ -101,8 +101,8 @@ static void the_value_is_the_estimator_over_all_pairs(void **state) {
     features_free(&b);
 }
 
-// Of 60 pairs of samples, how many 95% intervals hold the value of two large samples? Binomial(60, 0.95) is below 48 with
-// a probability of 1e-5; resampling undercovers a little at this n, which 48 leaves room for.
+// Of 60 pairs of samples, how many 95% intervals hold the value of two large samples? Binomial(60, 0.95) is below 48
+// with a probability of 1e-5; resampling undercovers a little at this n, which 48 leaves room for.
 static void intervals_cover_the_truth(void **state) {
     (void)state;
     enum { TRIALS = 60, N = 80, DIM = 4, LARGE = 8000 };
@@ -127,7 +127,8 @@ static void fid_intervals_hold_the_value(void **state) {
     for (int by_rows = 0; by_rows < 2; by_rows++) {
         Rows ref = { &a, NULL, 120 }, gen = { &b, NULL, 100 };
         double fid = frechet_distance_rows(&b, NULL, 0, &a, NULL, 0);
-        Interval i = bootstrap_fid(ref, gen, fid, by_rows, 100, 3), again = bootstrap_fid(ref, gen, fid, by_rows, 100, 3);
+        Interval i = bootstrap_fid(ref, gen, fid, by_rows, 100, 3);
+        Interval again = bootstrap_fid(ref, gen, fid, by_rows, 100, 3);
         assert_true(i.value == fid && i.low < fid && fid < i.high && i.low > 0);
         assert_memory_equal(&i, &again, sizeof i);
         i = bootstrap_fid(ref, ref, 0, by_rows, 50, 3);

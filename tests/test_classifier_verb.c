@@ -53,7 +53,7 @@ static void what_cannot_be_is_refused(void **state) {
         { ERR_USAGE, "--depth 9", "6 k + 2" }, { ERR_USAGE, "--width 6", "multiple of 4" },
         { ERR_USAGE, "--preset quik", "did you mean quick" }, { ERR_USAGE, "--device null", "plans" },
         { ERR_USAGE, "--epochs 0", "epochs" }, { ERR_FILE, "--data nowhere", "nowhere" },
-        { ERR_DIVERGED, "--lr 1e6 --epochs 20", "diverged" }, { ERR_IO, "--epochs 0.1", "no-folder" },
+        { ERR_DIVERGED, "--lr 1e6 --epochs 20", "diverged" }, { ERR_IO, "--epochs 1e5", "no-folder" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         program_expect(bad[i].code, NET "--out %s.safetensors %s", bad[i].code == ERR_IO ? "no-folder/x" : "x",

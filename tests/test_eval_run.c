@@ -1,5 +1,5 @@
-// tests/test_eval_run.c - cbdm eval run from end to end: real images posing as samples, whose every number is known, and
-// a small random network; every way to ask for what cannot be.
+// tests/test_eval_run.c - cbdm eval run from end to end: real images posing as samples, whose every number is known,
+// and a small random network; every way to ask for what cannot be.
 //
 // The data: three classes of 8 x 8 grey images, a bright left half, top half or frame in noise.
 #include <errno.h>
@@ -271,7 +271,8 @@ static void classifiers_learn_from_samples(void **unused) {
 // What is drawn in memory is what cbdm sample writes.
 static void checkpoints_need_no_samples_on_disk(void **unused) {
     (void)unused;
-    static const char draw[] = "--seeds 5-16 --sampler ddim --steps 3 --omega 0.7 --clip-x0 1 --seed 9 --batch 5 --device cpu";
+    static const char draw[] = "--seeds 5-16 --sampler ddim --steps 3 --omega 0.7 --clip-x0 1 --seed 9 --batch 5 "
+                               "--device cpu";
     program_expect(0, "sample --checkpoint net.safetensors --out drawn --labels balanced %s", draw);
     program_expect(0, RUN "--checkpoint net.safetensors %s --skip prd,mind --json a.json", draw);
     program_expect(0, RUN "--samples drawn --skip prd,mind --json b.json");
@@ -302,6 +303,26 @@ static void the_classifier_of_the_cache_is_found(void **unused) {
                    "--questions fidelity");
 }
 
+static bool warns_of_classifier(const char *name) {
+    cJSON *j = read_result(name);
+    const cJSON *line;
+    bool warns = false;
+    cJSON_ArrayForEach(line, cJSON_GetObjectItem(j, "warnings"))
+        warns = warns || strstr(cJSON_GetStringValue(line), "the classifier was not trained on");
+    cJSON_Delete(j);
+    return warns;
+}
+
+static void a_classifier_of_other_images_is_warned_of(void **unused) {
+    (void)unused;
+    program_expect(0, "eval train-classifier --data fine --preset quick --epochs 0.5 --imb-type exp --imb-factor 0.1 "
+                   "--out tail.safetensors");
+    program_expect(0, "eval run --data fine --samples test.npz --features tail.safetensors --imb-factor 0.1 "
+                   "--bootstrap 0 --skip prd,mind,kid,prdc --questions none --json other.json");
+    assert_true(warns_of_classifier("other.json"));
+    assert_false(warns_of_classifier("held.json"));
+}
+
 static void every_mistake_has_its_line(void **unused) {
     (void)unused;
     static const struct { int code; const char *flags, *says; } wrong[] = {
@@ -317,7 +338,8 @@ static void every_mistake_has_its_line(void **unused) {
         { ERR_USAGE, "--samples bare.npz", "--gen-labels" },
         { ERR_USAGE, "--samples two.npz", "of class 0" },
         { ERR_USAGE, "--samples test.npz --data builtin", "name the data" },
-        { ERR_USAGE, "--checkpoint net.safetensors --imb-factor 0.5 --seeds 0-9", "was trained on 25 images of class 1" },
+        { ERR_USAGE, "--checkpoint net.safetensors --imb-factor 0.5 --seeds 0-9",
+          "was trained on 25 images of class 1" },
         { ERR_USAGE, "--checkpoint net.safetensors --imb-factor 0.1 --seeds 0-9 --labels none --omega 1", "--omega 1" },
         { ERR_USAGE, "--checkpoint net.safetensors --gen-labels a.npy", "--gen-labels belongs" },
         { ERR_USAGE, "--checkpoint net.safetensors --data builtin", "draws 3 classes of 8 x 8 x 1" },
@@ -358,6 +380,7 @@ int main(void) {
         cmocka_unit_test(classifiers_learn_from_samples),
         cmocka_unit_test(checkpoints_need_no_samples_on_disk),
         cmocka_unit_test(the_classifier_of_the_cache_is_found),
+        cmocka_unit_test(a_classifier_of_other_images_is_warned_of),
         cmocka_unit_test(every_mistake_has_its_line),
         cmocka_unit_test(eval_names_its_verbs),
     };

@@ -64,7 +64,8 @@ static void every_container(void **state) {
 
     Features f;
     features_copy(N, DIM, x, label, CLASSES, probs, "copy", &f);
-    if (!features_write(temp_path("d.safetensors"), &f, (const char *[]){ "protocol" }, (const char *[]){ "cbdm" }, 1, &err))
+    const char *key = "protocol", *value = "cbdm";
+    if (!features_write(temp_path("d.safetensors"), &f, &key, &value, 1, &err))
         fail_msg("%s", err.msg);
     features_free(&f);
     check(temp_path("d.safetensors"), "", "", true, true);

@@ -1,4 +1,4 @@
-// tests/test_frechet.c - the Frechet distance: against scipy's, against closed forms, its two routes against each other.
+// tests/test_frechet.c - the Frechet distance against scipy's, against closed forms, its two routes against each other.
 #include <math.h>
 #include <omp.h>
 #include <setjmp.h>
@@ -94,8 +94,8 @@ static void equals_the_closed_form(void **state) {
     features_free(&g);
 }
 
-// The route over covariances cannot see less than an eigenvalue's rounding error, dim u |S1| |S2|, whose root enters dim
-// times where eigenvalues are 0: with fewer rows than dimensions, and in the Gram product of more rows than dimensions.
+// The route over covariances cannot see less than an eigenvalue's rounding error, dim u |S1| |S2|, whose root enters
+// dim times where eigenvalues are 0: with fewer rows than dimensions, and in the Gram product of more rows than that.
 static double rounding(const Features *a, const Features *b) {
     double trace[2] = { 0 };
     for (int side = 0; side < 2; side++) {
@@ -229,7 +229,8 @@ int main(void) {
     if (!linalg_there(&err)) return print_message("skipped: %s\n", err.msg), 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_scipy), cmocka_unit_test(equals_the_closed_form), cmocka_unit_test(routes_agree),
-        cmocka_unit_test(few_rows_are_exact), cmocka_unit_test(rows_choose), cmocka_unit_test(a_set_is_no_distance_from_itself),
+        cmocka_unit_test(few_rows_are_exact), cmocka_unit_test(rows_choose),
+        cmocka_unit_test(a_set_is_no_distance_from_itself),
         cmocka_unit_test(the_same_bits_for_any_number_of_threads), cmocka_unit_test(files_round_trip),
         cmocka_unit_test(files_that_are_wrong_are_refused),
     };

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <glob.h>
 #include <cmocka.h>
 #include "core/ops.h"
 #include "eval/extractor.h"
@@ -186,6 +187,30 @@ static void equals_pytorch(void **state) {
     extractor_close(e);
 }
 
+// How many images go together changes no feature by more than 1e-5 of the largest.
+static void batches_of_any_size_agree(void **state) {
+    (void)state;
+    static uint8_t pixels[3 * H * W * 3];
+    float *x[2];
+    for (int i = 0; i < 3; i++)
+        for (int e = 0; e < H * W * 3; e++) pixels[i * H * W * 3 + e] = (uint8_t)(picture(i % 2, e) / (i + 1));
+    ImageSet s = { .n = 3, .height = H, .width = W, .channels = 3, .u8 = pixels, .name = "pictures" };
+    for (int i = 0; i < 2; i++) {
+        Extractor *e = open_extractor("", PROTOCOL_CLEAN, i ? 3 : 1);
+        x[i] = xmalloc(3 * DIM * sizeof *x[i]);
+        extractor_run(e, &s, true, x[i], NULL);
+        extractor_close(e);
+    }
+    double most = 0, worst = 0;
+    for (int k = 0; k < 3 * DIM; k++) {
+        most = fmax(most, fabs((double)x[0][k]));
+        worst = fmax(worst, fabs((double)x[0][k] - (double)x[1][k]));
+    }
+    if (!(worst <= 1e-5 * most)) fail_msg("%g of %g", worst, most);
+    free(x[0]);
+    free(x[1]);
+}
+
 static void grey_is_repeated(void **state) {
     (void)state;
     uint8_t grey[H * W], colour[H * W * 3];
@@ -279,6 +304,16 @@ static void verb_writes_what_others_read(void **state) {
     read_array("stats.npz", "mu", 1, (int64_t[]){ DIM });
     read_array("stats.npz", "sigma", 2, (int64_t[]){ DIM, DIM });
     read_array("adm.npz", "arr_0", 4, (int64_t[]){ 3, TINY_SIDE, TINY_SIDE, 3 });
+    // ADM's evaluator takes the statistics all four or none: they are its protocol's.
+    NpyArray a;
+    uint8_t *member;
+    assert_false(npz_read(temp_path("adm.npz"), "mu", &member, &a, &err));
+    program_expect(0, "eval ref --data data --lt-index three.txt --protocol tf --batch 2 --device cpu --adm adm.npz");
+    read_array("adm.npz", "arr_0", 4, (int64_t[]){ 3, TINY_SIDE, TINY_SIDE, 3 });
+    read_array("adm.npz", "mu", 1, (int64_t[]){ DIM });
+    read_array("adm.npz", "sigma", 2, (int64_t[]){ DIM, DIM });
+    read_array("adm.npz", "mu_s", 1, (int64_t[]){ 2023 });
+    read_array("adm.npz", "sigma_s", 2, (int64_t[]){ 2023, 2023 });
     // Again: from the cache, the same.
     size_t bytes = (size_t)f.n * DIM * sizeof *f.x;
     float *x = xmalloc(bytes);
@@ -290,6 +325,17 @@ static void verb_writes_what_others_read(void **state) {
     assert_memory_equal(f.x, x, bytes);
     features_free(&f);
     free(x);
+    // What the cache holds is damaged: made anew.
+    glob_t found;
+    char *pattern = xasprintf("%s/cbdm/features-1-*-cbdm-*.safetensors", temp_path("cache"));
+    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    assert_int_equal(found.gl_pathc, 1);
+    assert_int_equal(truncate(found.gl_pathv[0], 1000), 0);
+    globfree(&found);
+    free(pattern);
+    program_expect(0, "%s", line);
+    expect_in_stderr("extracted anew");
+    expect_in_stderr("features of 3 of 3 images");
     program_expect(ERR_USAGE, "eval ref --data data --no-cache");
     program_expect(ERR_USAGE, "eval ref --stats s.npz");
     program_expect(0, "eval ref --data data --weights none.pth --adm adm.npz");
@@ -297,7 +343,8 @@ static void verb_writes_what_others_read(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equals_pytorch), cmocka_unit_test(grey_is_repeated),
+        cmocka_unit_test(equals_pytorch), cmocka_unit_test(batches_of_any_size_agree),
+        cmocka_unit_test(grey_is_repeated),
         cmocka_unit_test(wrong_weights_are_refused), cmocka_unit_test(verb_writes_what_others_read),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -1,4 +1,4 @@
-// tests/test_metrics.c - all metrics together: the parity case through the verb, the published golden values, classes and
+// tests/test_metrics.c - all metrics together: the parity case through the verb, numpy's golden values, classes and
 // groups as sets of their own, warnings, refusals, the same bits for any number of threads.
 #include <math.h>
 #include <omp.h>
@@ -192,7 +192,7 @@ static void mistakes_are_named(void **state) {
         { INPUTS LABELS "--classes 9", "has label 9, where 0 to 8", ERR_FILE },
         { INPUTS "--gen-labels negative.npy --ref-labels " CASE "ref_labels.npy", "row 7 (the first is 0) has label -1",
           ERR_FILE },
-        { "--gen " CASE "gen_features.npy --ref " CASE "gen_probs.npy", "both must come from the same extractor", ERR_FILE },
+        { "--gen " CASE "gen_features.npy --ref " CASE "gen_probs.npy", "must come from the same extractor", ERR_FILE },
         { "--gen nothing.npy --ref " CASE "ref_features.npy", "nothing.npy: cannot be opened", ERR_FILE },
         { INPUTS "--json no/such/folder.json --skip kid,prdc,prd,mind", "no/such/folder.json", ERR_IO },
     };
@@ -336,7 +336,7 @@ static void small_and_missing_classes(void **state) {
     o.classes = 4;
     metrics_compute(&gen, &ref, &o, &m);
     assert_true(isfinite(m.by_class[0].pr5.recall) && isfinite(m.by_class[0].kid.value));
-    assert_true(isfinite(m.by_class[1].fid.value) && m.by_class[1].by_rows);       // 3 rows: a covariance, no 3rd neighbour
+    assert_true(isfinite(m.by_class[1].fid.value) && m.by_class[1].by_rows);     // 3 rows have no 3rd neighbour
     assert_true(isnan(m.by_class[1].pr3.recall) && isfinite(m.by_class[1].kid.value));
     assert_true(isnan(m.by_class[2].fid.value) && isnan(m.by_class[2].mind) && isnan(m.by_class[3].kid.value));
     assert_true(fabs(m.per_class_fid_mean - (m.by_class[0].fid.value + m.by_class[1].fid.value) / 2) < 1e-12);

@@ -1,5 +1,5 @@
-// tests/test_parity.c - what the published code computed is computed again, and judged by the rules of tests/parity.h; and
-// in bf16, held to what bf16 costs the reference.
+// tests/test_parity.c - what the published code computed is computed again, and judged by the rules of tests/parity.h;
+// and in bf16, held to what bf16 costs the reference.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -33,7 +33,8 @@ static int teardown(void **state) {
 }
 
 static Results replayed(const char *device, const char *dtype) {
-    program_expect(0, "replay %s --output %s-%s.safetensors --device %s --dtype %s", CASE, device, dtype, device, dtype);
+    program_expect(0, "replay %s --output %s-%s.safetensors --device %s --dtype %s", CASE, device, dtype, device,
+                   dtype);
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%.2000s/%.100s-%.10s.safetensors", tempdir, device, dtype);
     return read_results(path);
@@ -122,8 +123,8 @@ static void bf16_costs_what_it_must(void **state) {
 // Results 64 times as far from the floats as the yardstick's, whichever kind they are of.
 static void judge_sees_far_results_in_bf16(void **state) {
     (void)state;
-    static const char *const kinds[] = { "step1.out.eps", "step2.out.loss_reg", "step0.out.grad.", "step3.out.grad_norm",
-                                         "final.param.", "final.ema.", "sample.out.x" };
+    static const char *const kinds[] = { "step1.out.eps", "step2.out.loss_reg", "step0.out.grad.",
+                                         "step3.out.grad_norm", "final.param.", "final.ema.", "sample.out.x" };
     Results far = replayed("ref32", "bf16");
     for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
         for (int pass = 0; pass < 2; pass++) {               // there, and back

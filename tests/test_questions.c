@@ -69,7 +69,7 @@ static void the_first_of_equal_probabilities(void **unused) {
     features_free(&f);
 }
 
-// 200 held-out images of class 0 at distances 1 .. 200 from the one training image at 0: two lie below the threshold, 3.
+// 200 held-out images of class 0 at distances 1 .. 200 from the training image at 0: two lie below the threshold, 3.
 // Class 1 has 50 at 201 .. 250, too few for a quantile of their own; of all 250 the third nearest is 3 as well.
 static void thresholds_are_quantiles_of_held_out_images(void **unused) {
     (void)unused;

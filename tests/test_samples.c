@@ -68,8 +68,9 @@ static void write_manifest(const char *name) {
     char text[4096] = "";
     for (int i = 0; i < N; i++) {
         size_t n = strlen(text);
-        snprintf(text + n, sizeof text - n, "{\"index\": %d, \"number\": %d, \"label\": %d, \"class\": \"%s\", \"file\": "
-                 "\"%03d/%06d.png\", \"omega\": 1.5, \"sampler\": \"ddim\", \"checkpoint\": \"abc\"}\n", i, 10 + i,
+        snprintf(text + n, sizeof text - n, "{\"index\": %d, \"number\": %d, \"label\": %d, \"class\": \"%s\", "
+                 "\"file\": \"%03d/%06d.png\", \"omega\": 1.5, \"sampler\": \"ddim\", \"checkpoint\": \"abc\"}\n", i,
+                 10 + i,
                  (int)label_of[i], names[label_of[i]], (int)label_of[i], 10 + i);
     }
     write_text(name, text);
@@ -222,7 +223,8 @@ static void expect_refusal(const char *name, const char *labels, int code, const
     Samples s;
     Error err = { 0 };
     if (samples_read(temp_path(name), *labels ? temp_path(labels) : "", &data, &s, &err)) fail_msg("%s was read", name);
-    if (err.code != code || !strstr(err.msg, part)) fail_msg("%s: %d, \"%s\", not \"%s\"", name, err.code, err.msg, part);
+    if (err.code != code || !strstr(err.msg, part))
+        fail_msg("%s: %d, \"%s\", not \"%s\"", name, err.code, err.msg, part);
 }
 
 static void refusals_name_thing_and_mend(void **unused) {

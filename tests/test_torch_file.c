@@ -155,6 +155,8 @@ static void crafted_tensors(void **state) {
 #define BODY(text) text, sizeof(text) - 1
     static const struct { const char *body; size_t n; const char *words; } cases[] = {
         { BODY("}X\x01\0\0\0a" TENSOR("\x06", "K\x02", "K\x02K\x02\x86", "K\x02K\x01\x86") "s"), "" },
+        { BODY("}X\x01\0\0\0actorch._utils\n_rebuild_tensor\n(" STORAGE("\x06") "K\x02K\x02K\x02\x86K\x02K\x01\x86"
+               "tRs"), "" },
         { BODY("}X\x01\0\0\0a" TENSOR("\x06", "K\x03", "K\x02K\x02\x86", "K\x02K\x01\x86") "s"), "a: it reaches" },
         { BODY("}X\x01\0\0\0a" TENSOR("\x06", "J\xff\xff\xff\xff", "K\x02K\x02\x86", "K\x02K\x01\x86") "s"),
           "a: a tensor of an unknown form" },

@@ -7,7 +7,8 @@ out=$(mktemp -d) || exit 1
 trap 'rm -rf "$out"' EXIT
 fail() { echo "vendor: $*"; bad=1; }
 for pair in conv2d_forward:cudnn conv2d_backward_input:cudnn conv2d_backward_weight:cudnn gemm:cublaslt; do
-    "$cbdm" op "${pair%:*}" --list | grep -q "^  ${pair#*:} on cuda, only by name$" || fail "op ${pair%:*} lacks ${pair#*:}"
+    "$cbdm" op "${pair%:*}" --list | grep -q "^  ${pair#*:} on cuda, only by name$" ||
+        fail "op ${pair%:*} lacks ${pair#*:}"
 done
 plan=$("$cbdm" train --device null:cuda --preset quick --kernels vendor --kernel gemm=tiled --dump-graph 2>&1)
 echo "$plan" | grep -q 'cudnn' || fail "--kernels vendor plans no cudnn"

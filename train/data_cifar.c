@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/file.h"
-#include "train/data_formats.h"
 #include "core/pickle.h"
+#include "train/data_formats.h"
 
 enum { SIDE = 32, PLANE = SIDE * SIDE, PIXELS = 3 * PLANE, MAX_PARTS = 5, MAX_MEMBERS = 10000 };
 static const int64_t member_limit = (int64_t)1 << 29;      // bytes of one file

@@ -19,8 +19,8 @@ bool gzip_expand(const uint8_t *bytes, size_t n, size_t limit, const char *where
     (void)bytes, (void)n, (void)limit;
     *out = NULL;
     *out_n = 0;
-    return error_set(err, ERR_USAGE, "%s: this build has no zlib: install zlib1g-dev and run cmake again, or expand the "
-                     "file", where);
+    return error_set(err, ERR_USAGE, "%s: this build has no zlib: install zlib1g-dev and run cmake again, or expand "
+                     "the file", where);
 }
 
 // Compressed content cannot be looked into: taken for IDX, whose reader then says what is missing.

@@ -40,8 +40,8 @@ fi
 
 build/cbdm data info --data "$data" --imb-factor 0.01
 build/cbdm train --preset "$preset" --data "$data" --out "$out"
-build/cbdm sample --checkpoint "$out" --sampler ddim --steps 25 --omega 1.5 --clip-x0 1 --labels balanced --seeds "$seeds" \
-    --batch 40 --out "$out/samples"
+build/cbdm sample --checkpoint "$out" --sampler ddim --steps 25 --omega 1.5 --clip-x0 1 --labels balanced \
+    --seeds "$seeds" --batch 40 --out "$out/samples"
 build/cbdm eval centroid --samples "$out/samples" --data "$data" --imb-factor 0.01
 echo
 echo "The grid, one row per class from head to tail: $out/samples/grid.png"

@@ -1,4 +1,4 @@
-// train/trainer_impl.h - the trainer's own fields, for trainer.c, loop.c, probe.c and preview.c and eval_hook.c only.
+// train/trainer_impl.h - the trainer's own fields, for trainer.c, loop.c, probe.c, preview.c and eval_hook.c only.
 #ifndef TRAIN_TRAINER_IMPL_H
 #define TRAIN_TRAINER_IMPL_H
 #include "sample/sampler.h"

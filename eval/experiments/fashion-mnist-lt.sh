@@ -6,13 +6,14 @@
 #   --set fashion-mnist|cifar10|cifar100   which experiment (fashion-mnist); cifar*: the paper's settings, for a GPU
 #   --data PATH        the data set; needed for cifar*                      --out DIR       runs/experiments/SET-lt
 #   --arms LIST        ddpm,cbdm-tau1,cbdm-tau0.1: also twin-ARM (PyTorch, needs torch) and ARM-bf16 (on a GPU)
-#   --seeds LIST       0,1,2                --steps N       of training     --preset NAME   of cbdm train
-#   --omegas LIST      0,0.5,1,1.5,2        guidance strengths of the sweep
-#   --sweep-samples N  1000: images of each point of the sweep              --samples N     2000: at the chosen guidance
+#   --seeds LIST       0,1,2                --twin-seeds LIST               of the twins (the first of --seeds)
+#   --steps N          of training          --preset NAME   of cbdm train
+#   --omegas LIST      0,0.5,1,1.5,2,3      guidance strengths of the sweep, ascending
+#   --sweep-samples N  500: images of each point of the sweep               --samples N     2000: at the chosen guidance
 #   --sample-steps N   25: of DDIM          --questions LIST                of cbdm eval run, at the chosen guidance
 #   --classifier FILE  of cbdm eval train-classifier, in place of one trained here
 #   --device NAME      cpu                  --jobs N        work side by side, one thread each (cores; on a GPU 1)
-#   --stage NAME       train, classifier, eval, report or all
+#   --stage NAME       train, classifier, sweep (of the runs that are trained), eval, report or all
 #   --quick            everything small: some minutes, numbers without meaning
 #   --detach           go on in the background, also after logging out      --program FILE  build/cbdm
 # Every piece of work leaves a file; the same command goes on where an earlier one was stopped, by Ctrl-C or otherwise.
@@ -118,8 +119,9 @@ if [ "${1:-}" = --item ]; then
 fi
 
 # ---- options
-set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 steps='' preset='' omegas='' sweep_samples='' samples=''
-sample_steps='' questions='' classifier='' device='' jobs='' stage=all quick='' detach='' program=$root/build/cbdm
+set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 twin_seeds='' steps='' preset='' omegas='' sweep_samples=''
+samples='' sample_steps='' questions='' classifier='' device='' jobs='' stage=all quick='' detach=''
+program=$root/build/cbdm
 
 parse() {
     while [ $# -gt 0 ]; do
@@ -132,10 +134,10 @@ parse() {
         esac
         case $1 in
             --set) set_=$2 ;; --data) data=$2 ;; --out) out=$2 ;; --arms) arms=$2 ;; --seeds) seeds=$2 ;;
-            --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;; --sweep-samples) sweep_samples=$2 ;;
-            --samples) samples=$2 ;; --sample-steps) sample_steps=$2 ;; --questions) questions=$2 ;;
-            --classifier) classifier=$2 ;; --device) device=$2 ;; --jobs) jobs=$2 ;; --stage) stage=$2 ;;
-            --program) program=$2 ;;
+            --twin-seeds) twin_seeds=$2 ;; --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;;
+            --sweep-samples) sweep_samples=$2 ;; --samples) samples=$2 ;; --sample-steps) sample_steps=$2 ;;
+            --questions) questions=$2 ;; --classifier) classifier=$2 ;; --device) device=$2 ;; --jobs) jobs=$2 ;;
+            --stage) stage=$2 ;; --program) program=$2 ;;
             *) die "unknown option $1; --help lists the options" ;;
         esac
         shift 2
@@ -147,12 +149,12 @@ parse "$@"
 # stay paired; published DDPM: 64), the published evaluation (balanced training set, 50,000 images of 1000 steps).
 case $set_ in
     fashion-mnist)
-        : "${data:=/usr/share/datasets/fashion-mnist}" "${preset:=demo}" "${steps:=3000}" "${omegas:=0,0.5,1,1.5,2}"
-        : "${arms:=ddpm,cbdm-tau1,cbdm-tau0.1}" "${sweep_samples:=1000}" "${samples:=2000}" "${sample_steps:=25}"
+        : "${data:=/usr/share/datasets/fashion-mnist}" "${preset:=demo}" "${steps:=3000}" "${omegas:=0,0.5,1,1.5,2,3}"
+        : "${arms:=ddpm,cbdm-tau1,cbdm-tau0.1}" "${sweep_samples:=500}" "${samples:=2000}" "${sample_steps:=25}"
         : "${questions:=fidelity,nearest,diversity}" "${device:=cpu}"
-        X_SAVE=500 X_BATCH=50 X_TRAIN='' X_CLASSIFIER_FLAGS='--preset quick --no-flip'
+        X_SAVE=500 X_BATCH=50 X_TRAIN='' X_CLASSIFIER_FLAGS='--preset quick'
         X_EVAL="--split test --features classifier --protocol cbdm --clip-x0 1"
-        X_SWEEP="--sampler ddim --steps $sample_steps --prd-runs 1"
+        X_SWEEP="--sampler ddim --steps $sample_steps --skip prd,mind,is --bootstrap 0"
         X_FINAL="--sampler ddim --steps $sample_steps"
         hint='install the package dataset-fashion-mnist, or give --data PATH' ;;
     cifar10|cifar100)
@@ -161,23 +163,24 @@ case $set_ in
         : "${questions:=all}"
         X_SAVE=5000 X_BATCH=500 X_TRAIN='--batch 48' X_CLASSIFIER_FLAGS=''
         X_EVAL="--split train --features inception --protocol cbdm"
-        X_SWEEP="--sampler ddim --steps $sample_steps --prd-runs 1"
+        X_SWEEP="--sampler ddim --steps $sample_steps --skip prd,mind,is --bootstrap 0"
         X_FINAL="--sampler ddpm"
         hint="name the archive or folder of $set_ with --data PATH" ;;
     *) die "--set $set_: there are fashion-mnist, cifar10 and cifar100" ;;
 esac
 if [ "$quick" ]; then
     preset=quick steps=40 arms=ddpm,cbdm-tau1 seeds=0,1 omegas=0,1 sweep_samples=20 samples=40
-    X_SAVE=40 X_BATCH=20 X_SWEEP='--sampler ddim --steps 3 --prd-runs 1' X_FINAL='--sampler ddim --steps 3'
-    X_CLASSIFIER_FLAGS='--preset quick --epochs 0.05 --no-flip'
+    X_SAVE=40 X_BATCH=20 X_FINAL='--sampler ddim --steps 3'
+    X_SWEEP="$X_FINAL --skip prd,mind,is --bootstrap 0"
+    X_CLASSIFIER_FLAGS='--preset quick --epochs 0.05'
     : "${out:=runs/experiments/$set_-lt-quick}"
 fi
-: "${out:=runs/experiments/$set_-lt}"
+: "${out:=runs/experiments/$set_-lt}" "${twin_seeds:=${seeds%%,*}}"
 
 # ---- what must be here, before anything is begun
 case $stage in
-    train|classifier|eval|report|all) ;;
-    *) die "--stage $stage: there are train, classifier, eval, report and all" ;;
+    train|classifier|sweep|eval|report|all) ;;
+    *) die "--stage $stage: there are train, classifier, sweep, eval, report and all" ;;
 esac
 [ -n "$data" ] && [ -e "$data" ] || [ "$data" = builtin ] || die "${data:-the data of $set_} is not here: $hint" 3
 [ -z "$classifier" ] || [ -f "$classifier" ] || die "--classifier $classifier: no such file" 3
@@ -239,9 +242,12 @@ perform() {          # the lines of .jobs/list
     trap - INT TERM
 }
 
-each() {             # each FUNCTION LIST: FUNCTION ARM SEED for every run, seeds outside, so that pairs finish together
+each() {             # each FUNCTION: FUNCTION ARM SEED for every run, seeds outside, so that pairs finish together
     for seed in $(words "$seeds"); do
-        for arm in $(words "$2"); do "$1" "$arm" "$seed"; done
+        for arm in $(words "$arms"); do
+            case $arm in twin-*) case ,$twin_seeds, in *,$seed,*) ;; *) continue ;; esac ;; esac
+            "$1" "$arm" "$seed"
+        done
     done
 }
 
@@ -249,7 +255,7 @@ each() {             # each FUNCTION LIST: FUNCTION ARM SEED for every run, seed
 untrained() { [ -f "$(final_step "$(run_of "$1" "$2")")" ] || echo "train $1 $2"; }
 
 stage_train() {
-    each untrained "$arms" >"$out/.jobs/list"
+    each untrained >"$out/.jobs/list"
     perform "training"
 }
 
@@ -263,23 +269,36 @@ stage_classifier() {
 is_base() { [ "$1" = "$(base_of "$1")" ]; }
 
 unswept() {
-    is_base "$1" || return 0
+    is_base "$1" && [ -z "$(untrained "$1" "$2")" ] || return 0
     for omega in $(words "$omegas"); do
         [ -f "$(sweep_file "$1" "$2" "$omega")" ] || echo "sweep $1 $2 $omega"
     done
 }
 
-fid_of() { grep -o '"fid": *[-+.0-9eE]*' "$1" | head -n 1 | sed 's/.*: *//'; }
+# The overall FID of a result: the first member "fid" of its object that is a number.
+fid_of() {
+    fid=$(grep -o '"fid": *-\{0,1\}[0-9][-+.0-9eE]*' "$1" | head -n 1 | sed 's/.*: *//')
+    [ -n "$fid" ] || die "$1 holds no FID: remove it, and the same command makes it again" 3
+    echo "$fid"
+}
 
 # ARM.sweep: a line "omega mean-fid" for each strength, the mean over seeds. ARM.omega: the best of them.
 choose() {
     is_base "$1" || return 0
     for omega in $(words "$omegas"); do
-        for seed in $(words "$seeds"); do fid_of "$(sweep_file "$1" "$seed" "$omega")"; done |
-            awk -v omega="$omega" '{ sum += $1 } END { printf "%s %.6g\n", omega, sum / NR }'
+        sum=0 n=0
+        for seed in $(words "$seeds"); do
+            fid=$(fid_of "$(sweep_file "$1" "$seed" "$omega")")
+            sum="$sum + $fid" n=$((n + 1))
+        done
+        awk "BEGIN { printf \"%s %.6g\\n\", \"$omega\", ($sum) / $n }"
     done >"$out/$1.sweep"
     sort -k 2,2g "$out/$1.sweep" | awk 'NR == 1 { print $1 }' >"$out/$1.omega"
-    echo "$(date +%H:%M:%S)  $1: guidance $(cat "$out/$1.omega") of $(tr '\n' ';' <"$out/$1.sweep")"
+    best=$(cat "$out/$1.omega")
+    echo "$(date +%H:%M:%S)  $1: guidance $best of $(tr '\n' ';' <"$out/$1.sweep")"
+    case $omegas in
+        *,"$best") echo "          the best of $1 is the last of --omegas: a stronger one may be better still" ;;
+    esac
 }
 
 unmeasured() {
@@ -287,13 +306,17 @@ unmeasured() {
     [ -f "$(final_file "$1" "$2" "$omega")" ] || echo "final $1 $2 $omega"
 }
 
-stage_eval() {
-    [ -z "$(each untrained "$arms")" ] || die "some runs are not trained to step $steps yet: --stage train" 3
+stage_sweep() {
     [ -f "$X_CLASSIFIER" ] || die "$X_CLASSIFIER is not here: --stage classifier" 3
-    each unswept "$arms" >"$out/.jobs/list"
+    each unswept >"$out/.jobs/list"
     perform "guidance sweep"
+}
+
+stage_eval() {
+    [ -z "$(each untrained)" ] || die "some runs are not trained to step $steps yet: --stage train" 3
+    stage_sweep
     for arm in $(words "$arms"); do choose "$arm"; done
-    each unmeasured "$arms" >"$out/.jobs/list"
+    each unmeasured >"$out/.jobs/list"
     perform "evaluation"
 }
 
@@ -321,10 +344,10 @@ finals() { final_file "$1" "$2" "$(cat "$out/$(base_of "$1").omega")"; }
 
 stage_report() {
     # shellcheck disable=SC2046
-    set -- $(each run_of "$arms")
+    set -- $(each run_of)
     "$program" report "$@" --data "$data" --out "$out/report.html"
     # shellcheck disable=SC2046
-    set -- $(each finals "$arms")
+    set -- $(each finals)
     {
         echo "# $set_-lt: $steps steps, preset $preset, seeds $seeds"
         for arm in $(words "$arms"); do
@@ -333,9 +356,12 @@ stage_report() {
             echo "$arm, FID by guidance (mean over seeds, $sweep_samples images each); chosen: $(cat "$out/$arm.omega")"
             awk '{ print "- omega " $1 ": " $2 }' "$out/$arm.sweep"
         done
+        for metric in fid kid recall coverage precision fidelity diversity copy; do
+            echo
+            "$program" report "$@" --table md --metric $metric --rows all,many,medium,few
+        done
         echo
-        "$program" report "$@" --table md --metric fid,kid,recall,coverage,fidelity --rows all,many,medium,few
-        each twin_lines "$arms"
+        each twin_lines
     } >"$out/summary.md.tmp"
     mv "$out/summary.md.tmp" "$out/summary.md"
     cat "$out/summary.md"

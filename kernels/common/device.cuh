@@ -1,4 +1,4 @@
-// kernels/common/device.cuh - the words that kernels are written in; what nvcc and the host emulation spell differently.
+// kernels/common/device.cuh - the words that kernels are written in; what nvcc and the emulation spell differently.
 //
 // A .cu file is compiled by nvcc as kind CUDA, and by the host's C++ compiler as kind EMU. It includes this header, and
 // mma.cuh or hopper.cuh where it needs tensor cores, and holds plain CUDA C++ but for these: no asm, no <<<>>>, no raw

@@ -1,8 +1,8 @@
 // kernels/emu/host.h - the emulated GPU as the host's code sees it: memory, launches, faults, modes. C and C++.
 //
 // Device memory is a heap of its own with red zones, at addresses that the host must not touch but through these calls:
-// the emulation knows of every byte whether it is allocated and whether it was ever written. Kernels run when the launch
-// handed to emu_queue_launch() is run. What is wrong with them is collected as faults, each printed on stderr.
+// the emulation knows of every byte whether it is allocated and whether it was ever written. Kernels run when the
+// launch handed to emu_queue_launch() is run. What is wrong with them is collected as faults, each printed on stderr.
 #ifndef KERNELS_EMU_HOST_H
 #define KERNELS_EMU_HOST_H
 #include "kernels/common/types.h"
@@ -37,7 +37,7 @@ typedef enum { EMU_NATURAL, EMU_REVERSE, EMU_RANDOM } EmuSchedule;
 typedef struct {
     EmuSchedule schedule;                   // order of blocks, and of threads where several can go on
     uint64_t    seed;                       // of the random one
-    bool        eager;                      // asynchronous copies and products complete when issued, not when waited for
+    bool        eager;                      // asynchronous copies and products complete when issued, not when awaited
     bool        check;                      // look at every access of the kernels (false: only run them)
     bool        quiet;                      // collect faults without printing them
     int         threads;                    // OS threads that blocks may run on; more than one only without check

@@ -11,12 +11,12 @@
 //   * blocking:     `thread_wait(what, site)` until somebody calls thread_wake(t). Always in a loop on the condition,
 //                   since other words wake too. what and site appear in the report of a deadlock.
 //   * memory:       before touching memory for the kernel: `if (access({...}))` do it. See Access.
-//   * place:        `__builtin_return_address(0)` in the word itself (never inlined) is the place in the .cu file that a
-//                   report shows. In a collective, pass it in the arguments.
+//   * place:        `__builtin_return_address(0)` in the word itself (never inlined) is the place in the .cu file that
+//                   a report shows. In a collective, pass it in the arguments.
 //   * ordering:     see "clocks" below: thread_release(), clocks_join().
 //   * errors:       report("kind", pc, "...", ...). kind is a short noun: tests look for it.
-// State of asynchronous words belongs to async.cpp and tensor_core.cpp; the hooks at the end tell them of beginnings and
-// ends of blocks and threads (empty weak definitions stand in schedule.cpp).
+// State of asynchronous words belongs to async.cpp and tensor_core.cpp; the hooks at the end tell them of beginnings
+// and ends of blocks and threads (empty weak definitions stand in schedule.cpp).
 #ifndef KERNELS_EMU_INTERNAL_H
 #define KERNELS_EMU_INTERNAL_H
 #include <cstdint>
@@ -142,8 +142,8 @@ void thread_yield();                                // lets the others run first
 [[noreturn]] void launch_stop();                    // gives up the whole launch; the caller's stack is abandoned
 uint64_t random_next();                             // of the machine; the same for the same seed
 
-// work(warp, lanes, arg): lanes: those of mask that are alive; arg[i]: from lane i, or NULL. It runs on the last comer's
-// stack, with `current` the last comer, and must not wait.
+// work(warp, lanes, arg): lanes: those of mask that are alive; arg[i]: from lane i, or NULL. It runs on the last
+// comer's stack, with `current` the last comer, and must not wait.
 typedef void CollectiveWork(Warp &w, uint32_t lanes, void **arg);
 void collective(const char *what, uint32_t mask, Site site, CollectiveWork *work, void *arg, const void *pc);
 void warp_thread_ended(Thread *t);                  // its absence may complete a meeting
@@ -153,8 +153,8 @@ void warp_thread_ended(Thread *t);                  // its absence may complete 
 // Each agent has a clock; clocks[a] of a thread is the newest clock of agent a that it is ordered after. A release
 // (thread_release) raises the own clock after others have taken a copy: so what an agent did at clock c is seen by
 // whoever has clocks[agent] >= c. __syncthreads of a whole machine raises machine->epoch instead: all accesses by
-// *threads* in older epochs happen before all in newer ones, and clocks of older epochs are void (they read as 0), which
-// makes the common case free. A record by an asynchronous agent gets its epoch when it is completed by somebody's wait.
+// *threads* in older epochs happen before all in newer ones, and clocks of older epochs are void (they read as 0),
+// which makes the common case free. A record by an asynchronous agent gets its epoch when somebody's wait completes it.
 void      epoch_begin();                            // all that the resident threads have done is ordered from now on
 uint32_t *thread_clocks(Thread *t);                 // brought into this epoch; clocks[t->agent] == t->clock
 uint32_t *clocks_join(uint32_t *to, const uint32_t *from);      // elementwise maximum over machine->agents
@@ -183,7 +183,7 @@ bool access(const Access &a);
 static inline Access thread_access(Thread *t, const void *p, size_t bytes, unsigned kind, const void *pc) {
     return { p, bytes, kind, pc, t, t->agent, t->clock };
 }
-// The end of an access made with ACCESS_PENDING: its records now carry this epoch and clock; what it wrote is initialised.
+// The end of an access made with ACCESS_PENDING: its records now carry this epoch and clock; what it wrote is set.
 void pending_end(const void *p, size_t bytes, unsigned kind, Agent agent, uint32_t clock);
 
 bool     heap_contains(const void *p);

@@ -11,7 +11,7 @@ constexpr size_t PAGE = 1024;
 struct GlobalCell { uint32_t write_serial, read_serial; Stamp write, read; };
 struct Page {
     uint32_t generation;                            // of the launch that it was opened for
-    uint32_t access;                                // EMU_READ | EMU_WRITE of all its bytes; 0: not alike, ask heap_range
+    uint32_t access;                                // EMU_READ | EMU_WRITE of all its bytes; 0: unlike, ask heap_range
     size_t   cells;                                 // index of the first in heap.cells
 };
 struct Heap {

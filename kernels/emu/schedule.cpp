@@ -190,8 +190,8 @@ void named_barrier(int id, int threads, bool wait, Site site) {
     Block *b = t->block;
     const void *pc = __builtin_return_address(0);
     if (id < 1 || id >= NAMED_BARRIERS || threads < WARP || threads % WARP || threads > b->threads) {
-        report("barrier-count", pc, "named barrier %d of %d threads, in a block of %d: ids are 1 to 15, threads a multiple "
-               "of 32", id, threads, b->threads);
+        report("barrier-count", pc, "named barrier %d of %d threads, in a block of %d: ids are 1 to 15, threads a "
+               "multiple of 32", id, threads, b->threads);
         launch_stop();
     }
     NamedBarrier &n = b->named[id];
@@ -199,8 +199,8 @@ void named_barrier(int id, int threads, bool wait, Site site) {
         n.expected = threads;
         n.site = site;
     } else if (n.expected != threads) {
-        report("barrier-count", pc, "named barrier %d of %d threads, which those who came first (%s) expect to be of %d",
-               id, threads, site_text(n.site), n.expected);
+        report("barrier-count", pc, "named barrier %d of %d threads, which those who came first (%s) expect to be of "
+               "%d", id, threads, site_text(n.site), n.expected);
         launch_stop();
     }
     if (options.check) {

@@ -144,7 +144,8 @@ static void global_refuse(const Access &a, size_t at) {
     if (!inside)
         report("out-of-bounds", a.pc, "%zu bytes are %s at %s", a.bytes, verb, memory_text(a.p));
     else if (r.access && r.to >= at + a.bytes)
-        report("read-only", a.pc, "%zu bytes are %s at %s, which this node only reads", a.bytes, verb, memory_text(a.p));
+        report("read-only", a.pc, "%zu bytes are %s at %s, which this node only reads", a.bytes, verb,
+               memory_text(a.p));
     else
         report("outside-window", a.pc, "%zu bytes are %s at %s, beyond the tensors of this node", a.bytes, verb,
                memory_text(a.p));
@@ -276,8 +277,9 @@ static inline void shared_judge(const Access &a, SharedCell &c, uint32_t &tag, S
         if (!(now.atomic() && c.write.atomic()) && !ordered(t, c.write))
             report_race(a, p, c.write, machine->serial, true);
         else if (a.kind & ACCESS_ASYNC && !proxy_fenced(a, c.write))
-            report("missing-proxy-fence", a.pc, "an asynchronous operation %s %s, written at %s without fence.proxy.async "
-                   "after it", write ? "writes" : "reads", memory_text(p), place_text(place_pc(c.write.place())));
+            report("missing-proxy-fence", a.pc, "an asynchronous operation %s %s, written at %s without "
+                   "fence.proxy.async after it", write ? "writes" : "reads", memory_text(p),
+                   place_text(place_pc(c.write.place())));
     }
     now.what |= bytes << Stamp::BYTES;
     if (write) {
@@ -382,7 +384,8 @@ bool access(const Access &a) {
     if ((uintptr_t)a.p - (uintptr_t)stack->stack < stack->bytes) return true;
     if (!(a.kind & ACCESS_WRITE) && host_readable(a.p, a.bytes)) return true;
     report((uintptr_t)a.p < 65536 ? "null-pointer" : "host-pointer", a.pc,
-           "%zu bytes are %s at %p, which is not device memory", a.bytes, a.kind & ACCESS_WRITE ? "written" : "read", a.p);
+           "%zu bytes are %s at %p, which is not device memory", a.bytes, a.kind & ACCESS_WRITE ? "written" : "read",
+           a.p);
     return false;
 }
 }  // namespace emu

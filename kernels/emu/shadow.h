@@ -43,10 +43,10 @@ static inline bool fine_order() {       // has anything but whole barriers order
 void order_launch_begin();
 void order_cluster_begin();
 
-// One tag per cell of shared memory. It equals machine->tag where more reads of the cell by whomever need no look before
-// the next barrier: it is all written, nothing is pending, the last write is older than this epoch, and two different
-// threads have been remembered reading it in this epoch, so that a write would be a race with one of them. That is no
-// proof once something finer than a whole barrier orders threads: then no tag counts (TAG_NONE).
+// One tag per cell of shared memory. It equals machine->tag where more reads of the cell by whomever need no look
+// before the next barrier: it is all written, nothing is pending, the last write is older than this epoch, and two
+// different threads have been remembered reading it in this epoch, so that a write would be a race with one of them.
+// That is no proof once something finer than a whole barrier orders threads: then no tag counts (TAG_NONE).
 constexpr uint32_t TAG_NONE = 0xFFFFFFFFu;
 extern thread_local uint32_t *shared_tags;      // of the cells of all windows
 static inline bool shared_seen(size_t at, size_t bytes) {       // at: from the first window on

@@ -74,8 +74,8 @@ static void shuffle_work(Warp &w, uint32_t lanes, void **arg) {
             a->result = static_cast<ShuffleArgs *>(arg[from])->value;
         } else {
             a->result = ~0ull;
-            report("shuffle-absent", a->pc, "lane %d of warp %d reads lane %d, which does not take part", lane, w.number,
-                   from);
+            report("shuffle-absent", a->pc, "lane %d of warp %d reads lane %d, which does not take part", lane,
+                   w.number, from);
         }
     }
 }

@@ -1,5 +1,5 @@
-// kernels/optim/optim_ref.c - gradient norm, Adam and EMA, and SGD by their definition. With k the tensor's own count of steps,
-// s the updates so far:
+// kernels/optim/optim_ref.c - gradient norm, Adam and EMA, and SGD by their definition. With k the tensor's own count
+// of steps, s the updates so far:
 //   g    = grad * min(1, clip_norm / (grad_norm + 1e-6))
 //   m    = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
 //   w   -= lr / (1 - beta1^k) * m / (sqrt(v) / sqrt(1 - beta2^k) + eps)

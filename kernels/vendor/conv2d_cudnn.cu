@@ -1,9 +1,10 @@
 // kernels/vendor/conv2d_cudnn.cu - convolutions by cuDNN: what ours are measured against.
 //
-// cuDNN computes the convolution alone, on dense NHWC tensors. What else a call asks for is one pass of a kernel of ours
-// over the result: bias, time embedding and residual, or `add`, as a program without fused kernels does it (one more
-// rounding of the result than ours). Views and the concat of two sources are first copied into a dense tensor, likewise.
-// So the bench times the convolution alone where a row has none of these, and with what it replaces elsewhere.
+// cuDNN computes the convolution alone, on dense NHWC tensors. What else a call asks for is one pass of a kernel of
+// ours over the result: bias, time embedding and residual, or `add`, as a program without fused kernels does it (one
+// more rounding of the result than ours). Views and the concat of two sources are first copied into a dense tensor,
+// likewise. So the bench times the convolution alone where a row has none of these, and with what it replaces
+// elsewhere.
 // The gradient of a bf16 filter comes in bf16, since no engine gives it in f32, and is widened: checks of this twin
 // allow for that rounding. Gradients of bias and time embedding are the kernels of ours that conv2d_weight.cu uses.
 // Scratch: x as dense [x, x2], y or dy as dense, the filter's gradient, cuDNN's workspace.
@@ -52,7 +53,8 @@ static cudnnBackendDescriptor_t window(CudnnPlan *p, const Conv2dShape *z) {
     cudnnDataType_t sums = CUDNN_DATA_FLOAT;
     cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
     int64_t dims = 2, dilation[] = { 1, 1 }, stride[] = { z->stride, z->stride }, before[] = { z->pad_h, z->pad_w };
-    int64_t after[] = { pad_end(z->h, z->p, z->r, z->stride, z->pad_h), pad_end(z->w, z->q, z->s, z->stride, z->pad_w) };
+    int64_t after[] = { pad_end(z->h, z->p, z->r, z->stride, z->pad_h),
+                        pad_end(z->w, z->q, z->s, z->stride, z->pad_w) };
     p->set(d, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &sums);
     p->set(d, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
     p->set(d, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &dims);
@@ -122,7 +124,7 @@ static const CudnnPlan *prepared(Stream *s, const Work &w) {
     return static_cast<const CudnnPlan *>(w.state);
 }
 
-// ---- to (pixels,k) = from + bias (k) + row (n,k) + image (pixels,k), which may be NULL; also a copy from view to dense
+// ---- to (pixels,k) = from + bias (k) + row (n,k) + image (pixels,k), or NULL; also a copy from view to dense
 struct Pixels {
     const void *from, *image;
     const float *bias, *row;

@@ -75,14 +75,14 @@ struct CudnnPlan {
         return d;
     }
 
-    // Does the engine keep what the contracts promise? The same bits in every run, inputs and partial sums as precise as
-    // stored and as accumulated; in f32 no TF32, and direct sums, since the checks bound the error of those.
+    // Does the engine keep what the contracts promise? The same bits in every run, inputs and partial sums as precise
+    // as stored and as accumulated; in f32 no TF32, and direct sums, since the checks bound the error of those.
     bool keeps_contract(Descriptor config, bool f32) {
         Descriptor engine = make(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
         cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
         int64_t count = 0;
-        if (CUDNN(cudnnBackendGetAttribute)(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
-                                     &engine) != CUDNN_STATUS_SUCCESS ||
+        if (CUDNN(cudnnBackendGetAttribute)(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                                     &count, &engine) != CUDNN_STATUS_SUCCESS ||
             CUDNN(cudnnBackendGetAttribute)(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
                                      CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes) != CUDNN_STATUS_SUCCESS)
             return false;
@@ -105,8 +105,8 @@ struct CudnnPlan {
         if (!plan ||
             CUDNN(cudnnBackendSetAttribute)(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle) !=
                 CUDNN_STATUS_SUCCESS ||
-            CUDNN(cudnnBackendSetAttribute)(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                     &config) != CUDNN_STATUS_SUCCESS ||
+            CUDNN(cudnnBackendSetAttribute)(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
+                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config) != CUDNN_STATUS_SUCCESS ||
             CUDNN(cudnnBackendFinalize)(plan) != CUDNN_STATUS_SUCCESS ||
             CUDNN(cudnnBackendGetAttribute)(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
                                      &needs) != CUDNN_STATUS_SUCCESS ||
@@ -129,18 +129,18 @@ struct CudnnPlan {
         for (cudnnBackendHeurMode_t mode : modes) {
             Descriptor heuristic = make(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
             int64_t count = 0;
-            if (CUDNN(cudnnBackendSetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                         1, &graph) != CUDNN_STATUS_SUCCESS ||
-                CUDNN(cudnnBackendSetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode) !=
-                    CUDNN_STATUS_SUCCESS ||
+            if (CUDNN(cudnnBackendSetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH,
+                                         CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph) != CUDNN_STATUS_SUCCESS ||
+                CUDNN(cudnnBackendSetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1,
+                                         &mode) != CUDNN_STATUS_SUCCESS ||
                 CUDNN(cudnnBackendFinalize)(heuristic) != CUDNN_STATUS_SUCCESS ||
-                CUDNN(cudnnBackendGetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0,
-                                         &count, NULL) != CUDNN_STATUS_SUCCESS || count < 1)
+                CUDNN(cudnnBackendGetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                         0, &count, NULL) != CUDNN_STATUS_SUCCESS || count < 1)
                 continue;
             std::vector<Descriptor> configs((size_t)count);
             for (Descriptor &c : configs) c = make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
-            if (CUDNN(cudnnBackendGetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, count,
-                                         &count, configs.data()) != CUDNN_STATUS_SUCCESS)
+            if (CUDNN(cudnnBackendGetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                         count, &count, configs.data()) != CUDNN_STATUS_SUCCESS)
                 continue;
             for (int64_t i = 0; i < count; i++)
                 if (keeps_contract(configs[(size_t)i], f32) && try_config(configs[(size_t)i], workspace)) return true;
@@ -154,13 +154,17 @@ struct CudnnPlan {
         Descriptor pack = NULL;
         int64_t n = (int64_t)ids.size();
         cudnnStatus_t e = CUDNN(cudnnSetStream)(handle, stream_cuda(s));
-        if (e == CUDNN_STATUS_SUCCESS) e = CUDNN(cudnnBackendCreateDescriptor)(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack);
         if (e == CUDNN_STATUS_SUCCESS)
-            e = CUDNN(cudnnBackendSetAttribute)(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, n, ids.data());
+            e = CUDNN(cudnnBackendCreateDescriptor)(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack);
         if (e == CUDNN_STATUS_SUCCESS)
-            e = CUDNN(cudnnBackendSetAttribute)(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, n, pointers);
+            e = CUDNN(cudnnBackendSetAttribute)(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, n,
+                                                ids.data());
         if (e == CUDNN_STATUS_SUCCESS)
-            e = CUDNN(cudnnBackendSetAttribute)(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
+            e = CUDNN(cudnnBackendSetAttribute)(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, n,
+                                                pointers);
+        if (e == CUDNN_STATUS_SUCCESS)
+            e = CUDNN(cudnnBackendSetAttribute)(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1,
+                                                &workspace);
         if (e == CUDNN_STATUS_SUCCESS) e = CUDNN(cudnnBackendFinalize)(pack);
         if (e == CUDNN_STATUS_SUCCESS) e = CUDNN(cudnnBackendExecute)(handle, chosen, pack);
         if (pack) CUDNN(cudnnBackendDestroyDescriptor)(pack);

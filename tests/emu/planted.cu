@@ -193,7 +193,7 @@ template <bool WRONG> __global__ void last_block(const float *in, float *out) {
 // ---- launches
 #define PLAIN(kernel)                                                                                               \
     template <bool WRONG> static void kernel##_run(const float *in, float *out, float *) {                          \
-        LAUNCH(stream_host(), (kernel<WRONG>), BLOCKS, N, N * 4, in, out);                                                \
+        LAUNCH(stream_host(), (kernel<WRONG>), BLOCKS, N, N * 4, in, out);                                          \
     }
 PLAIN(missing_barrier)
 PLAIN(missing_trailing_barrier)

@@ -1,4 +1,4 @@
-// tests/fuzz/fuzz_features.c - any bytes as a table of features and as statistics: refused, or finite and within bounds.
+// tests/fuzz/fuzz_features.c - any bytes as a table of features and as statistics: refused, or finite and in bounds.
 #include <math.h>
 #include <stdlib.h>
 #include "eval/features.h"

@@ -1,8 +1,8 @@
 // tests/fuzz/seeds.c - writes small well-formed files for a fuzz target to start from: seeds TARGET FOLDER
 //
-// Targets: safetensors, png, npy, idx, cifar, pickle, json, torch_file, manifest, classifier, features. An unknown
-// target gets one seed of plain bytes, so that every target can run. Only zlib and libpng are used, not the project's
-// own writers: a reader and a writer that share a mistake must not agree here.
+// Targets: safetensors, png, npy, idx, cifar, pickle, json, torch_file, manifest, classifier, features, result. An
+// unknown target gets one seed of plain bytes, so that every target can run. Only zlib and libpng are used, not the
+// project's own writers: a reader and a writer that share a mistake must not agree here.
 #include <png.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -259,6 +259,21 @@ static void manifest(Seed *s, const char *folder) {
     save(s, folder, "settings");
 }
 
+static void result(Seed *s, const char *folder) {
+    put_text(s, "{\"format\": \"cbdm-eval-1\", \"protocol\": \"tf\", \"extractor\": {\"name\": \"e\", \"sha256\": null}, "
+             "\"generated\": {\"count\": 4, \"omega\": 1.5}, \"class_names\": [\"a\", \"b\"], \"train_counts\": [9, 1], "
+             "\"groups\": {\"rule\": \"1,0,1\", \"many\": [0], \"few\": [1]}, \"options\": {\"seed\": 0}, \"overall\": "
+             "{\"n_gen\": 4, \"fid\": 2.5, \"fid_interval\": [2, 3], \"pr5\": {\"recall\": 0.5}}, \"per_class\": "
+             "[{\"fid\": 1}, {\"fid\": null}], \"per_group\": {\"few\": {\"kid\": 1e-3}}}");
+    save(s, folder, "numbers");
+    put_text(s, "{\"format\": \"cbdm-eval-1\", \"per_class_fid\": [1, 2], \"label_fidelity\": {\"per_class\": [1, 0.5], "
+             "\"per_group\": {\"few\": 0.5}, \"all\": 0.75}, \"confusion\": [[2, 0], [1, 1]], \"borrowed\": [0, 0.5], "
+             "\"nearest\": {\"copy_rate\": 0, \"pairs\": [{\"class\": 1, \"sample\": 3, \"train\": 7, \"distance\": 0.5}]}, "
+             "\"downstream\": [{\"train\": \"lt\", \"loss\": \"plain\", \"per_class\": [1, 0], \"all\": 0.5}], "
+             "\"inception_score\": {\"mean\": 2, \"std\": 0.1}, \"warnings\": [\"few\"]}");
+    save(s, folder, "labels");
+}
+
 static void png_append(png_structp png, png_bytep data, png_size_t size) { put(png_get_io_ptr(png), data, size); }
 static void png_flush_nothing(png_structp png) { (void)png; }
 static void png_fail(png_structp png, png_const_charp what) {
@@ -373,6 +388,7 @@ int main(int argc, char **argv) {
         { "pickle", pickle }, { "json", json }, { "torch_file", torch_file }, { "manifest", manifest },
         { "classifier", classifier },
         { "features", features },
+        { "result", result },
     };
     static Seed seed;
     if (argc != 3) { fprintf(stderr, "usage: seeds TARGET FOLDER\n"); return 2; }

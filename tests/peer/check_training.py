@@ -1,4 +1,4 @@
-# tests/peer/check_training.py - our trainer and the PyTorch twin from the same weights on the same inputs, step by step.
+# tests/peer/check_training.py - our trainer and the PyTorch twin from the same weights on the same inputs, by steps.
 #
 # usage: PYTHON tests/peer/check_training.py [--program build/cbdm] [--steps 20] [flags of cbdm train]
 # Both train a prepared run (see train_twin.py) and log every step. Total loss, denoising loss and gradient norm must

@@ -137,6 +137,8 @@ class Inception(nn.Module):
         x = shrink(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))))
         x = shrink(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
         for name in "5b 5c 5d 6a 6b 6c 6d 6e 7a 7b 7c".split():
+            if name == "6d":                                # ADM's spatial features (N,17 17 7)
+                self.spatial = self.Mixed_6d.branch1x1(x)[:, :7].permute(0, 2, 3, 1).flatten(1)
             x = self._modules["Mixed_" + name](x)
         x = x.mean((2, 3))
         return x, F.linear(x, self.fc.weight)
@@ -269,6 +271,19 @@ def difference(ours, theirs):
     return d / np.abs(theirs).max(), d / np.abs(theirs - theirs.mean(0)).max()
 
 
+def check_adm(file, images, features, spatial):
+    """The statistics of a reference batch of ADM's evaluator, against numpy's."""
+    assert (file["arr_0"] == images).all()
+    worst = 0
+    for end, x in ("", features), ("_s", spatial):
+        x = x.double().numpy()
+        mean, sigma = x.mean(0), np.cov(x, rowvar=False)
+        m, s = (np.abs(file[n + end] - v).max() / np.abs(v).max() for n, v in (("mu", mean), ("sigma", sigma)))
+        print(f"{'':12} mu{end} {m:.2e}, sigma{end} {s:.2e} of numpy's largest")
+        worst = max(worst, m, s)
+    return worst
+
+
 def check(program, count):
     net, state = random_net()
     worst = 0
@@ -286,7 +301,8 @@ def check(program, count):
                 write_weights(weights, state)
             subprocess.run([program, "eval", "ref", "--data", data, "--features", "inception", "--weights",
                             weights, "--protocol", protocol, "--no-cache", "--batch", "3", "--device", "cpu", "--out",
-                            out], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                            out, "--adm", folder + "/adm.npz"], check=True, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL)
             ours = read_safetensors(out)
             with torch.no_grad():
                 features, logits = net(prepare(images, protocol))
@@ -294,6 +310,8 @@ def check(program, count):
             d, c = difference(ours["features"], features.numpy())
             p, _ = difference(ours["probs"], probs.numpy())
             worst = max(worst, d, c, p)
+            if protocol == "tf":
+                worst = max(worst, check_adm(np.load(folder + "/adm.npz"), images, features, net.spatial))
             print(f"{protocol:12} {height:3} x {width:<3}  weights{kind:13} features {d:.2e}, centred {c:.2e}, "
                   f"probabilities {p:.2e}", flush=True)
     print(f"torch {torch.__version__}, {count} images a line: largest relative difference {worst:.2e}, allowed 1e-4: "

@@ -29,8 +29,8 @@ static void run(Stream *s, const PointwiseShape *z, const PointwiseArgs *a, Work
         RowGrid g = run_grid(n, 2 * V);
         by_type(z->dtype, [&](auto one) {
             using T = decltype(one);
-            LAUNCH(s, (silu_wide_kernel<T, V>), g.grid, g.block, 0, static_cast<const T *>(a->a), static_cast<T *>(a->y),
-                   n);
+            LAUNCH(s, (silu_wide_kernel<T, V>), g.grid, g.block, 0, static_cast<const T *>(a->a),
+                   static_cast<T *>(a->y), n);
         });
     });
 }
