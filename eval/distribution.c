@@ -202,7 +202,8 @@ static Rows as_many(Rows r, int64_t n, Mt19937 *m, int64_t *order) {
 }
 
 double mind(Rows a, Rows b, int directions, uint64_t seed) {
-    CHECK(directions >= 1 && a.f->dim == b.f->dim, "%d directions, %d and %d dimensions", directions, a.f->dim, b.f->dim);
+    CHECK(directions >= 1, "%d directions", directions);
+    CHECK(a.f->dim == b.f->dim, "%d and %d dimensions", a.f->dim, b.f->dim);
     int64_t n = a.n < b.n ? a.n : b.n, more = a.n < b.n ? b.n : a.n;
     if (n < 1) return (double)NAN;
     CHECK(more <= INT32_MAX, "%lld rows", (long long)more);

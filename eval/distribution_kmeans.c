@@ -1,10 +1,11 @@
 // eval/distribution_kmeans.c - k-means on both sets of a PRD, by tiles of scalar products (eval/pairs_impl.h).
 //
-// Seeding is k-means++ without a pass over the points for every centre: points are proposed by their distances as of the
-// last pass and kept with probability (distance now / distance then)^2, which is the distribution that k-means++ asks for
-// (rejection sampling); a pass takes in all centres drawn since. Lloyd's iterations pass over points whose nearest centre
-// cannot have changed, by Hamerly's two bounds (SIAM SDM 2010); where products cannot tell two centres apart, distances
-// are measured in double. Sums of clusters are kept in double, each by one thread in the order of points.
+// Seeding is k-means++ without a pass over the points for every centre: points are proposed by their distances as of
+// the last pass and kept with probability (distance now / distance then)^2, which is the distribution that k-means++
+// asks for (rejection sampling); a pass takes in all centres drawn since. Lloyd's iterations pass over points whose
+// nearest centre cannot have changed, by Hamerly's two bounds (SIAM SDM 2010); where products cannot tell two centres
+// apart, distances are measured in double. Sums of clusters are kept in double, each by one thread in the order of
+// points.
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -91,9 +92,10 @@ static double uniform(Seeding *z) {
 static void take_nearest(const Pass *p, const int64_t *points, int count, int first, int columns, const double *tile) {
     double *d2 = p->of_take;
     for (int i = 0; i < count; i++) {
+        const double *g = tile + (int64_t)i * p->c->s.block;
         double norm2 = point_norm2(p->c, points[i]), least = d2[points[i]];
         for (int j = 0; j < columns; j++) {
-            double centre2 = p->centres.norm2[first + j], v = norm2 + centre2 - 2 * tile[(int64_t)i * p->c->s.block + j];
+            double centre2 = p->centres.norm2[first + j], v = norm2 + centre2 - 2 * g[j];
             if (!(v > 16 * pair_bound(&p->c->s, norm2, centre2)))
                 v = row_distance2(point_at(p->c, points[i]), row_at(p->centres.rows, first + j), p->c->s.dim);
             if (v < least) least = v;

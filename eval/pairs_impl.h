@@ -3,10 +3,12 @@
 //
 // Rows are centred, y = x - c with c a mean of them, so that a product is small where a distance is small. In float
 // (unit roundoff u = 2^-24) with N = |x - c|^2 in double and g the product of two rounded rows,
-//   | N_i + N_j - 2 g  -  |x_i - x_j|^2 |  <=  slack (N_i + N_j) + tiny,   slack = 1.01 ((dim + 8) u + 4 (dim + 8) 2^-53)
-// whatever the order in which the product is summed: the sum of dim products costs at most gamma_dim |y_i| |y_j| (Higham
-// 2002, eq. 3.5), rounding the two rows (2 u + u^2) |y_i| |y_j|, and 2 |y_i| |y_j| <= N_i + N_j; the second term is what
-// double costs N, the tile and row_distance2; 1.01 covers gamma against dim u up to dim = 100,000 and tiny underflow.
+//   | N_i + N_j - 2 g  -  |x_i - x_j|^2 |  <=  slack (N_i + N_j) + tiny
+//   slack = 1.01 ((dim + 8) u + 4 (dim + 8) 2^-53)
+// whatever the order in which the product is summed: the sum of dim products costs at most gamma_dim |y_i| |y_j|
+// (Higham 2002, eq. 3.5), rounding the two rows (2 u + u^2) |y_i| |y_j|, and 2 |y_i| |y_j| <= N_i + N_j; the second
+// term is what double costs N, the tile and row_distance2; 1.01 covers gamma against dim u up to dim = 100,000; tiny
+// covers underflow.
 #ifndef EVAL_PAIRS_IMPL_H
 #define EVAL_PAIRS_IMPL_H
 #include "eval/pairs.h"

@@ -158,8 +158,8 @@ static int plain_lloyd(Features all, Features centres, int32_t *of) {
 
 static void kmeans_equals_the_textbook(void **state) {
     (void)state;
-    static const struct { int n, m, dim, clusters; } sizes[] = { { 70, 1, 2, 3 }, { 300, 333, 5, 40 }, { 1, 90, 30, 90 },
-                                                                 { 500, 700, 12, 7 } };
+    static const struct { int n, m, dim, clusters; } sizes[] = {
+        { 70, 1, 2, 3 }, { 300, 333, 5, 40 }, { 1, 90, 30, 90 }, { 500, 700, 12, 7 } };
     int longest = 0;
     for (int shape = 0; shape < SHAPES; shape++) {
         for (size_t z = 0; z < sizeof sizes / sizeof sizes[0]; z++) {
@@ -238,8 +238,8 @@ static void prd_tells_a_missing_mode_from_an_added_one(void **state) {
 }
 
 // ---- MIND
-// Shifting a set by a vector v moves every projection by v.u: the mean over directions of 3 dim (v.u)^2 is 3 |v|^2, with
-// a variance of 9 |v|^4 (3 dim / (dim + 2) - 1) < 18 |v|^4 for each direction; five standard deviations of the mean.
+// Shifting a set by a vector v moves every projection by v.u: the mean over directions of 3 dim (v.u)^2 is 3 |v|^2,
+// with a variance of 9 |v|^4 (3 dim / (dim + 2) - 1) < 18 |v|^4 for each direction; five standard deviations of it.
 static void mind_of_a_shift(void **state) {
     (void)state;
     Normals z;

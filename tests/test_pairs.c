@@ -154,7 +154,7 @@ static void subsets_are_drawn_as_numpy_draws_them(void **state) {
 static void counts_equal_plain_double(void **state) {
     (void)state;
     static const struct { int n, m, dim; } sizes[] = {                // blocks of 32, 48, 64 rows: whole, +1, -1
-        { 6, 7, 1 }, { 64, 32, 3 }, { 97, 33, 20 }, { 129, 170, 64 }, { 600, 529, 17 } };
+        { 6, 7, 1 }, { 64, 32, 3 }, { 97, 33, 20 }, { 129, 170, 64 }, { 300, 267, 17 } };
     static const int k[3] = { 5, 1, 3 };
     for (int shape = 0; shape < SHAPES; shape++) {
         for (size_t z = 0; z < sizeof sizes / sizeof sizes[0]; z++) {
@@ -232,7 +232,8 @@ static void kid_equals_plain_double(void **state) {
     (void)state;
     static const struct { int n, m, dim; } sizes[] = { { 2, 2, 1 }, { 33, 90, 5 }, { 200, 161, 260 } };
     for (size_t z = 0; z < sizeof sizes / sizeof sizes[0]; z++) {
-        Features ref = hard_rows(SMOOTH, 5, sizes[z].n, sizes[z].dim), gen = hard_rows(SMOOTH, 6, sizes[z].m, sizes[z].dim);
+        Features ref = hard_rows(SMOOTH, 5, sizes[z].n, sizes[z].dim);
+        Features gen = hard_rows(SMOOTH, 6, sizes[z].m, sizes[z].dim);
         Rows a = all_rows(&ref), b = all_rows(&gen);
         double plain = plain_kid(a, b);
         for (int kind = PAIRS_FLOAT; kind <= PAIRS_DOUBLE; kind++) {
@@ -261,7 +262,8 @@ static void kid_equals_plain_double(void **state) {
 static void too_few_rows_give_no_number(void **state) {
     (void)state;
     Features f = hard_rows(SMOOTH, 7, 9, 4);
-    Rows all = all_rows(&f), one = { &f, NULL, 1 }, three = { &f, NULL, 3 }, four = { &f, NULL, 4 }, none = { &f, NULL, 0 };
+    Rows all = all_rows(&f), none = { &f, NULL, 0 }, one = { &f, NULL, 1 }, three = { &f, NULL, 3 };
+    Rows four = { &f, NULL, 4 };
     static const int k = 3;
     Prdc out;
     assert_true(isnan(kid_full(all, one)) && isnan(kid_full(one, all)) && isnan(kid_full(none, all)));
@@ -290,6 +292,23 @@ static void duplicates_separate_strict_from_not(void **state) {
     free((void *)f.x);
 }
 
+// All rows are their own centre: norms, bounds, radii and distances are 0 without any slack.
+static void rows_that_are_all_the_same(void **state) {
+    (void)state;
+    Features f = blank_rows(40, 3);
+    static const int k = 5;
+    for (int kind = PAIRS_FLOAT; kind <= PAIRS_DOUBLE; kind++) {
+        Prdc out;
+        double kid;
+        pairs_compute(kind, all_rows(&f), all_rows(&f), &k, 1, false, &kid, &out);
+        assert_prdc(out, (Prdc){ 1, 1, 8, 1 }, "<=");
+        assert_true(kid == 0);
+        pairs_compute(kind, all_rows(&f), all_rows(&f), &k, 1, true, &kid, &out);
+        assert_prdc(out, (Prdc){ 0, 0, 0, 0 }, "<");
+    }
+    free((void *)f.x);
+}
+
 // ---- nearest rows
 static void nearest_equal_plain_double(void **state) {
     (void)state;
@@ -306,7 +325,8 @@ static void nearest_equal_plain_double(void **state) {
             for (int c = 0; c < COUNT; c++) {
                 int64_t best = -1;
                 for (int64_t j = 0; j < b.n; j++) {
-                    if (!taken[j] && (best < 0 || plain_distance2(q, i, b, j) < plain_distance2(q, i, b, best))) best = j;
+                    if (taken[j]) continue;
+                    if (best < 0 || plain_distance2(q, i, b, j) < plain_distance2(q, i, b, best)) best = j;
                 }
                 taken[best] = true;
                 assert_int_equal(where[i * COUNT + c], best);
@@ -369,6 +389,7 @@ int main(void) {
         cmocka_unit_test(counts_equal_plain_double), cmocka_unit_test(products_keep_their_bound),
         cmocka_unit_test(distance_is_the_sum_of_squares), cmocka_unit_test(kid_equals_plain_double),
         cmocka_unit_test(too_few_rows_give_no_number), cmocka_unit_test(duplicates_separate_strict_from_not),
+        cmocka_unit_test(rows_that_are_all_the_same),
         cmocka_unit_test(nearest_equal_plain_double), cmocka_unit_test(nearest_of_a_row_is_itself),
         cmocka_unit_test(threads_change_nothing),
     };
