@@ -35,6 +35,8 @@ Extractor *extractor_inception(Device *d, const char *weights, Protocol p, int b
 enum { EXTRACTOR_SPATIAL_DIM = 17 * 17 * 7 };
 bool       extractor_spatial(const Extractor *e, int n, float *out);
 void       extractor_close(Extractor *e);                         // NULL is fine
+// probs (n) = exp(logits) over their sum, in double; may be logits. For those who write extractors.
+void       extractor_softmax(const float *logits, int n, float *probs);
 bool       extractor_check(const Extractor *e, const ImageSet *s, Error *err);
 // All images of s. features (n,dim), probs (n,classes) or NULL: written. progress on stderr.
 void       extractor_run(Extractor *e, const ImageSet *s, bool quantise, float *features, float *probs);
