@@ -128,6 +128,13 @@ int ref_main(int argc, char **argv) {
     if (ok && !*c.data) ok = error_set(&err, ERR_USAGE, "no data named; give --data PATH");
     if (ok && !*c.out && !*c.stats && !*c.adm && !c.cache)
         ok = error_set(&err, ERR_USAGE, "nothing to write: give --out, --stats or --adm, or leave the cache on");
+    const char *const archives[] = { c.stats, c.adm };
+    for (int i = 0; ok && i < 2; i++) {
+        const char *end = strrchr(archives[i], '.');
+        if (*archives[i] && (!end || strcmp(end, ".npz") != 0))
+            ok = error_set(&err, ERR_USAGE, "%s: --stats and --adm write .npz, and readers go by that name",
+                           archives[i]);
+    }
     Dataset *d = ok ? open_data(&c, &err) : NULL;
     bool only_images = *c.adm && !*c.out && !*c.stats;
     ok = d && (!*c.adm || write_adm(c.adm, dataset_info(d), &err)) &&

@@ -13,7 +13,7 @@ static const double max_seed = 9007199254740991.0;         // 2^53 - 1: a number
 
 #define FIELD(f) offsetof(RunFlags, f)
 static const Flag flags[] = {
-    { "samples", "", "a folder of `cbdm sample` or of class folders of PNGs, an .npz or an .npy", FLAG_STR,
+    { "samples", "", "a folder of `cbdm sample`, of class folders of PNGs or of PNGs, an .npz or an .npy", FLAG_STR,
       FIELD(samples), NULL, 0, 0 },
     { "gen-labels", "", ".npy of labels, for an array that comes without", FLAG_STR, FIELD(gen_labels), NULL, 0, 0 },
     { "checkpoint", "", "or: RUN (its newest), RUN@STEP or a file to draw from, without writing images", FLAG_STR,
@@ -89,8 +89,8 @@ static const Flag flags[] = {
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 static const char usage[] = "cbdm eval run --samples DIR|NPZ|NPY | --checkpoint RUN --data PATH [options]";
 static const char about[] =
-    "Measures samples against the real images of a data set: FID, KID, precision, recall and the rest of cbdm eval\n"
-    "metrics, overall, per class and for frequent and rare classes; then what long-tailed training makes one ask.";
+    "Measures samples against the real images of a data set: FID, KID, precision, recall and the rest of "
+    "cbdm eval metrics, overall, per class and for frequent and rare classes; then what long-tailed training makes one ask.";
 
 static bool parse_questions(Run *r, Error *err) {
     static const char *const names[ASK_COUNT] = { "fidelity", "nearest", "diversity", "cas", "downstream" };
@@ -109,6 +109,13 @@ static bool parse_questions(Run *r, Error *err) {
     }
 }
 
+// Hours of drawing must not end at a folder that is not there.
+static bool check_writable(const char *path, Error *err) {
+    FileWriter *w = *path ? file_create(path, err) : NULL;
+    file_abandon(w);
+    return w || !*path;
+}
+
 static bool check_flags(Run *r, Error *err) {
     if (!*r->c.samples == !*r->c.draw.checkpoint)
         return error_set(err, ERR_USAGE, "usage: %s (--help lists the options)", usage);
@@ -116,7 +123,8 @@ static bool check_flags(Run *r, Error *err) {
     if (*r->c.gen_labels && !*r->c.samples)
         return error_set(err, ERR_USAGE, "--gen-labels belongs to --samples; labels to draw are --labels");
     r->c.metrics.strict = !r->c.loose;
-    return metrics_skip(r->c.skip, &r->c.metrics.skip, err) && parse_questions(r, err);
+    return metrics_skip(r->c.skip, &r->c.metrics.skip, err) && parse_questions(r, err) &&
+           check_writable(r->c.json, err) && check_writable(r->c.save_features, err);
 }
 
 static bool measure(Run *r, Error *err) {

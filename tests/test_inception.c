@@ -292,6 +292,7 @@ static void verb_writes_what_others_read(void **state) {
     free(x);
     program_expect(ERR_USAGE, "eval ref --data data --no-cache");
     program_expect(ERR_USAGE, "eval ref --stats s.npz");
+    program_expect(ERR_USAGE, "eval ref --data builtin --stats s.npy");
     program_expect(0, "eval ref --data data --weights none.pth --adm adm.npz");
 }
 
