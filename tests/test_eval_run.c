@@ -372,7 +372,8 @@ static void every_mistake_has_its_line(void **unused) {
         { ERR_FILE, "--samples absent", "absent" },
         { ERR_FILE, "--samples test.npz --weights absent.safetensors", "absent.safetensors" },
         { ERR_FILE, "--samples test.npz --data absent", "absent" },
-        { ERR_IO, "--samples test.npz --json nowhere/x.json --imb-factor 0.1 --bootstrap 0", "nowhere" },
+        { ERR_IO, "--samples absent --json nowhere/x.json", "nowhere" },                 // before anything is done
+        { ERR_IO, "--samples absent --save-features nowhere/x.safetensors", "nowhere" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         const char *data = strstr(wrong[i].flags, "--data") ? "" : "--data fine";
