@@ -159,21 +159,22 @@ static int plain_lloyd(Features all, Features centres, int32_t *of) {
 static void kmeans_equals_the_textbook(void **state) {
     (void)state;
     static const struct { int n, m, dim, clusters; } sizes[] = {
-        { 70, 1, 2, 3 }, { 300, 333, 5, 40 }, { 1, 90, 30, 90 }, { 500, 700, 12, 7 } };
+        { 70, 1, 2, 3 }, { 300, 333, 5, 40 }, { 1, 90, 30, 90 }, { 500, 700, 12, 7 }, { 900, 100, 1, 9 },
+        { 600, 700, 2, 15 } };
     int longest = 0;
     for (int shape = 0; shape < SHAPES; shape++) {
         for (size_t z = 0; z < sizeof sizes / sizeof sizes[0]; z++) {
-            int n = sizes[z].n, m = sizes[z].m, dim = sizes[z].dim, used[2], iterations;
+            int n = sizes[z].n, m = sizes[z].m, dim = sizes[z].dim, iterations;
             Features a = hard_rows(shape, 1, n, dim), b = hard_rows(shape, 2, m, dim), all = blank_rows(n + m, dim);
             memcpy(at_row(all, 0), a.x, (size_t)n * (size_t)dim * sizeof(float));
             memcpy(at_row(all, n), b.x, (size_t)m * (size_t)dim * sizeof(float));
             int32_t *of = malloc((size_t)(n + m) * sizeof *of), *plain = malloc((size_t)(n + m) * sizeof *plain);
-            for (int kind = PAIRS_FLOAT; kind <= PAIRS_DOUBLE; kind++) {
+            for (uint64_t seed = 0; seed < 8; seed++) {
+                PairsKind kind = seed % 2 ? PAIRS_DOUBLE : PAIRS_FLOAT;
                 Cloud c = cloud_of(kind, &a, &b);
                 Features centres = blank_rows(sizes[z].clusters, dim);
-                kmeans_seed(&c, sizes[z].clusters, 5, &centres);
-                used[kind == PAIRS_DOUBLE] = kmeans(&c, sizes[z].clusters, 5, of, &iterations);
-                assert_int_equal(centres.n, used[kind == PAIRS_DOUBLE]);
+                kmeans_seed(&c, sizes[z].clusters, seed, &centres);
+                assert_int_equal(kmeans(&c, sizes[z].clusters, seed, of, &iterations), centres.n);
                 int plain_iterations = plain_lloyd(all, centres, plain);
                 if (plain_iterations != iterations)
                     fail_msg("%s: %d iterations, plainly %d", shape_names[shape], iterations, plain_iterations);
@@ -194,9 +195,11 @@ static void kmeans_equals_the_textbook(void **state) {
 
 static void copies_make_fewer_clusters(void **state) {
     (void)state;
-    Features a = blank_rows(30, 4), b = blank_rows(20, 4);
-    for (int i = 0; i < 30; i++) at_row(a, i)[1] = 1000 + 0x1p-10f * (float)(i % 3);
-    for (int i = 0; i < 20; i++) at_row(b, i)[1] = 1000;
+    Normals z;
+    normals_seed(&z, 6);
+    Features three_rows = normal_rows(&z, 3, 40, 1, 3), a = blank_rows(30, 40), b = blank_rows(20, 40);
+    for (int i = 0; i < 30; i++) memcpy(at_row(a, i), at_row(three_rows, i % 3), 40 * sizeof(float));
+    for (int i = 0; i < 20; i++) memcpy(at_row(b, i), at_row(three_rows, 0), 40 * sizeof(float));
     for (int kind = PAIRS_FLOAT; kind <= PAIRS_DOUBLE; kind++) {
         Cloud c = cloud_of(kind, &a, &b);
         int32_t of[50];
@@ -209,6 +212,7 @@ static void copies_make_fewer_clusters(void **state) {
     static const double three[3] = { 1.0 / 3, 1.0 / 3, 1.0 / 3 }, one[3] = { 1, 0, 0 };
     Prd want = prd_of_histograms(three, one, 3, 1001);
     assert_true(fabs(p.f8 - want.f8) < 1e-12 && fabs(p.f1_8 - want.f1_8) < 1e-12 && p.f8_std < 1e-12);
+    free((void *)three_rows.x);
     free((void *)a.x);
     free((void *)b.x);
 }
