@@ -61,8 +61,13 @@ static bool read_flags(VerbConfig *v, const Flag *flags, int n, int argc, char *
         return error_set(err, ERR_USAGE, "--preset %s: there are standard and quick%s%s", preset,
                          near ? "; did you mean " : "", near ? near : "");
     }
-    return cli_parse(flags, n, v, argc - 1, argv + 1, NULL, NULL, NULL, err) &&   // once more, over the preset's
-           classifier_recipe_check(&v->recipe, err);
+    bool set[MAX_FLAGS];
+    if (!cli_parse(flags, n, v, argc - 1, argv + 1, NULL, NULL, set, err)) return false;   // again, over the preset's
+    for (int i = 0; i < n; i++)
+        if (set[i] && v->imb_type == IMB_NONE && strcmp(flags[i].name ? flags[i].name : "", "imb-factor") == 0)
+            return error_set(err, ERR_USAGE, "--imb-factor without --imb-type: all images are trained on unless that "
+                             "says exp or step");
+    return classifier_recipe_check(&v->recipe, err);
 }
 
 static ImageSet images_of(const DatasetInfo *d) {

@@ -22,10 +22,6 @@ void linalg_dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const dou
     (void)c, (void)ldc;
     ABSENT;
 }
-void linalg_dsyrk(bool ta, int n, int k, double alpha, const double *a, int lda, double beta, double *c, int ldc) {
-    (void)ta, (void)n, (void)k, (void)alpha, (void)a, (void)lda, (void)beta, (void)c, (void)ldc;
-    ABSENT;
-}
 void linalg_eigen(int n, double *a, double *w, bool vectors) {
     (void)n, (void)a, (void)w, (void)vectors;
     ABSENT;
@@ -44,8 +40,6 @@ void sgemm_(const char *ta, const char *tb, const int *m, const int *n, const in
 void dgemm_(const char *ta, const char *tb, const int *m, const int *n, const int *k, const double *alpha,
             const double *a, const int *lda, const double *b, const int *ldb, const double *beta, double *c,
             const int *ldc, size_t ta_length, size_t tb_length);
-void dsyrk_(const char *uplo, const char *trans, const int *n, const int *k, const double *alpha, const double *a,
-            const int *lda, const double *beta, double *c, const int *ldc, size_t uplo_length, size_t trans_length);
 void dsyevd_(const char *jobz, const char *uplo, const int *n, double *a, const int *lda, double *w, double *work,
              const int *lwork, int *iwork, const int *liwork, int *info, size_t jobz_length, size_t uplo_length);
 void dgesdd_(const char *jobz, const int *m, const int *n, double *a, const int *lda, double *s, double *u,
@@ -80,12 +74,6 @@ void linalg_dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const dou
                   int ldb, double beta, double *c, int ldc) {
     int threads = alone();
     dgemm_(tb ? "T" : "N", ta ? "T" : "N", &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc, 1, 1);
-    omp_set_num_threads(threads);
-}
-
-void linalg_dsyrk(bool ta, int n, int k, double alpha, const double *a, int lda, double beta, double *c, int ldc) {
-    int threads = alone();
-    dsyrk_("U", ta ? "N" : "T", &n, &k, &alpha, a, &lda, &beta, c, &ldc, 1, 1);
     omp_set_num_threads(threads);
 }
 

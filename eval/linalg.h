@@ -12,14 +12,11 @@ bool linalg_there(Error *err);
 void linalg_sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb,
                   float beta, float *c, int ldc);
 // From now on linalg_sgemm computes products of at least `least` multiplications and beta 0 on d, in plain f32; d NULL:
-// none is.
-// d stays the caller's, who says NULL before closing it. Not while products run. A GPU must be the first one, cuda:0.
+// none is. d stays the caller's, who says NULL before closing it. Not while products run. A GPU must be cuda:0.
 void linalg_use(Device *d, double least);
+enum { LINALG_WORTH_COPYING = 1 << 24 };     // multiplications from which a GPU should be quicker, copies included
 void linalg_dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double *a, int lda, const double *b,
                   int ldb, double beta, double *c, int ldc);
-// The lower triangle of c (n,n), its diagonal included, = alpha op(a) op(a)^T + beta c; the rest of c is not touched.
-// ta: a is stored (k,n).
-void linalg_dsyrk(bool ta, int n, int k, double alpha, const double *a, int lda, double beta, double *c, int ldc);
 // Eigenvalues w (n) of the symmetric a (n,n), ascending; only its lower triangle is read. vectors: a becomes them, one
 // a row, row i that of w[i]; else a is destroyed. n at most 16,384.
 void linalg_eigen(int n, double *a, double *w, bool vectors);

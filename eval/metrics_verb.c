@@ -17,7 +17,6 @@ typedef struct {
     int64_t seed;
 } VerbConfig;
 static const char *const devices[] = { "auto", "cpu", "cuda", "emu", NULL };
-static const double worth_copying = 1 << 24;      // multiplications of a product from which on a GPU is quicker
 #define FIELD(f) offsetof(VerbConfig, f)
 static const Flag flags[] = {
     { "gen", "", "features of generated images: .npy (n,dim), or .npz or .safetensors with features, and labels and "
@@ -204,7 +203,7 @@ static bool open_device(const VerbConfig *c, Device **d, Error *err) {
     if (strcmp(name, "cpu") == 0) return true;
     bool automatic = strcmp(name, "auto") == 0;
     *d = device_open(automatic ? "cuda" : name, automatic ? &absent : err);
-    if (*d) linalg_use(*d, worth_copying);
+    if (*d) linalg_use(*d, LINALG_WORTH_COPYING);
     return *d || automatic;
 }
 

@@ -139,7 +139,9 @@ static bool measure(Run *r, Error *err) {
     o->group_of = r->c.per_class ? r->group_of : NULL;
     double began = now_seconds();
     if (!metrics_check(&r->gen, &r->ref, o, err)) return false;
+    if (device_kind(r->device) == DEV_CUDA) linalg_use(r->device, LINALG_WORTH_COPYING);
     metrics_compute(&r->gen, &r->ref, o, &r->metrics);
+    linalg_use(NULL, 0);
     if (r->other_classifier)
         metrics_warn(&r->metrics, "the classifier was not trained on the whole training set of %s: label fidelity and "
                      "features are another network's than of results that say nothing here", r->c.data);
