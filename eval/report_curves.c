@@ -167,7 +167,7 @@ static void probe_per_class(Page *p, int kind, const char *name, const char *tit
     SvgBars *bars = xcalloc((size_t)s->n_arms + 1, sizeof *bars);
     double *v = xmalloc((size_t)(s->n_arms * c->n + 1) * sizeof *v);
     int n = 0;
-    for (int i = 0; i < c->n; i++) row[i] = (SvgRow){ c->name[c->order[i]], c->count[c->order[i]], false };
+    for (int i = 0; i < c->n; i++) row[i] = (SvgRow){ c->name[c->order[i]], c->count[c->order[i]], false, false };
     for (int a = 0; a < s->n_arms; a++) {
         double *of_arm = v + n * c->n;
         bool any = false;

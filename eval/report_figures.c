@@ -61,15 +61,16 @@ static RowList rows_of(const Result *r) {
     qsort_r(order, (size_t)r->classes, sizeof *order, compare_counts, r->train_counts);
     for (int i = 0; i < r->classes; i++) {
         int c = order[i];
-        list.row[list.n] = (SvgRow){ r->class_names[c], r->train_counts ? r->train_counts[c] : (double)NAN, false };
+        list.row[list.n] = (SvgRow){ r->class_names[c], r->train_counts ? r->train_counts[c] : (double)NAN,
+                                       false, false };
         list.at[list.n++] = (Where){ OF_CLASS, c };
     }
     list.n_classes = list.n;
     for (int k = 0; r->group_of && k < GROUP_COUNT; k++) {
-        list.row[list.n] = (SvgRow){ group_names[k], NAN, k == 0 };
+        list.row[list.n] = (SvgRow){ group_names[k], NAN, k == 0, true };
         list.at[list.n++] = (Where){ OF_GROUP, k };
     }
-    list.row[list.n] = (SvgRow){ "all", NAN, !r->group_of };
+    list.row[list.n] = (SvgRow){ "all", NAN, !r->group_of, true };
     list.at[list.n++] = (Where){ OF_ALL, 0 };
     free(order);
     return list;
@@ -338,7 +339,7 @@ static void comparison_figure(Page *p, int metric, const char *title, const char
         bool class = r->where.kind == OF_CLASS;
         row[i] = (SvgRow){ comparison_part(c, i, buffer[i]),
                            class && c->train_counts ? c->train_counts[r->where.index] : (double)NAN,
-                           !class && i && c->row[i - 1].where.kind == OF_CLASS };
+                           !class && i && c->row[i - 1].where.kind == OF_CLASS, !class };
         v[i] = r->value[metric].difference;
         low[i] = r->value[metric].low;
         high[i] = r->value[metric].high;

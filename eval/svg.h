@@ -23,7 +23,11 @@ typedef struct { const char *title, *x_label, *y_label; bool log_y, from_zero; i
 void svg_plot(Text *t, const SvgPlot *p, SvgUse use);
 // Rows of classes, most frequent first: a name, a count as a bar on a logarithmic scale, and a bar or dot for each
 // series. v, low, high (rows); NaN: nothing; low, high may be NULL.
-typedef struct { const char *name; double count; bool apart; } SvgRow;       // count NaN: none; apart: a gap before it
+typedef struct {
+    const char *name;
+    double      count;                // NaN: none
+    bool        apart, total;         // a gap before it; a row of several classes, always named
+} SvgRow;
 typedef struct { const char *name; int colour; const double *v, *low, *high; } SvgBars;
 typedef struct {
     const char *title, *x_label, *count_label;

@@ -32,6 +32,11 @@ static double value(const SvgRows *p, const double *list, int i) {
     return p->shares && v > 1 ? 1 : v;
 }
 
+// Where there are many classes their rows are thin, but never those of groups.
+static double height_of(const SvgRows *p, const Frame *l, int r) {
+    return p->row[r].total ? fmax(l->row_height, 14) : l->row_height;
+}
+
 static Frame lay_out(const SvgRows *p) {
     Frame l = { .right = WIDTH - RIGHT, .count_max = 1 };
     int longest = 0;
@@ -59,7 +64,7 @@ static Frame lay_out(const SvgRows *p) {
     l.high = l.tick[l.n_ticks - 1];
     l.step = l.n_ticks > 1 ? l.tick[1] - l.tick[0] : 1;
     l.bottom = TOP;
-    for (int r = 0; r < p->n_rows; r++) l.bottom += l.row_height + (p->row[r].apart ? 10 : 0);
+    for (int r = 0; r < p->n_rows; r++) l.bottom += height_of(p, &l, r) + (p->row[r].apart ? 10 : 0);
     return l;
 }
 
@@ -100,10 +105,10 @@ static void draw_whisker(Text *t, const Frame *l, double low, double high, doubl
 
 static void draw_row(Text *t, const SvgRows *p, const Frame *l, int r, double top) {
     const SvgRow *row = &p->row[r];
-    double middle = top + l->row_height / 2;
+    double height = height_of(p, l, r), middle = top + height / 2;
     char *name = name_shorten(row->name, NAME_LIMIT);
-    if (r % l->label_every == 0 || row->apart)
-        svg_label(t, l->count_left - 6, middle + 4, SVG_RIGHT, l->row_height < 14 ? "small" : "name", name);
+    if (r % l->label_every == 0 || row->total)
+        svg_label(t, l->count_left - 6, middle + 4, SVG_RIGHT, height < 14 ? "small" : "name", name);
     free(name);
     if (isfinite(row->count) && row->count >= 0) {
         double share = log10(1 + row->count) / log10(1 + l->count_max), h = l->row_height - 4;
@@ -138,7 +143,7 @@ void svg_rows(Text *t, const SvgRows *p, SvgUse use) {
     for (int r = 0; r < p->n_rows; r++) {
         top += p->row[r].apart ? 10 : 0;
         draw_row(t, p, &l, r, top);
-        top += l.row_height;
+        top += height_of(p, &l, r);
     }
     svg_end(t);
 }
