@@ -254,6 +254,6 @@ void section_evals(Page *p) {
     text_add(&p->body, "<div class=\"grid\">\n");
     evals_plot(p, EVAL_FID, "training-fid", "FID while training", "FID");
     evals_plot(p, EVAL_FIDELITY, "training-fidelity", "Label fidelity while training, all classes", "share");
-    evals_plot(p, EVAL_FIDELITY_TAIL, "training-fidelity-tail", "Label fidelity, last third of the classes", "share");
+    evals_plot(p, EVAL_FIDELITY_FEW, "training-fidelity-few", "Label fidelity, few", "share");
     text_add(&p->body, "</div>\n");
 }

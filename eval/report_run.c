@@ -72,11 +72,11 @@ static void take_probe(Run *r, const Json *line, double step) {
     }
 }
 
-// Mean of the numbers from position `from` on; NaN where there are none.
-static double mean_from(const double *x, int from, int n) {
+// Mean of those that are numbers; NaN where none is.
+static double mean_of(const double *x, int n) {
     double sum = 0;
     int count = 0;
-    for (int i = from; i < n; i++)
+    for (int i = 0; i < n; i++)
         if (isfinite(x[i])) sum += x[i], count++;
     return count ? sum / count : (double)NAN;
 }
@@ -85,10 +85,11 @@ static void take_eval(Run *r, const Json *eval, double step) {
     RunEvals *e = &r->evals;
     int n;
     double *fidelity = copy_numbers(json_get(eval, "fidelity"), &n);
+    const Json *groups = json_get(eval, "per_group"), *few = groups ? json_get(groups, "few") : NULL;
     append(&e->step, e->n, step);
     append(&e->value[EVAL_FID], e->n, json_double(eval, "fid"));
-    append(&e->value[EVAL_FIDELITY], e->n, mean_from(fidelity, 0, n));
-    append(&e->value[EVAL_FIDELITY_TAIL], e->n, mean_from(fidelity, n - n / 3, n));
+    append(&e->value[EVAL_FIDELITY], e->n, mean_of(fidelity, n));
+    append(&e->value[EVAL_FIDELITY_FEW], e->n, few ? json_double(few, "fidelity") : (double)NAN);
     e->n++;
     free(fidelity);
 }

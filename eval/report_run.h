@@ -12,7 +12,7 @@ typedef struct { double step; int classes, tenths; double *by_class, *by_tenth; 
 enum { PROBE_TRAIN, PROBE_HELD_OUT, PROBE_COUNT };
 // What `cbdm train --eval-every` logs of samples: FID; label fidelity, mean over all classes and over the last third of
 // them. NaN where a line has none.
-enum { EVAL_FID, EVAL_FIDELITY, EVAL_FIDELITY_TAIL, EVAL_COUNT };
+enum { EVAL_FID, EVAL_FIDELITY, EVAL_FIDELITY_FEW, EVAL_COUNT };
 typedef struct { int n; double *step, *value[EVAL_COUNT]; } RunEvals;
 typedef struct { char *path; double omega; } RunSamples;         // a folder of `cbdm sample`; omega NaN: unknown
 typedef struct {

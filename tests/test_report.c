@@ -222,7 +222,7 @@ static void write_run(const char *name, int seed, double tau, double fid0, doubl
                "{\"step\": 2, \"loss\": 0.5, \"denoising\": 0.4, \"balancing\": 0.1, \"grad_norm\": 1}\n"
                "{\"step\": 2, \"probe\": \"held_out\", \"denoising_by_class\": [0.5, null], "
                "\"denoising_by_tenth_of_t\": [1]}\n"
-               "{\"step\": 2, \"eval\": {\"fidelity\": [1, 0, 0.5]}}\nnonsense\n[1]\n{\"step\": 3, \"lo");
+               "{\"step\": 2, \"eval\": {\"fidelity\": [1, 0, 0.5], \"per_group\": {\"few\": {\"fidelity\": 0.25}}}}\nnonsense\n[1]\n{\"step\": 3, \"lo");
     for (int i = 0; i < 2; i++) {
         char *json = result_json(i ? fid1 : fid0, i ? 1.5 : 0, "tf", "");
         snprintf(path, sizeof path, "%s/eval/w%d.json", name, i);
@@ -258,7 +258,7 @@ static void runs_are_read(void **state) {
     assert_true(r->series[SERIES_DENOISING].value[1] == 0.4 && r->bad_lines == 3 && r->n_results == 2);
     assert_true(r->probe[PROBE_HELD_OUT].classes == 2 && isnan(r->probe[PROBE_HELD_OUT].by_class[1]));
     assert_int_equal(r->evals.n, 1);
-    assert_true(r->evals.value[EVAL_FIDELITY][0] == 0.5 && r->evals.value[EVAL_FIDELITY_TAIL][0] == 0.5);
+    assert_true(r->evals.value[EVAL_FIDELITY][0] == 0.5 && r->evals.value[EVAL_FIDELITY_FEW][0] == 0.25);
     entries_free(&e);
     run_set_free(&s);
 }
