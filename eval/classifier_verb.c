@@ -11,7 +11,7 @@
 typedef struct {
     ClassifierRecipe recipe;                      // first: offsets of its flags hold here too
     const char *data, *preset, *out, *device;
-    int         imb_type;
+    int         imb_type, pad;
     double      imb_factor;
     int64_t     lt_seed;
     bool        bench;
@@ -27,6 +27,8 @@ static const Flag own_flags[] = {
     { "imb-factor", "0.01", "images of the rarest class by those of the most frequent", FLAG_F64, FIELD(imb_factor),
       NULL, 1e-6, 1 },
     { "lt-seed", "0", "seed of the subset; 0 is the published one", FLAG_I64, FIELD(lt_seed), NULL, 0, 4294967295.0 },
+    { "pad", "0", "pad images with zeros to this size, as the network that is judged was trained; 0: as they are",
+      FLAG_INT, FIELD(pad), NULL, 0, 512 },
     { "device", "auto", "auto, cpu, ref, cuda, cuda:1", FLAG_STR, FIELD(device), NULL, 0, 0 },
     { "preset", "standard", "standard, or quick: minutes on a CPU; flags given count over it", FLAG_STR, FIELD(preset),
       NULL, 0, 0 },
@@ -140,6 +142,7 @@ static bool train_and_save(const VerbConfig *v, Device *device, const DatasetInf
     free(stopped);
     Error none;
     Dataset *test = ok ? dataset_open(v->data, SPLIT_TEST, &none) : NULL;
+    if (test) test = dataset_pad(test, v->pad, &none);
     const DatasetInfo *t = test ? dataset_info(test) : NULL;
     if (t && same_kind(t, d)) print_accuracy(c, t);
     else if (ok) log_info("%s has no test images of this kind: no accuracy is measured", v->data);
@@ -183,6 +186,7 @@ static void bench(const VerbConfig *v, Device *device, const DatasetInfo *d) {
 static bool work(const VerbConfig *v, Device *device, Error *err) {
     Dataset *train = dataset_open(v->data, SPLIT_TRAIN, err);
     if (train) train = dataset_subset(train, (ImbType)v->imb_type, v->imb_factor, (uint32_t)v->lt_seed, err);
+    if (train) train = dataset_pad(train, v->pad, err);
     if (!train) return false;
     const DatasetInfo *d = dataset_info(train);
     char *path = NULL;

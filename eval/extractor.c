@@ -13,6 +13,13 @@ void extractor_close(Extractor *e) {
     free(e);
 }
 
+void extractor_softmax(const float *logits, int n, float *probs) {
+    double top = (double)logits[0], sum = 0;
+    for (int i = 1; i < n; i++) top = (double)logits[i] > top ? (double)logits[i] : top;
+    for (int i = 0; i < n; i++) sum += exp((double)logits[i] - top);
+    for (int i = 0; i < n; i++) probs[i] = (float)(exp((double)logits[i] - top) / sum);
+}
+
 bool extractor_check(const Extractor *e, const ImageSet *s, Error *err) {
     if (s->n < 1) return error_set(err, ERR_USAGE, "%s holds no images", s->name);
     if (s->channels != 1 && s->channels != 3)

@@ -5,9 +5,9 @@
 #include "core/device.h"
 #include "eval/images.h"
 EXTERN_C_BEGIN
-// cbdm: floats as drawn, half-pixel bilinear resize, 2v/255 - 1 (the published CBDM evaluation; on 8-bit images reported
-// as "cbdm,uint8"). pytorch-fid: the same after quantising. tf: quantised, TF1 bilinear, (v - 128)/128 (TTUR, EDM,
-// ADM). clean: quantised, antialiased bicubic as Pillow does, clipped, (v - 128)/128 (clean-fid).
+// cbdm: floats as drawn, half-pixel bilinear resize, 2v/255 - 1 (the published CBDM evaluation; on 8-bit images
+// reported as "cbdm,uint8"). pytorch-fid: the same after quantising. tf: quantised, TF1 bilinear, (v - 128)/128 (TTUR,
+// EDM, ADM). clean: quantised, antialiased bicubic as Pillow does, clipped, (v - 128)/128 (clean-fid).
 typedef enum { PROTOCOL_CBDM, PROTOCOL_PYTORCH_FID, PROTOCOL_TF, PROTOCOL_CLEAN } Protocol;
 extern const char *const protocol_names[];       // "cbdm", "pytorch-fid", "tf", "clean", NULL: for a FLAG_ENUM
 bool protocol_quantises(Protocol p);
@@ -35,6 +35,8 @@ Extractor *extractor_inception(Device *d, const char *weights, Protocol p, int b
 enum { EXTRACTOR_SPATIAL_DIM = 17 * 17 * 7 };
 bool       extractor_spatial(const Extractor *e, int n, float *out);
 void       extractor_close(Extractor *e);                         // NULL is fine
+// probs (n) = exp(logits) over their sum, in double; may be logits. For those who write extractors.
+void       extractor_softmax(const float *logits, int n, float *probs);
 bool       extractor_check(const Extractor *e, const ImageSet *s, Error *err);
 // All images of s. features (n,dim), probs (n,classes) or NULL: written. progress on stderr.
 void       extractor_run(Extractor *e, const ImageSet *s, bool quantise, float *features, float *probs);

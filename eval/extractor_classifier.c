@@ -1,5 +1,4 @@
 // eval/extractor_classifier.c - the classifier of our own as an extractor of features.
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -7,21 +6,14 @@
 #include "eval/classifier.h"
 #include "eval/extractor.h"
 
-// In place, in double.
-static void softmax(float *x, int n) {
-    double top = (double)x[0], sum = 0;
-    for (int i = 1; i < n; i++) top = (double)x[i] > top ? (double)x[i] : top;
-    for (int i = 0; i < n; i++) sum += exp((double)x[i] - top);
-    for (int i = 0; i < n; i++) x[i] = (float)(exp((double)x[i] - top) / sum);
-}
-
 static void run(void *self, int n, int h, int w, int c, const float *pixels, float *features, float *probs) {
     int height, width, channels, classes = classifier_classes(self);
     classifier_image(self, &height, &width, &channels);
     CHECK(h == height && w == width && c == channels, "%dx%dx%d images for a classifier of %dx%dx%d", h, w, c, height,
           width, channels);
     classifier_run_pixels(self, n, pixels, features, probs);
-    for (int i = 0; probs && i < n; i++) softmax(probs + (int64_t)i * classes, classes);
+    for (int i = 0; probs && i < n; i++)
+        extractor_softmax(probs + (int64_t)i * classes, classes, probs + (int64_t)i * classes);
 }
 
 static void close_classifier(void *self) { classifier_close(self); }

@@ -89,6 +89,11 @@ static const NpyArray *members_find(const Members *s, const char *name) {
 static const NpyArray *members_matrix(const Members *s, const char *where, Error *err) {
     const NpyArray *found = members_find(s, "features");
     if (!found) found = members_find(s, "arr_0");
+    if (!found && members_find(s, "mu") && members_find(s, "sigma")) {
+        error_set(err, ERR_FILE, "%s: holds mu and sigma, which say nothing of single images: features are needed, "
+                  "a row for each", where);
+        return NULL;
+    }
     int matrices = 0;
     for (int i = 0; i < s->n && !found; i++) matrices += s->m[i].a.ndim == 2;
     for (int i = 0; i < s->n && !found && matrices == 1; i++)
@@ -162,6 +167,7 @@ static bool take_matrix(const NpyArray *a, const char *what, const char *where, 
     if (!f4 && strcmp(a->descr, "<f8") != 0)
         return error_set(err, ERR_FILE, "%s: %s of type \"%s\", where floats are needed (<f4 or <f8)", where, what,
                          a->descr);
+    if (a->ndim == 2 && a->shape[0] == 0) return error_set(err, ERR_FILE, "%s: %s without a row", where, what);
     if (a->ndim != 2 || a->shape[0] < 1 || a->shape[1] < 1 || a->shape[1] > INT32_MAX)
         return error_set(err, ERR_FILE, "%s: %s with %d dimensions (%" PRId64 "%s), where a matrix is needed: a row "
                          "for each image", where, what, a->ndim, a->ndim ? a->shape[0] : 0, a->ndim > 1 ? ", ..." : "");

@@ -1,5 +1,4 @@
 // eval/inception_extractor.c - the FID's network as an extractor: its weights' file, images scaled as a protocol says.
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "eval/extractor.h"
@@ -82,14 +81,6 @@ typedef struct {
     float     *images, *features, *logits;       // a whole batch
 } Self;
 
-static void softmax(const float *logits, int n, float *probs) {
-    float most = logits[0];
-    double sum = 0;
-    for (int i = 1; i < n; i++) most = logits[i] > most ? logits[i] : most;
-    for (int i = 0; i < n; i++) sum += exp((double)logits[i] - (double)most);
-    for (int i = 0; i < n; i++) probs[i] = (float)(exp((double)logits[i] - (double)most) / sum);
-}
-
 // Images beyond n are what an earlier batch left: their rows are not read.
 static void run(void *arg, int n, int h, int w, int c, const float *pixels, float *features, float *probs) {
     Self *s = arg;
@@ -110,7 +101,8 @@ static void run(void *arg, int n, int h, int w, int c, const float *pixels, floa
     inception_run(s->net, s->images, s->features, s->logits);
     memcpy(features, s->features, (size_t)n * INCEPTION_DIM * sizeof *features);
     for (int i = 0; i < n && probs; i++)
-        softmax(s->logits + (int64_t)i * INCEPTION_CLASSES, INCEPTION_CLASSES, probs + (int64_t)i * INCEPTION_CLASSES);
+        extractor_softmax(s->logits + (int64_t)i * INCEPTION_CLASSES, INCEPTION_CLASSES,
+                          probs + (int64_t)i * INCEPTION_CLASSES);
 }
 
 static void close_self(void *arg) {

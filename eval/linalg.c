@@ -2,7 +2,7 @@
 //
 // Fortran stores columns: a row-major (m,n) array is its transpose (n,m) there. So a product is asked for as
 // c^T = op(b)^T op(a)^T, and a lower triangle is an upper one. Lengths of character arguments are passed hidden, last.
-#include "eval/linalg.h"
+#include "eval/linalg_impl.h"
 
 #ifdef CBDM_NO_OPENBLAS
 bool linalg_there(Error *err) {
@@ -70,6 +70,7 @@ static int alone(void) {
 
 void linalg_sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb,
                   float beta, float *c, int ldc) {
+    if (beta == 0 && linalg_device_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, c, ldc)) return;
     int threads = alone();
     sgemm_(tb ? "T" : "N", ta ? "T" : "N", &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc, 1, 1);
     omp_set_num_threads(threads);

@@ -3,7 +3,7 @@
 // loop; so the numbers do not depend on how many threads there are.
 #ifndef EVAL_LINALG_H
 #define EVAL_LINALG_H
-#include "core/base.h"
+#include "core/device.h"
 EXTERN_C_BEGIN
 // Is there an OpenBLAS in this build? Without it *err names the mend; the calls below abort.
 bool linalg_there(Error *err);
@@ -11,6 +11,10 @@ bool linalg_there(Error *err);
 // to row. beta 0: c is not read.
 void linalg_sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb,
                   float beta, float *c, int ldc);
+// From now on linalg_sgemm computes products of at least `least` multiplications and beta 0 on d, in plain f32; d NULL:
+// none is.
+// d stays the caller's, who says NULL before closing it. Not while products run. A GPU must be the first one, cuda:0.
+void linalg_use(Device *d, double least);
 void linalg_dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double *a, int lda, const double *b,
                   int ldb, double beta, double *c, int ldc);
 // The lower triangle of c (n,n), its diagonal included, = alpha op(a) op(a)^T + beta c; the rest of c is not touched.

@@ -6,15 +6,18 @@
 #include <string.h>
 
 #include "core/cli.h"
+#include "eval/linalg.h"
 #include "eval/metrics.h"
 
 typedef struct {
     const char *gen, *ref, *gen_labels, *ref_labels, *probs, *json, *groups, *train_counts, *skip;
-    int classes, is_splits, prd_clusters, prd_runs, mind_directions, bootstrap;
+    int device, classes, is_splits, prd_clusters, prd_runs, mind_directions, bootstrap;
     bool loose, kid_subsets, is_shuffle;
     double bootstrap_cost;
     int64_t seed;
 } VerbConfig;
+static const char *const devices[] = { "auto", "cpu", "cuda", "emu", NULL };
+static const double worth_copying = 1 << 24;      // multiplications of a product from which on a GPU is quicker
 #define FIELD(f) offsetof(VerbConfig, f)
 static const Flag flags[] = {
     { "gen", "", "features of generated images: .npy (n,dim), or .npz or .safetensors with features, and labels and "
@@ -26,6 +29,8 @@ static const Flag flags[] = {
     { "probs", "", ".npy (n,classes) of class probabilities of the generated images, for the Inception Score", FLAG_STR,
       FIELD(probs), NULL, 0, 0 },
     { "json", "", "write the result to this file too", FLAG_STR, FIELD(json), NULL, 0, 0 },
+    { "device", "auto", "where large products of KID, precision, recall, density, coverage and MIND run; auto: cuda if "
+      "it is there", FLAG_ENUM, FIELD(device), devices, 0, 0 },
     { NULL, NULL, "Classes and groups (labels on both sides)", FLAG_INT, 0, NULL, 0, 0 },
     { "classes", "0", "number of classes; 0: the largest label and one", FLAG_INT, FIELD(classes), NULL, 0, 1e6 },
     { "groups", "thirds", "many, medium, few: 100,20 (many above 100 training images, few below 20), thirds, or how "
@@ -191,9 +196,22 @@ static bool read_inputs(const VerbConfig *c, Verb *v, MetricOptions *o, Error *e
     return train_counts(c, o->classes, v->counts, err) && groups_of(c->groups, v->counts, o->classes, v->group_of, err);
 }
 
+// A GPU for large products; *d NULL: none is wanted, or none is there for auto.
+static bool open_device(const VerbConfig *c, Device **d, Error *err) {
+    const char *name = devices[c->device];
+    Error absent;
+    *d = NULL;
+    if (strcmp(name, "cpu") == 0) return true;
+    bool automatic = strcmp(name, "auto") == 0;
+    *d = device_open(automatic ? "cuda" : name, automatic ? &absent : err);
+    if (*d) linalg_use(*d, worth_copying);
+    return *d || automatic;
+}
+
 static bool measure(const VerbConfig *c, Verb *v, Error *err) {
     MetricOptions o = metric_options;
     Metrics m;
+    Device *device;
     o.strict = !c->loose, o.kid_subsets = c->kid_subsets, o.splits = c->is_splits, o.shuffle = c->is_shuffle;
     o.prd_clusters = c->prd_clusters, o.prd_runs = c->prd_runs, o.mind_directions = c->mind_directions;
     o.bootstrap = c->bootstrap, o.bootstrap_cost = c->bootstrap_cost, o.seed = (uint64_t)c->seed;
@@ -202,7 +220,10 @@ static bool measure(const VerbConfig *c, Verb *v, Error *err) {
     bool limits = comma && !strchr(comma + 1, ',');             // "100,20": not by rank, but by numbers of images
     if (limits && o.group_of && !*c->train_counts)
         return error_set(err, ERR_USAGE, "--groups %s needs the number of training images: --train-counts", c->groups);
+    if (!open_device(c, &device, err)) return false;
     metrics_compute(&v->gen, o.ref_gaussian ? NULL : &v->ref, &o, &m);
+    linalg_use(NULL, 0);
+    device_close(device);
     v->title = xasprintf("fid[features,n=%" PRId64 ",ref=%s]", m.all.n_gen, c->ref);
     printf("%s\n", v->title);
     if (m.grouped) {

@@ -133,6 +133,15 @@ static bool is_sorted(const Features *f) {
     return several;
 }
 
+// What was asked for and cannot be computed of so few rows.
+static void warn_of_parts(const Features *gen, const Features *ref, const MetricOptions *o, Metrics *m) {
+    if (!(o->skip & METRIC_IS) && gen->probs && gen->n < o->splits)
+        metrics_warn(m, "no Inception Score: %" PRId64 " generated rows for %d parts; --is-splits sets their number",
+                     gen->n, o->splits);
+    if (!(o->skip & METRIC_PRD) && ref && !isfinite(m->all.prd.f8))
+        metrics_warn(m, "no PRD: %" PRId64 " rows for its clusters; --prd-clusters sets their number", gen->n + ref->n);
+}
+
 void metrics_warnings(const Features *gen, const Features *ref, const MetricOptions *o, Metrics *m) {
     int64_t first, copies = ref ? rows_in_common(gen, ref, &first) : 0;
     if (copies)
@@ -140,6 +149,7 @@ void metrics_warnings(const Features *gen, const Features *ref, const MetricOpti
                      "%" PRId64 "): copies?", copies, gen->n, first);
     warn_of_dimensions(o, m);
     warn_of_classes(m);
+    warn_of_parts(gen, ref, o, m);
     if (!(o->skip & METRIC_IS) && gen->probs && gen->label && !o->shuffle && o->splits > 1 && is_sorted(gen))
         metrics_warn(m, "the generated rows are sorted by class: the contiguous parts of the Inception Score hold few "
                      "classes each; --is-shuffle mixes them");

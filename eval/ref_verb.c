@@ -124,6 +124,15 @@ int ref_main(int argc, char **argv) {
     if (ok && !*c.data) ok = error_set(&err, ERR_USAGE, "no data named; give --data PATH");
     if (ok && !*c.out && !*c.stats && !*c.adm && !c.cache)
         ok = error_set(&err, ERR_USAGE, "nothing to write: give --out, --stats or --adm, or leave the cache on");
+    const char *const archives[] = { c.stats, c.adm };
+    for (int i = 0; ok && i < 2; i++) {
+        const char *end = strrchr(archives[i], '.');
+        if (*archives[i] && (!end || strcmp(end, ".npz") != 0))
+            ok = error_set(&err, ERR_USAGE, "%s: --stats and --adm write .npz, and readers go by that name",
+                           archives[i]);
+    }
+    ok = ok && (!*c.out || file_can_write(c.out, &err)) && (!*c.stats || file_can_write(c.stats, &err)) &&
+         (!*c.adm || file_can_write(c.adm, &err));
     Dataset *d = ok ? open_data(&c, &err) : NULL;
     ok = d && run(&c, dataset_info(d), &err);
     dataset_close(d);

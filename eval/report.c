@@ -26,19 +26,21 @@ static const Flag flags[] = {
       NULL, 0, 0 },
     { "omega", "", "only results of these guidance strengths, such as 0,1.5", FLAG_LIST, FIELD(omega), NULL, 0, 0 },
     { NULL, NULL, "the page", FLAG_STR, 0, NULL, 0, 0 },
-    { "samples", "", "folders of `cbdm sample`, one a run, beside RUN/samples*", FLAG_LIST, FIELD(samples), NULL, 0, 0 },
+    { "samples", "", "folders of `cbdm sample`, one a run, beside RUN/samples*", FLAG_LIST, FIELD(samples), NULL, 0,
+      0 },
     { "data", "", "the data set trained on, to show training images", FLAG_STR, FIELD(data), NULL, 0, 0 },
     { "title", "Long-tailed diffusion runs", "of the page", FLAG_STR, FIELD(title), NULL, 0, 0 },
     { "svg", "", "folder for every figure as a file", FLAG_STR, FIELD(svg), NULL, 0, 0 },
     { NULL, NULL, "a table instead", FLAG_STR, 0, NULL, 0, 0 },
     { "table", "none", "latex, csv or md: mean and interval over seeds", FLAG_ENUM, FIELD(table), table_names, 0, 0 },
-    { "metric", "fid,kid,recall", "columns: fid, kid, precision, recall, density, coverage (k = 5; precision3 ...: k = 3), "
-      "is, prd_f8, prd_f1_8, mind, fidelity, borrowed, copy, diversity, cas", FLAG_LIST, FIELD(metric), NULL, 0, 0 },
+    { "metric", "fid,kid,recall", "columns: fid, kid, precision, recall, density, coverage (k = 5; precision3 ...: k "
+      "= 3), is, prd_f8, prd_f1_8, mind, fidelity, borrowed, copy, diversity, cas", FLAG_LIST, FIELD(metric), NULL, 0,
+      0 },
     { "rows", "all,many,medium,few", "parts of the classes that each metric is given for; also classes by their names",
       FLAG_LIST, FIELD(rows), NULL, 0, 0 },
     { NULL, NULL, "paired bootstrap of two models", FLAG_STR, 0, NULL, 0, 0 },
-    { "compare", "", "A,B: features of the same image numbers drawn from two models (cbdm eval run --save-features): the "
-      "differences B - A per class and group, on the page or, with --table or alone, as a table", FLAG_LIST,
+    { "compare", "", "A,B: features of the same image numbers drawn from two models (cbdm eval run --save-features): "
+      "the differences B - A per class and group, on the page or, with --table or alone, as a table", FLAG_LIST,
       FIELD(compare), NULL, 0, 0 },
     { "reference", "", "features of the reference images with labels (cbdm eval ref)", FLAG_STR, FIELD(reference), NULL,
       0, 0 },
@@ -49,10 +51,11 @@ static const Flag flags[] = {
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 static const char usage[] = "cbdm report RUN|RESULT.json ... --out report.html [options]";
 static const char about[] =
-    "A page about training runs and their results, with everything in it: curves, numbers per class, samples, guidance, "
-    "protocol, configuration. RUN: a folder of `cbdm train`, with results in RUN/eval/*.json (cbdm eval run --json) and "
-    "samples in RUN/samples*. Runs that differ by their seed alone are one arm. With --table, a table for a paper. With "
-    "--compare, the difference of two models, image by image; a RUN or RESULT.json gives it class names and groups.";
+    "A page about training runs and their results, with everything in it: curves, numbers per class, samples, "
+    "guidance, protocol, configuration. RUN: a folder of `cbdm train`, with results in RUN/eval/*.json (cbdm eval "
+    "run --json) and samples in RUN/samples*. Runs that differ by their seed alone are one arm. With --table, a "
+    "table for a paper. With --compare, the difference of two models, image by image; a RUN or RESULT.json gives it "
+    "class names and groups.";
 
 // ---- lists
 // The parts of "a,b,c" as copies; "" has none. Caller frees each and the list.
@@ -252,7 +255,8 @@ int report_main(int argc, char **argv) {
     }
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, word, &words, NULL, &err);
     if (ok && words == 0 && !*c.compare) ok = error_set(&err, ERR_USAGE, "no run is named: %s", usage);
-    if (ok && !c.table && !*c.out && !*c.compare) ok = error_set(&err, ERR_USAGE, "--out names no file for the page: %s", usage);
+    if (ok && !c.table && !*c.out && !*c.compare)
+        ok = error_set(&err, ERR_USAGE, "--out names no file for the page: %s", usage);
     ok = ok && report(&c, word, words, &err);
     if (!ok) log_info("error: %s", err.msg);
     return ok ? 0 : err.code;

@@ -124,8 +124,8 @@ static bool check_labels(const Features *f, int classes, Error *err) {
     enum { CLASSES_MAX = 10000 };
     for (int64_t i = 0; i < f->n; i++)
         if (f->label[i] < 0 || f->label[i] >= (classes ? classes : CLASSES_MAX))
-            return error_set(err, ERR_FILE, "%.300s: row %lld has label %d: there are %d classes", f->name, (long long)i,
-                             f->label[i], classes ? classes : CLASSES_MAX);
+            return error_set(err, ERR_FILE, "%.300s: row %lld has label %d: there are %d classes", f->name,
+                             (long long)i, f->label[i], classes ? classes : CLASSES_MAX);
     return true;
 }
 
@@ -136,11 +136,11 @@ static bool check_pairs(const Features *a, const Features *b, const Features *re
             return error_set(err, ERR_FILE, "%.300s: at least two rows with labels are needed to compare by class",
                              all[i]->name);
     if (a->dim != b->dim || a->dim != reference->dim)
-        return error_set(err, ERR_USAGE, "features of %d, %d and %d (reference) dimensions: take all three with the same "
-                         "network", a->dim, b->dim, reference->dim);
+        return error_set(err, ERR_USAGE, "features of %d, %d and %d (reference) dimensions: take all three with the "
+                         "same network", a->dim, b->dim, reference->dim);
     if (a->n != b->n)
-        return error_set(err, ERR_USAGE, "%.150s has %lld rows, %.150s %lld: a paired comparison needs the same images of "
-                         "both (--seeds)", a->name, (long long)a->n, b->name, (long long)b->n);
+        return error_set(err, ERR_USAGE, "%.150s has %lld rows, %.150s %lld: a paired comparison needs the same "
+                         "images of both (--seeds)", a->name, (long long)a->n, b->name, (long long)b->n);
     for (int64_t i = 0; i < a->n; i++)
         if (a->label[i] != b->label[i])
             return error_set(err, ERR_USAGE, "row %lld was drawn as class %d in %.150s and as %d in %.150s: a paired "

@@ -31,7 +31,8 @@ static const char *base_name(const char *path) {
 char *comparison_caption(const Comparison *c) {
     return xasprintf("Difference of %s from %s, reference %s. 95%% intervals by a paired bootstrap: %d resamples, the "
                      "same images of both and the same reference images in each; not corrected for the number of "
-                     "comparisons.", base_name(c->name[1]), base_name(c->name[0]), base_name(c->reference), c->resamples);
+                     "comparisons.", base_name(c->name[1]), base_name(c->name[0]), base_name(c->reference),
+                     c->resamples);
 }
 
 static int decimals_of(const Comparison *c, int metric) {

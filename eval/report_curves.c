@@ -1,5 +1,5 @@
-// eval/report_curves.c - the report's sections made of stats.jsonl: loss, denoising loss per class, samples judged while
-// training.
+// eval/report_curves.c - the report's sections made of stats.jsonl: loss, denoising loss per class, samples judged
+// while training.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,8 +137,8 @@ void section_loss(Page *p) {
     text_add(&p->body, "</div>\n");
     page_note(p, p->runs->n <= FAINT_RUNS
               ? "Faint: as logged, means over --log-every steps; bold: smoothed over a twentieth of the curve."
-              : "Means over the seeds of an arm, as far as all of them have gone, smoothed over a twentieth of the curve; "
-                "bands reach from the lowest to the highest seed.");
+              : "Means over the seeds of an arm, as far as all of them have gone, smoothed over a twentieth of the "
+                "curve; bands reach from the lowest to the highest seed.");
     if (bad) {
         char *text = xasprintf("%lld lines of stats.jsonl are no JSON objects with a step and were passed over.",
                                (long long)bad);
@@ -249,7 +249,8 @@ void section_evals(Page *p) {
     bool any = false;
     for (int i = 0; i < p->runs->n; i++) any |= p->runs->run[i].evals.n > 0;
     if (!any) return;
-    page_note(p, "Few samples of few steps, drawn while training (--eval-every): they show the course, not the result.");
+    page_note(p, "Few samples of few steps, drawn while training (--eval-every): they show the course, not the "
+                 "result.");
     text_add(&p->body, "<div class=\"grid\">\n");
     evals_plot(p, EVAL_FID, "training-fid", "FID while training", "FID");
     evals_plot(p, EVAL_FIDELITY, "training-fidelity", "Label fidelity while training, all classes", "share");

@@ -67,6 +67,7 @@ static Estimate of_row(const ResultRow *row, int id) {
     case FID: return row->fid;
     case KID: return row->kid;
     case MIND: return alone(row->mind);
+    case SCORE: return alone(row->is_mean);
     case F8: return alone(row->prd_f8);
     case F1_8: return alone(row->prd_f1_8);
     }
@@ -76,7 +77,6 @@ static Estimate of_row(const ResultRow *row, int id) {
 Estimate metric_value(const Metric *m, const Result *r, Where w) {
     if (w.kind == OF_CLASS && w.index >= r->classes) return alone(NAN);
     switch (m->id) {
-    case SCORE: return alone(w.kind == OF_ALL ? r->is_mean : (double)NAN);
     case FIDELITY: return alone(share(&r->fidelity, w));
     case CAS: return alone(share(&r->cas, w));
     case BORROWED: return alone(class_mean(r, r->borrowed, w));

@@ -23,8 +23,8 @@ static void end_grid(Page *p, bool open) {
     if (open) text_add(&p->body, "</div>\n");
 }
 
-// What fill draws of each family, the first that draws anything in the open, others folded away under what their numbers
-// are measured by.
+// What fill draws of each family, the first that draws anything in the open, others folded away under what their
+// numbers are measured by.
 typedef bool FamilyFill(Page *p, int family);        // whether it drew anything
 static void each_family(Page *p, FamilyFill *fill) {
     int drawn = 0;
@@ -149,9 +149,9 @@ void section_classes(Page *p) {
     size_t before = p->body.n;
     each_family(p, classes_of_family);
     if (p->body.n == before) return;
-    char *note = xasprintf("%sClasses from the most to the least frequent in training (grey bars: training images, on a "
-                           "logarithmic scale). Whiskers: 95%% intervals, over seeds where there are several, else by "
-                           "bootstrap.", picks_note);
+    char *note = xasprintf("%sClasses from the most to the least frequent in training (grey bars: training images, "
+                           "on a logarithmic scale). Whiskers: 95%% intervals, over seeds where there are several, "
+                           "else by bootstrap.", picks_note);
     page_note(p, note);
     free(note);
 }
@@ -201,9 +201,9 @@ void section_confusion(Page *p) {
     size_t before = p->body.n;
     each_family(p, confusion_of_family);
     if (p->body.n > before)
-        page_note(p, "Per cent of the samples of a row that a classifier, trained on balanced real images, gives the label "
-                     "of a column; most frequent class first, all seeds together. What stands left of the diagonal in the "
-                     "lower rows was borrowed from more frequent classes.");
+        page_note(p, "Per cent of the samples of a row that a classifier, trained on balanced real images, gives the "
+                     "label of a column; most frequent class first, all seeds together. What stands left of the "
+                     "diagonal in the lower rows was borrowed from more frequent classes.");
 }
 
 // ---- guidance

@@ -223,7 +223,8 @@ Dataset *training_images(const Run *r, const char *data, char *why) {
         return NULL;
     }
     if (strcmp(dataset_info(d)->digest, digest) == 0) return d;
-    snprintf(why, 512, "%.200s does not hold the images that %.100s was trained on (their digests differ)", data, r->name);
+    snprintf(why, 512, "%.200s does not hold the images that %.100s was trained on (their digests differ)", data,
+             r->name);
     dataset_close(d);
     return NULL;
 }

@@ -19,7 +19,8 @@ static const char style[] =
     "a{color:var(--link)}.contents{display:flex;flex-wrap:wrap;gap:2px 16px;margin:10px 0 0}"
     ".note,figcaption,caption{color:var(--muted);font-size:13px;line-height:1.4}\n"
     ".grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,480px),1fr));gap:16px 28px;"
-    "align-items:start}figure{margin:0;break-inside:avoid}svg.fig{width:100%;height:auto;max-width:640px;display:block}\n"
+    "align-items:start}figure{margin:0;break-inside:avoid}svg.fig{width:100%;height:auto;max-width:640px;"
+    "display:block}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;"
     "caption-side:top;padding:0 0 6px}th,td{padding:3px 9px;text-align:right;white-space:nowrap;font-size:14px}"
     "th{font-weight:600}th.line,th.name{text-align:left;font-weight:400}thead th{border-bottom:1px solid var(--line)}"
@@ -32,7 +33,8 @@ static const char style[] =
     ".pairs{display:flex;flex-wrap:wrap;gap:6px 14px}.pairs figure{text-align:center}\n"
     "details{margin:8px 0;border:1px solid var(--line);border-radius:4px;padding:6px 12px}summary{cursor:pointer}"
     "td.key{text-align:left;color:var(--muted)}td.value{text-align:left;white-space:normal;overflow-wrap:anywhere}\n"
-    "@media(max-width:700px){body{padding:0 12px 40px}.strips th.name{width:84px;font-size:12px}th,td{padding:3px 6px}}\n"
+    "@media(max-width:700px){body{padding:0 12px 40px}.strips th.name{width:84px;font-size:12px}"
+    "th,td{padding:3px 6px}}\n"
     "@media print{body{max-width:none;font-size:11px}h2{break-after:avoid}.wide{overflow:visible}a{color:inherit;"
     "text-decoration:none}tr{break-inside:avoid}}\n";
 

@@ -38,8 +38,8 @@ char *page_finish(Page *p, const char *title);
 // many; pick (arms): written.
 int  page_picks(const Page *p, int family, const Entry **pick);
 // Sections, in their order.
-SectionFill section_summary, section_differences, section_comparison, section_loss, section_probe, section_evals, section_classes,
-            section_confusion, section_guidance, section_recognition, section_samples, section_nearest,
-            section_protocol, section_configuration;
+SectionFill section_summary, section_differences, section_comparison, section_classes, section_guidance,
+            section_confusion, section_samples, section_nearest, section_recognition, section_loss, section_probe,
+            section_evals, section_protocol, section_configuration;
 EXTERN_C_END
 #endif

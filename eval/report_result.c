@@ -77,7 +77,8 @@ static ResultRow read_row(Reading *g, const Json *row) {
     ResultRow r = { .n_gen = number(g, row, "n_gen"), .n_ref = number(g, row, "n_ref"),
                     .fid = estimate(g, row, "fid", "fid_interval"), .kid = estimate(g, row, "kid", "kid_interval"),
                     .prd_f8 = number(g, row, "prd_f8"), .prd_f1_8 = number(g, row, "prd_f1_8"),
-                    .mind = number(g, row, "mind") };
+                    .mind = number(g, row, "mind"),
+                    .is_mean = number(g, object(g, row, "inception_score"), "mean") };
     read_prdc(g, row, "pr3", r.pr3);
     read_prdc(g, row, "pr5", r.pr5);
     return r;
@@ -89,6 +90,7 @@ static void read_rows(Reading *g, const Json *j) {
     const Json *overall = object(g, j, "overall"), *groups = object(g, j, "per_group");
     const Json *classes = list(g, j, "per_class"), *fids = list(g, j, "per_class_fid");
     r->all = read_row(g, overall ? overall : j);
+    if (isnan(r->all.is_mean)) r->all.is_mean = number(g, object(g, j, "inception_score"), "mean");
     for (int k = 0; k < GROUP_COUNT; k++) r->per_group[k] = read_row(g, object(g, groups, group_names[k]));
     if (!classes && !fids) return;
     double *fid = numbers(g, fids, r->classes);
@@ -240,7 +242,6 @@ static void read_head(Reading *g, const Json *j) {
     Result *r = g->r;
     const Json *extractor = object(g, j, "extractor"), *generated = object(g, j, "generated");
     const Json *reference = object(g, j, "reference"), *options = object(g, j, "options");
-    const Json *score = object(g, j, "inception_score");
     r->protocol = string(g, j, "protocol");
     r->title = string(g, j, "title");
     r->extractor = string(g, extractor, "name");
@@ -259,8 +260,6 @@ static void read_head(Reading *g, const Json *j) {
     r->ref_count = number(g, reference, "count");
     r->options = options ? json_print(options) : xstrdup("");
     r->measured = measuring_options(options);
-    r->is_mean = number(g, score, "mean");
-    r->is_std = number(g, score, "std");
 }
 
 static Result *from_tree(Json *j, const char *where, Error *err) {

@@ -10,7 +10,7 @@ enum { PR_PRECISION, PR_RECALL, PR_DENSITY, PR_COVERAGE, PR_COUNT };
 typedef struct {
     double   n_gen, n_ref;
     Estimate fid, kid;
-    double   pr3[PR_COUNT], pr5[PR_COUNT], prd_f8, prd_f1_8, mind;
+    double   pr3[PR_COUNT], pr5[PR_COUNT], prd_f8, prd_f1_8, mind, is_mean;
 } ResultRow;
 // One number for each class, each group, and all together: label fidelity, classification accuracy score, downstream.
 typedef struct { double *per_class, per_group[GROUP_COUNT], all; } ResultShares;     // per_class (classes) or NULL
@@ -29,7 +29,6 @@ typedef struct {
     double      *train_counts;                                   // (classes) or NULL
     int         *group_of;                                       // (classes) or NULL: no groups; -1: in none
     ResultRow    all, *per_class, per_group[GROUP_COUNT];        // per_class (classes) or NULL
-    double       is_mean, is_std;
     ResultShares fidelity, cas;
     double      *fidelity_real, *borrowed, *copy_rate, *copy_rate_real, *diversity, *diversity_real;
                                                                  // each (classes) or NULL

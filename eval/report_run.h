@@ -1,5 +1,5 @@
-// eval/report_run.h - the runs that a report is about: folders of `cbdm train` with their statistics and results, result
-// files alone; runs that differ by their seed are one arm.
+// eval/report_run.h - the runs that a report is about: folders of `cbdm train` with their statistics and results,
+// result files alone; runs that differ by their seed are one arm.
 #ifndef EVAL_REPORT_RUN_H
 #define EVAL_REPORT_RUN_H
 #include "eval/report_result.h"

@@ -1,4 +1,5 @@
-// eval/report_samples.c - the report's pictures: samples of each class, and samples beside their nearest training images.
+// eval/report_samples.c - the report's pictures: samples of each class, and samples beside their nearest training
+// images.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -186,8 +187,8 @@ void section_samples(Page *p) {
     int n;
     Column *column = columns_of(p, OF_SAMPLES, &n);
     if (n) {
-        page_note(p, "The first samples of each class by their numbers, not chosen; most frequent class first, with its "
-                     "training images. The same place in two columns has the same noise.");
+        page_note(p, "The first samples of each class by their numbers, not chosen; most frequent class first, with "
+                     "its training images. The same place in two columns has the same noise.");
         strip_table(p, column, n, room[n < 4 ? n : 4], 1 << 20, fill_samples, "Samples");
     }
     put_previews(p);

@@ -1,4 +1,5 @@
-// eval/report_stats.c - Student's t: quantiles by bisection of the incomplete beta function, and the intervals made of it.
+// eval/report_stats.c - Student's t: quantiles by bisection of the incomplete beta function, and the intervals made of
+// it.
 #include "eval/report_stats.h"
 
 #include <math.h>

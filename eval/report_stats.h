@@ -3,7 +3,8 @@
 #define EVAL_REPORT_STATS_H
 #include "core/base.h"
 EXTERN_C_BEGIN
-// The point that Student's t with df degrees of freedom (not necessarily whole) stays below with probability p in (0,1).
+// The point that Student's t with df degrees of freedom (not necessarily whole) stays below with probability p in
+// (0,1).
 double student_quantile(double p, double df);
 // Mean and 95% t-interval; low and high are NaN for n < 2.
 typedef struct { int n; double mean, low, high; } MeanInterval;

@@ -113,8 +113,8 @@ void section_recognition(Page *p) {
             if (!down->train || !down->loss) continue;
             if (!open)
                 text_add(&p->body, "<p class=\"note\">Top-1 accuracy in per cent on real test images of a classifier "
-                         "trained on the long-tailed images, without and with generated ones; mean and half of the 95%% "
-                         "t-interval over seeds where there are several.</p><div class=\"wide\"><table><thead><tr>"
+                         "trained on the long-tailed images, without and with generated ones; mean and half of the "
+                         "95%% t-interval over seeds where there are several.</p><div class=\"wide\"><table><thead><tr>"
                          "<th class=\"line\">run</th><th class=\"line\">trained on</th><th class=\"line\">loss</th>"
                          "<th>all</th><th>many</th><th>medium</th><th>few</th></tr></thead><tbody>\n");
             open = true;

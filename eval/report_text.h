@@ -10,8 +10,8 @@ __attribute__((format(printf, 2, 3)))
 void text_add(Text *t, const char *fmt, ...);
 void text_put(Text *t, const char *bytes, size_t n);
 void text_free(Text *t);
-// Names from files and command lines are hostile: each of these makes any bytes harmless in its language. Bytes that are
-// no UTF-8, control characters and those that turn the direction of the text become U+FFFD.
+// Names from files and command lines are hostile: each of these makes any bytes harmless in its language. Bytes that
+// are no UTF-8, control characters and those that turn the direction of the text become U+FFFD.
 void text_html(Text *t, const char *name);                       // content and attributes, of HTML and SVG
 void text_latex(Text *t, const char *name);
 void text_markdown(Text *t, const char *name);                   // a cell of a table

@@ -26,6 +26,7 @@ typedef struct {
     bool         ask[ASK_COUNT];
     Device      *device;
     Dataset     *train, *test, *lt;              // all training images; the test split or NULL; the subset
+    int          padded;                         // size that the images were padded to for the samples; 0: they fit
     Samples      samples;
     Drawing     *drawing;                        // that samples come from, or NULL
     int         *group_of;                       // (classes)

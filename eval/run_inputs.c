@@ -87,6 +87,8 @@ static bool check_classes(const Run *r, Error *err) {
 bool run_open_data(Run *r, Error *err) {
     if (!open_splits(r, err) || !read_samples(r, err)) return false;
     const ImageSet *s = &r->samples.images;
+    const DatasetInfo *own = dataset_info(r->train);
+    r->padded = own->height != s->height || own->width != s->width ? s->height : 0;
     if (!pad(&r->train, s, err) || !pad(&r->test, s, err) || !open_subset(r, err)) return false;
     const DatasetInfo *lt = dataset_info(r->lt);
     r->group_of = xcalloc((size_t)lt->classes, sizeof *r->group_of);
@@ -108,8 +110,10 @@ char *run_find_classifier(const Run *r, Error *err) {
         if (file_exists(path)) return path;
         free(path);
     }
-    error_set(err, ERR_FILE, "no classifier of %s is kept yet; train it once by: cbdm eval train-classifier --data %s",
-              d->source, r->c.data);
+    char *padding = r->padded ? xasprintf(" --pad %d", r->padded) : xstrdup("");
+    error_set(err, ERR_FILE, "no classifier of %s is kept yet; train it once by: cbdm eval train-classifier --data "
+              "%s%s", d->source, r->c.data, padding);
+    free(padding);
     return NULL;
 }
 

@@ -14,7 +14,7 @@ static const double max_seed = 9007199254740991.0;         // 2^53 - 1: a number
 
 #define FIELD(f) offsetof(RunFlags, f)
 static const Flag flags[] = {
-    { "samples", "", "a folder of `cbdm sample` or of class folders of PNGs, an .npz or an .npy", FLAG_STR,
+    { "samples", "", "a folder of `cbdm sample`, of class folders of PNGs or of PNGs, an .npz or an .npy", FLAG_STR,
       FIELD(samples), NULL, 0, 0 },
     { "gen-labels", "", ".npy of labels, for an array that comes without", FLAG_STR, FIELD(gen_labels), NULL, 0, 0 },
     { "checkpoint", "", "or: RUN (its newest), RUN@STEP or a file to draw from, without writing images", FLAG_STR,
@@ -98,8 +98,9 @@ static const Flag flags[] = {
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 static const char usage[] = "cbdm eval run --samples DIR|NPZ|NPY | --checkpoint RUN --data PATH [options]";
 static const char about[] =
-    "Measures samples against the real images of a data set: FID, KID, precision, recall and the rest of cbdm eval\n"
-    "metrics, overall, per class and for frequent and rare classes; then what long-tailed training makes one ask.";
+    "Measures samples against the real images of a data set: FID, KID, precision, recall and the rest of "
+    "cbdm eval metrics, overall, per class and for frequent and rare classes; then what long-tailed training makes one "
+    "ask.";
 
 static bool parse_questions(Run *r, Error *err) {
     static const char *const names[ASK_COUNT] = { "fidelity", "nearest", "diversity", "cas", "downstream" };

@@ -197,6 +197,18 @@ static bool check_size(const Samples *s, const DatasetInfo *d, Error *err) {
                      d->height, d->width, d->channels);
 }
 
+// Colour images without a colour, as ADM's format has grey ones, of data without colours.
+static void drop_colour(Samples *s, const DatasetInfo *d) {
+    ImageSet *i = &s->images;
+    size_t pixels = (size_t)i->n * (size_t)i->height * (size_t)i->width;
+    uint8_t *rgb = s->pixels;
+    if (!i->u8 || i->channels != 3 || d->channels != 1) return;
+    for (size_t p = 0; p < pixels; p++)
+        if (rgb[3 * p] != rgb[3 * p + 1] || rgb[3 * p] != rgb[3 * p + 2]) return;
+    for (size_t p = 0; p < pixels; p++) rgb[p] = rgb[3 * p];
+    i->channels = 1;
+}
+
 bool samples_read(const char *path, const char *labels, const DatasetInfo *d, Samples *out, Error *err) {
     struct stat st;
     *out = (Samples){ .origin = { .source = xstrdup(path), .step = -1, .seed = -1, .omega = NAN } };
@@ -214,6 +226,7 @@ bool samples_read(const char *path, const char *labels, const DatasetInfo *d, Sa
         out->number = xmalloc((size_t)out->images.n * sizeof *out->number);
         for (int64_t i = 0; i < out->images.n; i++) out->number[i] = i;
     }
+    if (ok) drop_colour(out, d);
     ok = ok && check_size(out, d, err) && check_labels(out, d, err);
     if (!ok) samples_free(out);
     else out->images.name = out->origin.source;
@@ -244,7 +257,7 @@ bool samples_count(const Samples *s, const DatasetInfo *d, int64_t least, int64_
     for (int c = 0; c < d->classes; c++)
         if (counts[c] < least)
             return error_set(err, ERR_USAGE, "%s holds %lld images of class %d (%s); at least %lld of each are "
-                             "needed: draw more", s->origin.source, (long long)counts[c], c, d->class_names[c],
-                             (long long)least);
+                             "needed: draw more, or judge all together with --no-per-class --questions none",
+                             s->origin.source, (long long)counts[c], c, d->class_names[c], (long long)least);
     return true;
 }

@@ -315,15 +315,17 @@ static bool read_class_folders(const char *folder, const DatasetInfo *d, bool ou
                                  "number from 0 to %d", folder, l.name[i], d->source, d->classes - 1)
                      : add_class(folder, l.name[i], c, &f, err);
     }
+    if (ok && l.n == 0) ok = add_class(folder, ".", -1, &f, err);              // as pytorch-fid takes them: no labels
     if (ok && f.n == 0)
-        ok = error_set(err, ERR_FILE, "%s holds no samples: neither a manifest of `cbdm sample` nor folders of PNGs",
-                       folder);
+        ok = error_set(err, ERR_FILE, "%s holds no samples: neither a manifest of `cbdm sample` nor PNGs, alone or in "
+                       "folders", folder);
     if (ok && ours)
         log_warn("%s was not finished: %lld images are there; the command that began it goes on", folder,
                  (long long)f.n);
     ok = ok && read_pngs(&(PngList){ folder, f.file, f.label, f.n, d->channels }, out, err);
     out->label = f.label;
-    if (ok) out->understood = xasprintf("PNGs of %lld class folders in %s", (long long)l.n, folder);
+    if (ok && l.n) out->understood = xasprintf("PNGs of %lld class folders in %s", (long long)l.n, folder);
+    else if (ok) out->understood = xasprintf("PNGs in %s, no labels", folder);
     for (int64_t i = 0; i < f.n; i++) free(f.file[i]);
     free(f.file);
     names_free(&l);

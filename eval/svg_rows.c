@@ -123,7 +123,8 @@ static void draw_row(Text *t, const SvgRows *p, const Frame *l, int r, double to
                      place(l, v), y + l->bar / 2, l->bar / 2);
         else
             text_add(t, "<rect class=\"f%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
-                     b->colour % SVG_COLOURS, fmin(zero, place(l, v)), y + 0.5, fabs(place(l, v) - zero), l->bar - 1);
+                     b->colour % SVG_COLOURS, fmin(zero, place(l, v)), y + 0.5, fmax(1, fabs(place(l, v) - zero)),
+                     l->bar - 1);
         draw_whisker(t, l, value(p, b->low, r), value(p, b->high, r), y + l->bar / 2, p->dots ? b->colour : -1);
     }
 }

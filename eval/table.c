@@ -30,8 +30,8 @@ static bool has_seeds_of_arm(const RunSet *runs, const Entry *e, Error *err) {
 static bool is_complete(const Entry *e, const Metric *m, Where w, const Result *family, Error *err) {
     for (int i = 0; i < e->n; i++)
         if (!isfinite(metric_value(m, e->result[i], w).value))
-            return error_set(err, ERR_USAGE, "run %.120s has no %s of %.80s in %.150s: evaluate it with that metric, or "
-                             "name others with --metric and --rows", e->run[i]->name, m->name, where_name(w, family),
+            return error_set(err, ERR_USAGE, "run %.120s has no %s of %.80s in %.150s: evaluate it with that metric, "
+                             "or name others with --metric and --rows", e->run[i]->name, m->name, where_name(w, family),
                              e->result[i]->path);
     return true;
 }
@@ -139,8 +139,8 @@ static void describe_numbers(Text *t, const Table *table) {
         bootstrap |= table->cell[i].interval == INTERVAL_BOOTSTRAP;
     if (most > 1 && least == most) text_add(t, " Mean \xc2\xb1 half of the 95%% t-interval over %d seeds.", most);
     if (most > 1 && least < most)
-        text_add(t, " Mean \xc2\xb1 half of the 95%% t-interval over up to %d seeds; a number without \xc2\xb1 is of one "
-                 "seed.", most);
+        text_add(t, " Mean \xc2\xb1 half of the 95%% t-interval over up to %d seeds; a number without \xc2\xb1 is of "
+                 "one seed.", most);
     if (most == 1) text_add(t, " One seed each.");
     if (bootstrap) text_add(t, " Bootstrap intervals of single runs are in the CSV table.");
 }
@@ -161,6 +161,6 @@ char *table_caption(const Table *table, const char *best, const char *tied) {
     if (table->tests[TEST_WELCH]) text_add(&t, " Welch's t-test where they share fewer than two;");
     if (table->tests[TEST_BOOTSTRAP]) text_add(&t, " the overlap of bootstrap intervals where there is one run each;");
     text_add(&t, " not corrected for the number of comparisons.");
-    if (table->tests[TEST_NONE]) text_add(&t, " Lines of one seed are not tested against others.");
+    if (table->tests[TEST_NONE]) text_add(&t, " Numbers of one seed without an interval are not tested.");
     return t.s;
 }

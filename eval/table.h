@@ -23,8 +23,8 @@ bool  table_make(const RunSet *runs, const EntrySet *e, int family, const Metric
                  const Where *part, int n_parts, bool strict, Table *out, Error *err);
 void  table_free(Table *t);
 const Cell *table_cell(const Table *t, int line, int metric, int part);
-// What the numbers are measured by, what the interval is, what the marks mean (best, tied: how the format shows them, as
-// in "bold"): plain text; caller frees.
+// What the numbers are measured by, what the interval is, what the marks mean (best, tied: how the format shows them,
+// as in "bold"): plain text; caller frees.
 char *table_caption(const Table *t, const char *best, const char *tied);
 void  table_latex(Text *out, const Table *t);         // booktabs; best in bold, tied underlined
 void  table_markdown(Text *out, const Table *t);      // best in bold, tied in italics

@@ -46,7 +46,8 @@ sh "$script" "$@" >"$out/log" 2>&1 || fail "gone on with: $(cat "$out/log")"
 for file in report.html summary.md ddpm.omega cbdm-tau1.omega classifier.safetensors; do
     [ -s "$out/quick/$file" ] || fail "no $file"
 done
-[ "$(find "$out/quick" -name 'sweep-omega-*.json' | wc -l)" -eq 8 ] || fail "the sweep is not 2 arms, 2 seeds, 2 strengths"
+[ "$(find "$out/quick" -name 'sweep-omega-*.json' | wc -l)" -eq 8 ] ||
+    fail "the sweep is not 2 arms, 2 seeds, 2 strengths"
 grep -q 'ddpm.*±' "$out/quick/summary.md" || fail "no interval over seeds in the summary"
 results() { find "$out/quick" -path '*/eval/*.json' -printf '%p %T@\n' | sort; }
 results >"$out/before"

@@ -182,6 +182,32 @@ static void training_images_are_copies_of_themselves(void **unused) {
     cJSON_Delete(j);
 }
 
+// Samples of a network that was trained on images padded to 12 x 12: the command that is named makes what is missing.
+static void padded_samples_have_a_padded_classifier(void **unused) {
+    (void)unused;
+    enum { PADDED = 12, EDGE = (PADDED - SIDE) / 2 };
+    static uint8_t images[TEST * PADDED * PADDED];
+    int64_t y[TEST];
+    Error err;
+    for (int i = 0; i < TEST; i++) {
+        y[i] = i % CLASSES;
+        for (int r = 0; r < SIDE; r++)
+            memcpy(images + (i * PADDED + r + EDGE) * PADDED + EDGE, test_images + i * E + r * SIDE, SIDE);
+    }
+    const NpyArray a[] = { { "|u1", 4, { TEST, PADDED, PADDED, 1 }, images }, { "<i8", 1, { TEST }, y } };
+    assert_true(npz_write(temp_path("padded.npz"), (const char *const[]){ "arr_0", "arr_1" }, a, 2, &err));
+    static const char line[] = "eval run --data fine --samples padded.npz --imb-factor 0.1 --bootstrap 0 --skip "
+                               "prd,mind --json padded.json";
+    program_expect(ERR_FILE, "%s", line);
+    expect_in_stderr("cbdm eval train-classifier --data fine --pad 12");
+    program_expect(0, "eval train-classifier --data fine --pad 12 --preset quick");
+    assert_null(strstr(program_stderr, "has no test images"));                     // they are padded too
+    program_expect(0, "%s", line);
+    cJSON *j = read_result("padded.json");
+    assert_true(number_at(j, "nearest.real_per_class_copy_rate.0") == number_at(j, "nearest.per_class_copy_rate.0"));
+    cJSON_Delete(j);
+}
+
 static void held_out_images_are_as_good_as_real_ones(void **unused) {
     (void)unused;
     program_expect(0, RUN "--samples test.npz --json held.json");
@@ -346,7 +372,8 @@ static void every_mistake_has_its_line(void **unused) {
         { ERR_FILE, "--samples absent", "absent" },
         { ERR_FILE, "--samples test.npz --weights absent.safetensors", "absent.safetensors" },
         { ERR_FILE, "--samples test.npz --data absent", "absent" },
-        { ERR_IO, "--samples test.npz --json nowhere/x.json --imb-factor 0.1 --bootstrap 0", "nowhere" },
+        { ERR_IO, "--samples absent --json nowhere/x.json", "nowhere" },                 // before anything is done
+        { ERR_IO, "--samples absent --save-features nowhere/x.safetensors", "nowhere" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         const char *data = strstr(wrong[i].flags, "--data") ? "" : "--data fine";
@@ -374,6 +401,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_classifier_is_asked_for_by_its_command),
         cmocka_unit_test(training_images_are_copies_of_themselves),
+        cmocka_unit_test(padded_samples_have_a_padded_classifier),
         cmocka_unit_test(held_out_images_are_as_good_as_real_ones),
         cmocka_unit_test(moved_labels_show),
         cmocka_unit_test(floats_and_bytes_have_names_of_their_own),

@@ -131,7 +131,7 @@ static void what_is_wrong_is_refused_by_row(void **state) {
     NpyArray line = { .descr = "<f4", .ndim = 1, .shape = { N }, .data = x }, none = matrix("<f4", x);
     none.shape[0] = 0;
     refused(npy("line.npy", line), "", "", "a matrix is needed");
-    refused(npy("none.npy", none), "", "", "a matrix is needed");
+    refused(npy("none.npy", none), "", "", "features without a row");
     refused(temp_path("absent.npy"), "", "", "absent.npy: cannot be opened");
     refused(tempdir, "", "", "not an ordinary file");
 
@@ -162,6 +162,9 @@ static void what_is_wrong_is_refused_by_row(void **state) {
     NpyArray two[2] = { matrix("<f4", x), matrix("<f4", x) };
     assert_true(npz_write(temp_path("two.npz"), (const char *[]){ "a", "b" }, two, 2, &err));
     refused(temp_path("two.npz"), "", "", "2 matrices of other names");
+    two[0] = line;
+    assert_true(npz_write(temp_path("stats.npz"), (const char *[]){ "mu", "sigma" }, two, 2, &err));
+    refused(temp_path("stats.npz"), "", "", "holds mu and sigma");
     assert_true(file_write_text(temp_path("text.npy"), "no numbers here", &err));
     refused(temp_path("text.npy"), "", "", "neither .npy nor .npz nor .safetensors");
     assert_true(file_write_text(temp_path("empty.npy"), "", &err));

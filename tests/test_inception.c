@@ -338,6 +338,7 @@ static void verb_writes_what_others_read(void **state) {
     expect_in_stderr("features of 3 of 3 images");
     program_expect(ERR_USAGE, "eval ref --data data --no-cache");
     program_expect(ERR_USAGE, "eval ref --stats s.npz");
+    program_expect(ERR_USAGE, "eval ref --data builtin --stats s.npy");
     program_expect(0, "eval ref --data data --weights none.pth --adm adm.npz");
 }
 

@@ -128,6 +128,44 @@ static void the_same_bits_in_a_parallel_loop(void **state) {
     free(want);
 }
 
+// Products on a device, from a parallel loop, of two shapes that alternate: as near to the exact ones as f32 is, and
+// nothing else of c is touched.
+static void products_on_a_device(void **state) {
+    (void)state;
+    static const char *const specs[] = { "ref", "cpu", "emu" };
+    enum { TIMES = 8, ROWS = 33, COLUMNS = 20, DEPTH = 50, LD = 24 };
+    double *a = filled(ROWS * DEPTH, 3), *b = filled(ROWS * DEPTH, 900);
+    float fa[ROWS * DEPTH], fb[ROWS * DEPTH];
+    for (int i = 0; i < ROWS * DEPTH; i++) fa[i] = (float)a[i], fb[i] = (float)b[i];
+    for (size_t d = 0; d < sizeof specs / sizeof *specs; d++) {
+        Error err = { 0 };
+        Device *device = device_open(specs[d], &err);
+        if (!device) continue;                                  // a build without it
+        float c[TIMES][ROWS * LD];
+        for (int t = 0; t < TIMES; t++)
+            for (int i = 0; i < ROWS * LD; i++) c[t][i] = 3;
+        linalg_use(device, 1);
+#pragma omp parallel for schedule(dynamic, 1)
+        for (int t = 0; t < TIMES; t++)
+            linalg_sgemm(false, true, t % 2 ? ROWS : 7, COLUMNS, DEPTH, 2, fa, DEPTH, t < 4 ? fb : fa, DEPTH, 0, c[t],
+                         LD);
+        linalg_use(NULL, 0);
+        device_close(device);
+        for (int t = 0; t < TIMES; t++)
+            for (int i = 0; i < ROWS; i++)
+                for (int j = 0; j < LD; j++) {
+                    double want = 0;
+                    const float *other = t < 4 ? fb : fa;
+                    for (int k = 0; k < DEPTH; k++)
+                        want += 2 * (double)fa[i * DEPTH + k] * (double)other[(j < COLUMNS ? j : 0) * DEPTH + k];
+                    if (i >= (t % 2 ? ROWS : 7) || j >= COLUMNS) want = 3;
+                    assert_true(fabs((double)c[t][i * LD + j] - want) <= DEPTH * DEPTH * 0x1p-24);
+                }
+    }
+    free(a);
+    free(b);
+}
+
 int main(void) {
     Error err = { 0 };
     if (!linalg_there(&err)) return print_message("skipped: %s\n", err.msg), 0;
@@ -135,7 +173,7 @@ int main(void) {
         cmocka_unit_test(products_in_every_orientation), cmocka_unit_test(symmetric_product_fills_the_lower_triangle),
         cmocka_unit_test(eigenvectors_rebuild_the_matrix),
         cmocka_unit_test(singular_values_are_roots_of_the_gram_matrix),
-        cmocka_unit_test(the_same_bits_in_a_parallel_loop),
+        cmocka_unit_test(the_same_bits_in_a_parallel_loop), cmocka_unit_test(products_on_a_device),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -420,6 +420,27 @@ static void options_change_what_they_name(void **state) {
     features_free(&gen);
 }
 
+static void what_few_rows_leave_out_is_told(void **state) {
+    (void)state;
+    enum { N = 8 };
+    float x[N] = { 0, 1, 4, 9, 5, 3, 3, 5 }, probs[N * 2];
+    for (int i = 0; i < N; i++) probs[2 * i] = 0.25f, probs[2 * i + 1] = 0.75f;
+    Features gen, ref;
+    features_copy(N, 1, x, NULL, 2, probs, "gen", &gen);
+    features_copy(N, 1, x, NULL, 0, NULL, "ref", &ref);
+    for (int more = 0; more < 2; more++) {                      // as many parts and clusters as rows; one more of each
+        Metrics m;
+        MetricOptions o = metric_options;
+        o.bootstrap = 0, o.splits = N + more, o.prd_clusters = 2 * N + more;
+        metrics_compute(&gen, &ref, &o, &m);
+        assert_true(warned(&m, "no Inception Score: 8 generated rows for 9 parts") == more);
+        assert_true(warned(&m, "no PRD: 16 rows") == more);
+        metrics_free(&m);
+    }
+    features_free(&gen);
+    features_free(&ref);
+}
+
 static void sorted_labels_are_told(void **state) {
     (void)state;
     enum { N = 40 };
@@ -457,6 +478,7 @@ int main(void) {
         cmocka_unit_test(golden_values), cmocka_unit_test(a_class_is_a_set_of_its_own),
         cmocka_unit_test(small_and_missing_classes), cmocka_unit_test(copies_are_found),
         cmocka_unit_test(options_change_what_they_name), cmocka_unit_test(sorted_labels_are_told),
+        cmocka_unit_test(what_few_rows_leave_out_is_told),
     };
     return cmocka_run_group_tests(tests, tempdir_make, tempdir_remove);
 }

@@ -125,13 +125,14 @@ static const char hostile[] = "<script>alert(1)</script>";
 
 // A result of two classes: class 0 frequent, class 1 rare. caller frees.
 static char *result_json(double fid, double omega, const char *protocol, const char *more) {
-    return xasprintf("{\"format\": \"cbdm-eval-1\", \"protocol\": \"%s\", \"title\": \"t\", \"extractor\": {\"name\": \"e\", "
-                     "\"sha256\": \"ab\"}, \"generated\": {\"count\": 100, \"omega\": %g}, \"reference\": {\"source\": "
-                     "\"r\", \"count\": 50, \"digest\": \"cd\"}, \"class_names\": [\"%s\", \"b_1\"], \"train_counts\": "
-                     "[900, 10], \"groups\": {\"rule\": \"1,0,1\", \"many\": [0], \"medium\": [], \"few\": [1]}, "
-                     "\"overall\": {\"n_gen\": 100, \"fid\": %.17g, \"kid\": null}, \"per_class\": [{\"fid\": %.17g}, "
-                     "{\"fid\": %.17g}], \"per_group\": {\"many\": {\"fid\": 1}, \"few\": {\"fid\": 2}}, \"confusion\": "
-                     "[[9, 1], [3, 7]], \"warnings\": [\"%s\"]%s}\n", protocol, omega, hostile, fid, fid - 1, fid + 1,
+    return xasprintf("{\"format\": \"cbdm-eval-1\", \"protocol\": \"%s\", \"title\": \"t\", \"extractor\": "
+                     "{\"name\": \"e\", \"sha256\": \"ab\"}, \"generated\": {\"count\": 100, \"omega\": %g}, "
+                     "\"reference\": {\"source\": \"r\", \"count\": 50, \"digest\": \"cd\"}, \"class_names\": "
+                     "[\"%s\", \"b_1\"], \"train_counts\": [900, 10], \"groups\": {\"rule\": \"1,0,1\", \"many\": "
+                     "[0], \"medium\": [], \"few\": [1]}, \"overall\": {\"n_gen\": 100, \"fid\": %.17g, \"kid\": "
+                     "null}, \"per_class\": [{\"fid\": %.17g}, {\"fid\": %.17g}], \"per_group\": {\"many\": "
+                     "{\"fid\": 1}, \"few\": {\"fid\": 2}}, \"confusion\": [[9, 1], [3, 7]], \"warnings\": "
+                     "[\"%s\"]%s}\n", protocol, omega, hostile, fid, fid - 1, fid + 1,
                      hostile, more);
 }
 
@@ -140,8 +141,8 @@ static Result *parse(const char *text, Error *err) { return result_parse(text, s
 static void results_are_read(void **state) {
     (void)state;
     Error err;
-    char *text = result_json(5, 1.5, "tf", ", \"unknown\": [{\"a\": 1}], \"copy\": 3, \"nearest\": {\"copy_rate\": 0.5, "
-                             "\"pairs\": [{\"class\": 1, \"sample\": 7, \"train\": 3, \"distance\": 0.25}]}");
+    char *text = result_json(5, 1.5, "tf", ", \"unknown\": [{\"a\": 1}], \"copy\": 3, \"nearest\": {\"copy_rate\": "
+                             "0.5, \"pairs\": [{\"class\": 1, \"sample\": 7, \"train\": 3, \"distance\": 0.25}]}");
     Result *r = parse(text, &err);
     if (!r) fail_msg("%s", err.msg);
     assert_string_equal(r->protocol, "tf");
@@ -160,15 +161,17 @@ static void foreign_results_are_refused_by_offset(void **state) {
         { "{\"format\": \"other\"}", "offset 0: format" },
         { "{\"format\": \"cbdm-eval-1\", \"a\": 1, \"a\": 2}", "offset 38: a member named twice" },
         { "{\"format\": \"cbdm-eval-1\", ", "offset 26" },
-        { "{\"format\": \"cbdm-eval-1\", \"class_names\": [\"x\"], \"train_counts\": [1, 2]}", "offset 64: train_counts: 2 "
-          "values, 1 classes" },
+        { "{\"format\": \"cbdm-eval-1\", \"class_names\": [\"x\"], \"train_counts\": [1, 2]}", "offset 64: "
+          "train_counts: 2 values, 1 classes" },
         { "{\"format\": \"cbdm-eval-1\", \"overall\": {\"fid\": \"5\"}}", "fid: a number is expected" },
         { "{\"format\": \"cbdm-eval-1\", \"overall\": {\"fid\": 1e999}}", "a number out of range" },
-        { "{\"format\": \"cbdm-eval-1\", \"class_names\": [\"x\"], \"groups\": {\"few\": [1]}}", "no number of a class" },
-        { "{\"format\": \"cbdm-eval-1\", \"class_names\": [\"x\"], \"groups\": {\"few\": [0, 0]}}", "a class named twice" },
+        { "{\"format\": \"cbdm-eval-1\", \"class_names\": [\"x\"], \"groups\": {\"few\": [1]}}",
+          "no number of a class" },
+        { "{\"format\": \"cbdm-eval-1\", \"class_names\": [\"x\"], \"groups\": {\"few\": [0, 0]}}",
+          "a class named twice" },
         { "{\"format\": \"cbdm-eval-1\", \"class_names\": [\"x\"], \"confusion\": [[1, 2]]}", "2 values, 1 classes" },
-        { "{\"format\": \"cbdm-eval-1\", \"class_names\": [\"x\"], \"nearest\": {\"pairs\": [{\"class\": 0, \"sample\": -1, "
-          "\"train\": 0}]}}", "sample: a whole number is expected" },
+        { "{\"format\": \"cbdm-eval-1\", \"class_names\": [\"x\"], \"nearest\": {\"pairs\": [{\"class\": 0, "
+          "\"sample\": -1, \"train\": 0}]}}", "sample: a whole number is expected" },
         { "{\"format\": \"cbdm-eval-1\", \"train_counts\": [-1]}", "not negative" },
         { "[[[[[[[[[[[[[[[[[[[[", "nested too deep" },
     };
@@ -176,7 +179,8 @@ static void foreign_results_are_refused_by_offset(void **state) {
         Error err = { 0 };
         assert_null(parse(bad[i].text, &err));
         assert_int_equal(err.code, ERR_FILE);
-        if (strncmp(err.msg, "FILE: ", 6) != 0 || !strstr(err.msg, bad[i].why)) fail_msg("%s: %s", bad[i].text, err.msg);
+        if (strncmp(err.msg, "FILE: ", 6) != 0 || !strstr(err.msg, bad[i].why))
+            fail_msg("%s: %s", bad[i].text, err.msg);
     }
 }
 
@@ -216,7 +220,8 @@ static void write_run(const char *name, int seed, double tau, double fid0, doubl
     snprintf(path, sizeof path, "%s/stats.jsonl", name);
     write_text(path, "{\"step\": 1, \"loss\": 1.5, \"denoising\": 1.5, \"balancing\": 0, \"grad_norm\": 2}\n"
                "{\"step\": 2, \"loss\": 0.5, \"denoising\": 0.4, \"balancing\": 0.1, \"grad_norm\": 1}\n"
-               "{\"step\": 2, \"probe\": \"held_out\", \"denoising_by_class\": [0.5, null], \"denoising_by_tenth_of_t\": [1]}\n"
+               "{\"step\": 2, \"probe\": \"held_out\", \"denoising_by_class\": [0.5, null], "
+               "\"denoising_by_tenth_of_t\": [1]}\n"
                "{\"step\": 2, \"eval\": {\"fidelity\": [1, 0, 0.5]}}\nnonsense\n[1]\n{\"step\": 3, \"lo");
     for (int i = 0; i < 2; i++) {
         char *json = result_json(i ? fid1 : fid0, i ? 1.5 : 0, "tf", "");
@@ -252,7 +257,8 @@ static void runs_are_read(void **state) {
     assert_int_equal(r->series[SERIES_LOSS].n, 2);
     assert_true(r->series[SERIES_DENOISING].value[1] == 0.4 && r->bad_lines == 3 && r->n_results == 2);
     assert_true(r->probe[PROBE_HELD_OUT].classes == 2 && isnan(r->probe[PROBE_HELD_OUT].by_class[1]));
-    assert_true(r->evals.n == 1 && r->evals.value[EVAL_FIDELITY][0] == 0.5 && r->evals.value[EVAL_FIDELITY_TAIL][0] == 0.5);
+    assert_int_equal(r->evals.n, 1);
+    assert_true(r->evals.value[EVAL_FIDELITY][0] == 0.5 && r->evals.value[EVAL_FIDELITY_TAIL][0] == 0.5);
     entries_free(&e);
     run_set_free(&s);
 }
@@ -269,7 +275,8 @@ static void seeds_make_an_arm(void **state) {
     assert_true(e.entry[0].n == 2 && e.entry[0].run[1]->seed == 1);
     entries_free(&e);
     run_set_free(&s);
-    const char *files[] = { temp_path("a-s0/eval/w0.json"), temp_path("a-s0/eval/w1.json"), temp_path("b-s0/eval/w0.json") };
+    const char *files[] = { temp_path("a-s0/eval/w0.json"), temp_path("a-s0/eval/w1.json"),
+                            temp_path("b-s0/eval/w0.json") };
     const char *names[] = { "x", "x" };
     Error err;
     if (!run_set_read(files, 3, names, 2, NULL, 0, &s, &err)) fail_msg("%s", err.msg);
@@ -417,8 +424,8 @@ static void the_page_is_whole_and_harmless(void **state) {
     program_expect(0, "report a-s0 a-s1 b-s0 b-s1 --out page.html --svg figures --title <i>x</i>");
     size_t n;
     char *html = (char *)read_bytes("page.html", &n);
-    static const char *const ids[] = { "summary", "differences", "classes", "guidance", "confusion", "samples", "training",
-                                       "denoising", "while-training", "protocol", "configuration" };
+    static const char *const ids[] = { "summary", "differences", "classes", "guidance", "confusion", "samples",
+                                       "training", "denoising", "while-training", "protocol", "configuration" };
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
         char *section = xasprintf("<section id=\"%s\">", ids[i]), *link = xasprintf("href=\"#%s\"", ids[i]);
         if (!strstr(html, section) || !strstr(html, link)) fail_msg("no section %s", ids[i]);
@@ -428,7 +435,8 @@ static void the_page_is_whole_and_harmless(void **state) {
     assert_null(strstr(html, "<script"));
     assert_null(strstr(html, "<i>x"));
     assert_non_null(strstr(html, "&lt;script&gt;alert(1)"));
-    assert_int_equal(count(html, "http"), count(html, "xmlns=\"http://www.w3.org/2000/svg\"") + count(html, "http-equiv"));
+    int namespaces = count(html, "xmlns=\"http://www.w3.org/2000/svg\"");
+    assert_int_equal(count(html, "http"), namespaces + count(html, "http-equiv"));
     assert_int_equal(count(html, "src=\""), count(html, "src=\"data:image/png;base64,"));
     assert_int_equal(count(html, "<img "), 1);
     assert_int_equal(count(html, "<details>"), count(html, "</details>"));

@@ -1,4 +1,5 @@
-// tests/test_report_compare.c - the paired bootstrap of two models: pairs that must be pairs, differences that are there.
+// tests/test_report_compare.c - the paired bootstrap of two models: pairs that must be pairs, differences that are
+// there.
 #include <math.h>
 #include <omp.h>
 #include <setjmp.h>
@@ -24,8 +25,8 @@ static void make_features(uint32_t key, float shift, float spread, int right, co
         label[i] = i % CLASSES;
         rng_normal4(philox((uint32_t[]){ key, 0 }, (uint32_t)i, 0, 0, 77).v, x + i * DIM);
         for (int k = 0; k < DIM; k++) x[i * DIM + k] = x[i * DIM + k] * spread + (label[i] == 2 ? shift : 0);
-        for (int c = 0; c < CLASSES; c++)
-            probs[i * CLASSES + c] = c == (i / CLASSES % 4 < right ? label[i] : (label[i] + 1) % CLASSES) ? 0.5f : 0.25f;
+        int given = i / CLASSES % 4 < right ? label[i] : (label[i] + 1) % CLASSES;
+        for (int c = 0; c < CLASSES; c++) probs[i * CLASSES + c] = c == given ? 0.5f : 0.25f;
     }
     features_copy(ROWS, DIM, x, label, CLASSES, probs, name, out);
 }
@@ -84,8 +85,8 @@ static void a_nearer_class_is_found(void **state) {
     const PairedRow *moved = &c.row[2];
     assert_true(moved->where.kind == OF_CLASS && moved->where.index == 2 && moved->n_gen == ROWS / CLASSES);
     for (int m = 0; m <= PAIRED_KID; m++)
-        assert_true(moved->value[m].low <= moved->value[m].difference && moved->value[m].difference <= moved->value[m].high
-                    && moved->value[m].high < 0);
+        assert_true(moved->value[m].low <= moved->value[m].difference &&
+                    moved->value[m].difference <= moved->value[m].high && moved->value[m].high < 0);
     // The mean moves from 2 to 1 in 4 dimensions: |mu|^2 from 16 to 4; the covariances are the same.
     int64_t rows[ROWS], n = 0;
     for (int64_t i = 0; i < ROWS; i++)

@@ -205,6 +205,32 @@ static void class_folders_by_number_and_by_name(void **unused) {
     }
 }
 
+static void a_folder_of_images_alone_has_no_labels(void **unused) {
+    (void)unused;
+    make_folder("flat");
+    write_png("flat/b.png", 1);
+    write_png("flat/a.png", 0);
+    Samples s = read_well("flat", "");
+    assert_int_equal(s.images.n, 2);
+    assert_null(s.images.label);
+    for (int i = 0; i < 2; i++) assert_int_equal(s.images.u8[i * E + 3], pixel(i, 3));        // by name
+    samples_free(&s);
+}
+
+static void colour_without_colours_is_grey(void **unused) {
+    (void)unused;
+    Error err;
+    uint8_t p[2 * E * 3];
+    for (int k = 0; k < 2 * E * 3; k++) p[k] = pixel(k / (3 * E), k / 3 % E);
+    NpyArray a = { "|u1", 4, { 2, SIDE, SIDE, 3 }, p };
+    assert_true(npy_write(temp_path("grey.npy"), &a, &err));
+    Samples s = read_well("grey.npy", "");
+    assert_int_equal(s.images.channels, 1);
+    for (int i = 0; i < 2; i++)
+        for (int k = 0; k < E; k++) assert_int_equal(s.images.u8[i * E + k], pixel(i, k));
+    samples_free(&s);
+}
+
 // Several guidance strengths: settings lie in the folder above.
 static void a_folder_of_one_omega(void **unused) {
     (void)unused;
@@ -314,6 +340,7 @@ int main(void) {
         cmocka_unit_test(a_finished_folder),
         cmocka_unit_test(class_folders_by_number_and_by_name),
         cmocka_unit_test(a_folder_of_one_omega),
+        cmocka_unit_test(a_folder_of_images_alone_has_no_labels), cmocka_unit_test(colour_without_colours_is_grey),
         cmocka_unit_test(refusals_name_thing_and_mend),
         cmocka_unit_test(counts_name_what_is_missing),
         cmocka_unit_test(manifests_are_not_trusted),

@@ -254,23 +254,23 @@ static void manifest(Seed *s, const char *folder) {
              "\"omega\": 1.5, \"sampler\": \"ddim\", \"checkpoint\": \"ab\"}\n{\"number\": 8, \"label\": -1, \"file\": "
              "\"none/000008.png\"}\n");
     save(s, folder, "manifest");
-    put_text(s, "{\"path\": \"r/step-000000400.safetensors\", \"checkpoint\": \"ab\", \"seed\": 7, \"omega\": [0, 1.5], "
-             "\"sampler\": \"ddim\", \"steps\": 25, \"machine\": {\"threads\": 1}}\n");
+    put_text(s, "{\"path\": \"r/step-000000400.safetensors\", \"checkpoint\": \"ab\", \"seed\": 7, \"omega\": [0, "
+             "1.5], \"sampler\": \"ddim\", \"steps\": 25, \"machine\": {\"threads\": 1}}\n");
     save(s, folder, "settings");
 }
 
 static void result(Seed *s, const char *folder) {
-    put_text(s, "{\"format\": \"cbdm-eval-1\", \"protocol\": \"tf\", \"extractor\": {\"name\": \"e\", \"sha256\": null}, "
-             "\"generated\": {\"count\": 4, \"omega\": 1.5}, \"class_names\": [\"a\", \"b\"], \"train_counts\": [9, 1], "
-             "\"groups\": {\"rule\": \"1,0,1\", \"many\": [0], \"few\": [1]}, \"options\": {\"seed\": 0}, \"overall\": "
-             "{\"n_gen\": 4, \"fid\": 2.5, \"fid_interval\": [2, 3], \"pr5\": {\"recall\": 0.5}}, \"per_class\": "
-             "[{\"fid\": 1}, {\"fid\": null}], \"per_group\": {\"few\": {\"kid\": 1e-3}}}");
+    put_text(s, "{\"format\": \"cbdm-eval-1\", \"protocol\": \"tf\", \"extractor\": {\"name\": \"e\", \"sha256\": "
+             "null}, \"generated\": {\"count\": 4, \"omega\": 1.5}, \"class_names\": [\"a\", \"b\"], \"train_counts\": "
+             "[9, 1], \"groups\": {\"rule\": \"1,0,1\", \"many\": [0], \"few\": [1]}, \"options\": {\"seed\": 0}, "
+             "\"overall\": {\"n_gen\": 4, \"fid\": 2.5, \"fid_interval\": [2, 3], \"pr5\": {\"recall\": 0.5}}, "
+             "\"per_class\": [{\"fid\": 1}, {\"fid\": null}], \"per_group\": {\"few\": {\"kid\": 1e-3}}}");
     save(s, folder, "numbers");
-    put_text(s, "{\"format\": \"cbdm-eval-1\", \"per_class_fid\": [1, 2], \"label_fidelity\": {\"per_class\": [1, 0.5], "
-             "\"per_group\": {\"few\": 0.5}, \"all\": 0.75}, \"confusion\": [[2, 0], [1, 1]], \"borrowed\": [0, 0.5], "
-             "\"nearest\": {\"copy_rate\": 0, \"pairs\": [{\"class\": 1, \"sample\": 3, \"train\": 7, \"distance\": 0.5}]}, "
-             "\"downstream\": [{\"train\": \"lt\", \"loss\": \"plain\", \"per_class\": [1, 0], \"all\": 0.5}], "
-             "\"inception_score\": {\"mean\": 2, \"std\": 0.1}, \"warnings\": [\"few\"]}");
+    put_text(s, "{\"format\": \"cbdm-eval-1\", \"per_class_fid\": [1, 2], \"label_fidelity\": {\"per_class\": [1, "
+             "0.5], \"per_group\": {\"few\": 0.5}, \"all\": 0.75}, \"confusion\": [[2, 0], [1, 1]], \"borrowed\": [0, "
+             "0.5], \"nearest\": {\"copy_rate\": 0, \"pairs\": [{\"class\": 1, \"sample\": 3, \"train\": 7, "
+             "\"distance\": 0.5}]}, \"downstream\": [{\"train\": \"lt\", \"loss\": \"plain\", \"per_class\": [1, 0], "
+             "\"all\": 0.5}], \"inception_score\": {\"mean\": 2, \"std\": 0.1}, \"warnings\": [\"few\"]}");
     save(s, folder, "labels");
 }
 
