@@ -56,9 +56,10 @@ static void golden_rows(Features *ref, Features *gen) {
 // ---- data that is hard to decide on
 // Every kind's squared distances are the same numbers in any order of summation (whole multiples of a power of two with
 // few bits), except of `smooth`, where no two are closer than rounding by chance.
-enum { SMOOTH, LATTICE, DUPLICATES, FAR_OFF, TWO_HEAPS, NEAR_TIES, HUGE_VALUES, SMALL_VALUES, SHAPES };
+enum { SMOOTH, LATTICE, DUPLICATES, FAR_OFF, TWO_HEAPS, NEAR_TIES, HUGE_VALUES, SMALL_VALUES, TINY_AMONG_LARGE, SHAPES };
 static const char *const shape_names[SHAPES] = { "smooth", "lattice", "duplicates", "far off", "two heaps", "near ties",
-                                                 "huge values", "small values" };
+                                                 "huge values", "small values",
+                                                 "tiny among large" };
 
 static float hard_value(int shape, Normals *z, int64_t i, int k) {
     float lattice = (float)mt19937_interval(&z->m, 3);
@@ -70,7 +71,9 @@ static float hard_value(int shape, Normals *z, int64_t i, int k) {
     case TWO_HEAPS:    return (i % 2 ? 1024.0f : -1024.0f) + lattice / 64;     // no common centre helps
     case NEAR_TIES:    return k == 0 ? 0x1p-12f * lattice : (float)(1 + (k + 4 * (i % 3)) % 5);
     case HUGE_VALUES:  return 0x1p90f * (1 + lattice);
-    default:           return 0x1p-110f * (1 + lattice);
+    case SMALL_VALUES: return 0x1p-110f * (1 + lattice);
+    default:                                     // two rows whose mean is 0; of the others products underflow in float
+        return i > 1 ? 0x1p-75f * lattice : k > 0 ? 0.0f : i == 0 ? 1.0f : -1.0f;
     }
 }
 
