@@ -56,7 +56,8 @@ static void golden_rows(Features *ref, Features *gen) {
 // ---- data that is hard to decide on
 // Every kind's squared distances are the same numbers in any order of summation (whole multiples of a power of two with
 // few bits), except of `smooth`, where no two are closer than rounding by chance.
-enum { SMOOTH, LATTICE, DUPLICATES, FAR_OFF, TWO_HEAPS, NEAR_TIES, HUGE_VALUES, SMALL_VALUES, TINY_AMONG_LARGE, SHAPES };
+enum { SMOOTH, LATTICE, DUPLICATES, FAR_OFF, TWO_HEAPS, NEAR_TIES, HUGE_VALUES, SMALL_VALUES, TINY_AMONG_LARGE,
+       SHAPES };
 static const char *const shape_names[SHAPES] = { "smooth", "lattice", "duplicates", "far off", "two heaps", "near ties",
                                                  "huge values", "small values",
                                                  "tiny among large" };
