@@ -1,8 +1,14 @@
 // eval/linalg.c - the door to OpenBLAS: Fortran symbols, declared here because Debian's OpenBLAS has no LAPACKE.
 //
+// The library is opened at the first use, since it reserves memory for each of its threads as soon as it is loaded, and
+// waits forever where a limit does not let it: that must not befall a program that trains or samples.
+//
 // Fortran stores columns: a row-major (m,n) array is its transpose (n,m) there. So a product is asked for as
 // c^T = op(b)^T op(a)^T, and a lower triangle is an upper one. Lengths of character arguments are passed hidden, last.
 #include "eval/linalg_impl.h"
+
+#include <stdio.h>
+#include <string.h>
 
 #ifdef CBDM_NO_OPENBLAS
 bool linalg_there(Error *err) {
@@ -31,31 +37,54 @@ void linalg_singular(int m, int n, double *a, double *s) {
     ABSENT;
 }
 #else
+#include <dlfcn.h>
 #include <omp.h>
+#include <pthread.h>
 #include <stdlib.h>
 
-void sgemm_(const char *ta, const char *tb, const int *m, const int *n, const int *k, const float *alpha,
-            const float *a, const int *lda, const float *b, const int *ldb, const float *beta, float *c, const int *ldc,
-            size_t ta_length, size_t tb_length);
-void dgemm_(const char *ta, const char *tb, const int *m, const int *n, const int *k, const double *alpha,
-            const double *a, const int *lda, const double *b, const int *ldb, const double *beta, double *c,
-            const int *ldc, size_t ta_length, size_t tb_length);
-void dsyevd_(const char *jobz, const char *uplo, const int *n, double *a, const int *lda, double *w, double *work,
-             const int *lwork, int *iwork, const int *liwork, int *info, size_t jobz_length, size_t uplo_length);
-void dgesdd_(const char *jobz, const int *m, const int *n, double *a, const int *lda, double *s, double *u,
-             const int *ldu, double *vt, const int *ldvt, double *work, const int *lwork, int *iwork, int *info,
-             size_t jobz_length);
-int  openblas_get_parallel(void);          // 0: no threads, 1: its own, 2: OpenMP's
-void openblas_set_num_threads(int n);
+static void (*sgemm_)(const char *ta, const char *tb, const int *m, const int *n, const int *k, const float *alpha,
+                      const float *a, const int *lda, const float *b, const int *ldb, const float *beta, float *c,
+                      const int *ldc, size_t ta_length, size_t tb_length);
+static void (*dgemm_)(const char *ta, const char *tb, const int *m, const int *n, const int *k, const double *alpha,
+                      const double *a, const int *lda, const double *b, const int *ldb, const double *beta, double *c,
+                      const int *ldc, size_t ta_length, size_t tb_length);
+static void (*dsyevd_)(const char *jobz, const char *uplo, const int *n, double *a, const int *lda, double *w,
+                       double *work, const int *lwork, int *iwork, const int *liwork, int *info, size_t jobz_length,
+                       size_t uplo_length);
+static void (*dgesdd_)(const char *jobz, const int *m, const int *n, double *a, const int *lda, double *s, double *u,
+                       const int *ldu, double *vt, const int *ldvt, double *work, const int *lwork, int *iwork,
+                       int *info, size_t jobz_length);
+static int  (*openblas_get_parallel)(void);          // 0: no threads, 1: its own, 2: OpenMP's
+static void (*openblas_set_num_threads)(int n);
+
+static pthread_once_t opened = PTHREAD_ONCE_INIT;
+static char why_not[256];                            // empty: it is open
+
+static void open_library(void) {
+    static const struct { const char *name; void *to; } symbols[] = {
+        { "sgemm_", &sgemm_ }, { "dgemm_", &dgemm_ }, { "dsyevd_", &dsyevd_ }, { "dgesdd_", &dgesdd_ },
+        { "openblas_get_parallel", &openblas_get_parallel }, { "openblas_set_num_threads", &openblas_set_num_threads },
+    };
+    void *library = dlopen(OPENBLAS_FILE, RTLD_NOW);
+    for (size_t i = 0; library && i < sizeof symbols / sizeof symbols[0]; i++) {
+        void *at = dlsym(library, symbols[i].name);
+        if (!at) library = NULL;
+        else memcpy(symbols[i].to, &at, sizeof at);
+    }
+    if (!library) snprintf(why_not, sizeof why_not, "%s", dlerror());
+}
 
 bool linalg_there(Error *err) {
-    (void)err;
-    return true;
+    pthread_once(&opened, open_library);
+    return !*why_not || error_set(err, ERR_USAGE, "OpenBLAS, which the metrics need, cannot be opened: %s; install "
+                                  "libopenblas-openmp-dev (sh third_party/setup.sh) and run cmake again", why_not);
 }
 
 // OpenBLAS on OpenMP asks omp_get_max_threads() at every call, which is the calling thread's own setting. The flavour
 // with threads of its own is told once (and setting the number again is harmless).
 static int alone(void) {
+    Error err;
+    CHECK(linalg_there(&err), "%s", err.msg);
     int threads = omp_get_max_threads();
     if (openblas_get_parallel() == 1) openblas_set_num_threads(1);
     omp_set_num_threads(1);

@@ -161,7 +161,7 @@ static void pairs_of(const Part *p, const MetricOptions *o) {
     else if (kid && !o->kid_subsets) value = kid_full(p->ref, p->gen);
     if (kid && o->kid_subsets) {
         int64_t size = few < KID_SIZE ? few : KID_SIZE;
-        value = kid_subsets(p->ref, p->gen, KID_SUBSETS, size, KID_SEED, &row->kid_std);
+        value = kid_subsets(p->gen, p->ref, KID_SUBSETS, size, KID_SEED, &row->kid_std);
     }
     row->kid.value = value;
     row->pr3 = out[0];
