@@ -83,7 +83,7 @@ jobs=$(nproc)
 # ---- build: one architecture, this GPU's
 suites=
 for source in tests/ops/*.c; do suites="$suites op_$(basename "$source" .c)"; done
-if [ "$rehearse" ]; then suites=op_pointwise; fi
+if [ "$rehearse" ]; then suites="op_pointwise op_pool op_random"; fi
 section build "$build_limit" "$out/build.log" sh -c "$(cat <<SCRIPT
 set -e
 cmake -S . -B '$build' $arguments

@@ -49,6 +49,15 @@ double case_largest(const OpCase *c, const char *input, int64_t numel) {
 }
 
 // ---- what build() declares
+const char *const case_kinds[] = { "ref",
+#ifndef CBDM_NO_ONEDNN
+                                   "cpu",
+#endif
+#ifdef CBDM_EMU
+                                   "emu",
+#endif
+                                   NULL };
+
 Graph    *case_graph(OpRun *r) { return r->g; }
 ParamSet *case_params(OpRun *r) { return r->ps; }
 

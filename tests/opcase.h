@@ -51,6 +51,8 @@ enum {
     OUT_ZEROS = 4,           // zeros where ref has them, and nowhere else
     OUT_F32 = 8,             // f32 also where activations are bf16
 };
+// Kinds that this build can run on any machine, ref first, NULL at the end: for checks that open devices themselves.
+extern const char *const case_kinds[];
 Graph    *case_graph(OpRun *r);
 ParamSet *case_params(OpRun *r);                 // its StepState: seed and step of the case, the same on every device
 // Normal values from the hash of the case's and the tensor's name, row-major.

@@ -96,21 +96,15 @@ static bool pool_on(const char *device, const float in[9], Pooled *out, Error *e
     return true;
 }
 
-#ifdef CBDM_EMU
-static const char *const devices[] = { "ref64", "cpu", "emu", NULL };
-#else
-static const char *const devices[] = { "ref64", "cpu", NULL };
-#endif
-
 // Every window holds the 5 in the middle, and it is the first of them.
 static bool first_of_equals(Error *err) {
     static const float in[] = { 0, 0, 0, 0, 5, 5, 0, 5, 5 };
-    for (int i = 0; devices[i]; i++) {
+    for (int i = 0; case_kinds[i]; i++) {
         Pooled p;
-        if (!pool_on(devices[i], in, &p, err)) return false;
+        if (!pool_on(case_kinds[i], in, &p, err)) return false;
         for (int j = 0; j < 9; j++)
             if (p.dx[j] != (j == 4 ? 1 : 0))
-                return error_set(err, ERR_DIVERGED, "%s: the gradient of pixel %d is %g", devices[i], j, p.dx[j]);
+                return error_set(err, ERR_DIVERGED, "%s: the gradient of pixel %d is %g", case_kinds[i], j, p.dx[j]);
     }
     return true;
 }
@@ -118,12 +112,12 @@ static bool first_of_equals(Error *err) {
 // Minus infinity is a value like others, though it is also what lies around an image; a NaN is seen by its window.
 static bool numbers_at_the_end(Error *err) {
     static const float in[] = { -INFINITY, -INFINITY, NAN, -INFINITY, -INFINITY, 1, 2, 3, 4 };
-    for (int i = 0; devices[i]; i++) {
+    for (int i = 0; case_kinds[i]; i++) {
         Pooled p;
-        if (!pool_on(devices[i], in, &p, err)) return false;
+        if (!pool_on(case_kinds[i], in, &p, err)) return false;
         if (!(p.y[0] == -(double)INFINITY && isnan(p.y[1]) && p.y[2] == 3 && p.y[3] == 4 && p.dx[0] == 0.25 &&
               p.dx[2] == 0.25))
-            return error_set(err, ERR_DIVERGED, "%s: maxima %g %g %g %g, gradients %g and %g", devices[i], p.y[0],
+            return error_set(err, ERR_DIVERGED, "%s: maxima %g %g %g %g, gradients %g and %g", case_kinds[i], p.y[0],
                              p.y[1], p.y[2], p.y[3], p.dx[0], p.dx[2]);
     }
     return true;

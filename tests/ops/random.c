@@ -76,15 +76,17 @@ static bool moments(Error *err) {
 static bool own_sample(Error *err) {
     static const OpCase three = { "own sample", { RANDN, 3, 5, 7, 3 }, TEST, 0 };
     static const OpCase one = { "own sample", { RANDN, 1, 5, 7, 3 }, TEST, 0 };
-    Results *a = case_run(&op_suite, &three, &(RunSpec){ .device = "cpu" });
-    Results *b = case_run(&op_suite, &one, &(RunSpec){ .device = "cpu" });
     bool ok = true;
-    for (int64_t i = 0; ok && i < b->result[0].n; i++)
-        if (a->result[0].value[i] != b->result[0].value[i])
-            ok = error_set(err, ERR_DIVERGED, "element %lld is %.9g in a batch of 3, %.9g alone", (long long)i,
-                           a->result[0].value[i], b->result[0].value[i]);
-    results_free(a);
-    results_free(b);
+    for (int k = 0; case_kinds[k]; k++) {
+        Results *a = case_run(&op_suite, &three, &(RunSpec){ .device = case_kinds[k] });
+        Results *b = case_run(&op_suite, &one, &(RunSpec){ .device = case_kinds[k] });
+        for (int64_t i = 0; ok && i < b->result[0].n; i++)
+            if (a->result[0].value[i] != b->result[0].value[i])
+                ok = error_set(err, ERR_DIVERGED, "%s: element %lld is %.9g in a batch of 3, %.9g alone", case_kinds[k],
+                               (long long)i, a->result[0].value[i], b->result[0].value[i]);
+        results_free(a);
+        results_free(b);
+    }
     return ok;
 }
 static const OpExtra extra[] = { { "moments", moments }, { "an image draws alike in any batch", own_sample } };
