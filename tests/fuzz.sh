@@ -23,7 +23,8 @@ if [ $# -eq 0 ]; then
         set -- "$@" "${name%.c}"
     done
 fi
-cmake -S . -B build-fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=Release -DCBDM_FUZZ=ON -DCBDM_EMU=OFF -DCBDM_CUDA=OFF \
+cmake -S . -B build-fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=Release -DCBDM_FUZZ=ON \
+    -DCBDM_EMU=OFF -DCBDM_CUDA=OFF \
     -DCBDM_SANITIZE=address,undefined >build-fuzz.log 2>&1 || { cat build-fuzz.log >&2; rm -f build-fuzz.log; exit 1; }
 mv build-fuzz.log build-fuzz/configure.log
 cc -std=c11 -O1 -Wall -Wextra -o build-fuzz/seeds tests/fuzz/seeds.c -lpng -lz

@@ -222,7 +222,8 @@ static void write_run(const char *name, int seed, double tau, double fid0, doubl
                "{\"step\": 2, \"loss\": 0.5, \"denoising\": 0.4, \"balancing\": 0.1, \"grad_norm\": 1}\n"
                "{\"step\": 2, \"probe\": \"held_out\", \"denoising_by_class\": [0.5, null], "
                "\"denoising_by_tenth_of_t\": [1]}\n"
-               "{\"step\": 2, \"eval\": {\"fidelity\": [1, 0, 0.5], \"per_group\": {\"few\": {\"fidelity\": 0.25}}}}\nnonsense\n[1]\n{\"step\": 3, \"lo");
+               "{\"step\": 2, \"eval\": {\"fidelity\": [1, 0, 0.5], "
+               "\"per_group\": {\"few\": {\"fidelity\": 0.25}}}}\nnonsense\n[1]\n{\"step\": 3, \"lo");
     for (int i = 0; i < 2; i++) {
         char *json = result_json(i ? fid1 : fid0, i ? 1.5 : 0, "tf", "");
         snprintf(path, sizeof path, "%s/eval/w%d.json", name, i);
