@@ -38,6 +38,11 @@ void  *xrealloc(void *p, size_t bytes);
 char  *xstrdup(const char *s);
 char  *xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));   // caller frees
 bool   mul_size(size_t a, size_t b, size_t *out);    // *out = a * b; false on overflow
+// Work that can be stopped: from stop_catch on, the first SIGINT, SIGTERM or SIGUSR1 is only noted, for the loop to ask
+// for, and a second one ends the program at once. stop_release: they end it again, as they do without.
+void   stop_catch(void);
+void   stop_release(void);
+bool   stop_requested(void);
 double now_seconds(void);                     // monotonic clock
 EXTERN_C_END
 #endif

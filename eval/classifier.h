@@ -32,10 +32,8 @@ Classifier *classifier_new(Device *d, int classes, int height, int width, int ch
 Classifier *classifier_open(Device *d, const char *path, int batch, Error *err);
 void        classifier_close(Classifier *c);                      // NULL is fine
 // Trains a new one on the images of all sets together (each with labels). quiet: no progress lines. False: labels or
-// sizes that do not fit, diverged (ERR_DIVERGED), stopped by a signal (ERR_INTERRUPTED).
+// sizes that do not fit, diverged (ERR_DIVERGED), stop_requested (ERR_INTERRUPTED).
 bool        classifier_train(Classifier *c, const ImageSet *sets, int n_sets, bool quiet, Error *err);
-// From now on the first SIGINT or SIGTERM ends classifier_train after the step under way, a second one the program.
-void        classifier_catch_signals(void);
 // safetensors, names as in the published ResNet state dict; metadata: configuration, digest of what it was trained on.
 bool        classifier_save(const Classifier *c, const char *path, const char *data_digest, Error *err);
 int         classifier_dim(const Classifier *c);                  // of the features: 4 width, after the average pool

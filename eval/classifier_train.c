@@ -1,23 +1,11 @@
 // eval/classifier_train.c - the training loop. Epochs follow each other without a gap, so that every batch is full and
 // every image is seen equally often. While the device takes a step the host prepares the images of the next.
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "eval/classifier_impl.h"
-
-static volatile sig_atomic_t stop_signal;
-static void on_signal(int s) {
-    if (stop_signal) _exit(128 + s);
-    stop_signal = s;
-}
-void classifier_catch_signals(void) {
-    struct sigaction a = { .sa_handler = on_signal };
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-}
 
 // ---- batches
 typedef struct {
@@ -200,7 +188,7 @@ static bool run_steps(Classifier *c, Feed *f, bool quiet, const Keep *keep, Erro
         ok = take_step(f, &m, step, logits, err);
         bool ends = last || (step + 1) * r->batch / f->n > step * r->batch / f->n;
         if (ok && ends && !quiet) report_epoch(f, &m, step + 1);
-        if (ok && !last && stop_signal) ok = stop(c, keep, step + 1, f->steps, err);
+        if (ok && !last && stop_requested()) ok = stop(c, keep, step + 1, f->steps, err);
         if (ok && !last) save_at_times(c, keep, step + 1, &saved);
     }
     free(logits);

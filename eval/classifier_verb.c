@@ -225,7 +225,7 @@ int train_classifier_main(int argc, char **argv) {
     ok = device != NULL;
     if (ok && device_is_null(device))
         ok = error_set(&err, ERR_USAGE, "--device %s plans and computes nothing: a classifier needs another", v.device);
-    if (ok && !v.bench) classifier_catch_signals();
+    if (ok && !v.bench) stop_catch();
     ok = ok && work(&v, device, &err);
     if (device) device_close(device);
     if (!ok) log_info("%s%s", err.code == ERR_INTERRUPTED ? "" : "error: ", err.msg);

@@ -60,7 +60,7 @@ bool run_recognise(Run *r, Error *err) {
     ImageSet test = run_images(r->test), lt = run_images(r->lt);
     const ImageSet *gen = &r->samples.images;
     if (!choose_recipe(r, err)) return false;
-    classifier_catch_signals();
+    stop_catch();
     if (r->ask[ASK_CAS]) {
         r->cas.generated = true;
         log_info("a classifier of the samples alone");

@@ -13,6 +13,7 @@ typedef struct { int64_t done, n; int drawing, steps; double began, shown; } Pro
 static bool show_progress(void *arg, int step, int steps) {
     Progress *p = arg;
     double now = now_seconds();
+    if (stop_requested()) return false;
     if (now - p->shown < 0.2) return true;
     p->shown = now;
     double done = (double)p->done + p->drawing * (double)step / steps, rate = done / (now - p->began);
@@ -34,7 +35,9 @@ static bool draw_all(Sampler *sampler, const Model *m, int batch, const Samples 
     for (int64_t i = 0; i < n && ok; i += batch) {
         p.drawing = (int)(n - i < batch ? n - i : batch);
         for (int j = 0; j < p.drawing; j++) number[j] = (uint32_t)s->number[i + j];
-        sampler_run(sampler, p.drawing, s->label + i, number, pixels + i * e, show_progress, &p);
+        if (!sampler_run(sampler, p.drawing, s->label + i, number, pixels + i * e, show_progress, &p))
+            ok = error_set(err, ERR_INTERRUPTED, "stopped with %lld of %lld images drawn, which are not kept; cbdm "
+                           "sample keeps them, and goes on from where it is stopped", (long long)p.done, (long long)n);
         for (int64_t k = 0; k < p.drawing * e && ok; k++)
             if (!isfinite(pixels[i * e + k]))
                 ok = error_set(err, ERR_DIVERGED, "image %u is not finite: %s diverged in training, or --omega or the "
@@ -126,7 +129,9 @@ bool drawing_run(Drawing *g, Samples *out, Error *err) {
     Arena *arena = arena_new(m->device);
     Sampler *sampler = sampler_new(m->device, m->net, m->schedule, &g->config, arena);
     arena_seal(arena);
+    stop_catch();
     bool ok = draw_all(sampler, m, g->config.batch, out, out->pixels, err);
+    stop_release();
     sampler_free(sampler);
     arena_free(arena);
     return ok;

@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <omp.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,15 +61,6 @@ static const char usage[] = "cbdm sample --checkpoint RUN[@STEP]|FILE --out DIR 
 static const char about[] =
     "Draws images: PNGs in folders of their class, samples.npz (arr_0 uint8 NHWC, arr_1 labels), grid.png, "
     "manifest.jsonl; with several --omega in a folder each. A run that was stopped goes on by the same command.";
-
-// ---- signals: the first one stops after the current step, a second one at once
-static volatile sig_atomic_t stopped;
-static void on_signal(int sig) { (void)sig, stopped = 1; }
-static void catch_signals(void) {
-    struct sigaction a = { .sa_handler = on_signal, .sa_flags = (int)(SA_RESTART | SA_RESETHAND) };
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-}
 
 // ---- what a run is made of
 typedef struct {
@@ -191,7 +181,7 @@ static void show_progress(SampleRun *r, int step) {
 static bool after_step(void *arg, int done, int steps) {
     (void)steps;
     show_progress(arg, done);
-    return !stopped;
+    return !stop_requested();
 }
 
 static bool all_finite(const float *x, int64_t n) {
@@ -223,7 +213,7 @@ static bool draw(SampleRun *r, Sampler *sampler, SampleDir *d, Error *err) {
         }
         if (n == 0) break;
         r->drawing = n;
-        ok = !stopped && sampler_run(sampler, n, label, number, pixels, after_step, r);
+        ok = !stop_requested() && sampler_run(sampler, n, label, number, pixels, after_step, r);
         if (!ok) {
             error_set(err, ERR_INTERRUPTED,
                       "stopped with %lld of %lld images still to draw%s; the same command goes on from here",
@@ -357,7 +347,7 @@ int sample_main(int argc, char **argv) {
         ok = error_set(&err, ERR_USAGE, "--device %s plans and computes nothing: images need another", r.c.device);
     ok = ok && device_prefer_list(device, r.c.kernels, r.c.kernel, &err) &&
          graph_choose_dtype(device, r.c.dtype, &r.dtype, &err);
-    catch_signals();
+    stop_catch();
     ok = ok && (r.model = model_open(device, r.c.checkpoint, r.c.weights ? CKPT_WEIGHTS : CKPT_EMA, &err)) &&
          sample_all(&r, &err);
     model_close(r.model);

@@ -1,6 +1,5 @@
 // train/loop.c - the training loop: progress, statistics, checkpoints, signals, and the policy on values not finite.
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -8,19 +7,6 @@
 #include "train/trainer_impl.h"
 
 enum { BAD_IN_A_ROW = 3, BAD_IN_WINDOW = 10, WINDOW = 10000, SAVES_FAILED = 3 };
-
-// ---- signals: the first asks to stop after the step, the second ends at once
-static volatile sig_atomic_t stop_signal;
-static void on_signal(int s) {
-    if (stop_signal) _exit(128 + s);
-    stop_signal = s;
-}
-void trainer_catch_signals(void) {
-    struct sigaction a = { .sa_handler = on_signal };
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-    sigaction(SIGUSR1, &a, NULL);
-}
 
 // ---- what goes on in a resumed run
 char *loop_state_text(const LoopState *s) {
@@ -109,7 +95,7 @@ static bool may_begin(const Trainer *t, int64_t known) {
             window = BAD_IN_WINDOW - l->bad_in_window, at = known + ahead;
     bool looks = at % c->save_every == 0 || (c->probe_every && at % c->probe_every == 0) ||
                  (c->preview_every && at % c->preview_every == 0) || (c->eval_every && at % c->eval_every == 0);
-    if (at >= c->steps || stop_signal || c->prepare) return false;
+    if (at >= c->steps || stop_requested() || c->prepare) return false;
     return ahead == 0 || (!looks && ahead < row && ahead < window);
 }
 
@@ -120,7 +106,7 @@ bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
     int failed_saves = 0;
     Meter m = { .start = now_seconds(), .last_log = now_seconds(), .first_step = step, .last_step = step };
     bool ok = true;
-    trainer_catch_signals();
+    stop_catch();
     while (ok && (trainer_pending(t) || may_begin(t, step))) {
         if (may_begin(t, step)) trainer_begin(t);
         if (!trainer_ready(t) && may_begin(t, step)) continue;
@@ -156,7 +142,7 @@ bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
         else log_warn("%s", last.msg);
         ok = false;
     }
-    if (ok && stop_signal)
+    if (ok && stop_requested())
         return error_set(err, ERR_INTERRUPTED, "stopped after step %lld of %lld; go on with: cbdm train --resume %s",
                          (long long)step, (long long)c->steps, run_dir_path(dir));
     return ok;

@@ -55,7 +55,7 @@ int train_main(int argc, char **argv) {
         error_set(&err, ERR_USAGE, "name the run's folder with --out RUN, or go on with --resume RUN");
         return fail(&err);
     }
-    if (!dry) trainer_catch_signals();                   // so that also a run stopped while it is set up can be resumed
+    if (!dry) stop_catch();                   // so that also a run stopped while it is set up can be resumed
     Trainer *t = trainer_new(&c, &err);
     if (!t) return fail(&err);
     bool ok = true;

@@ -26,8 +26,6 @@ const Device *trainer_device(const Trainer *t);
 void     trainer_report(const Trainer *t, FILE *f);        // parameters, FLOPs, memory by category
 void     trainer_dump(const Trainer *t, FILE *f);
 void     trainer_profile(Trainer *t, FILE *f);
-// From now on the first SIGINT, SIGTERM or SIGUSR1 ends trainer_run after the step, the second the program at once.
-void     trainer_catch_signals(void);
 // The loop with log, checkpoints, previews and probes in c->out. Fine, ERR_DIVERGED, ERR_IO, ERR_INTERRUPTED.
 bool     trainer_run(Trainer *t, RunDir *dir, Error *err);
 
