@@ -19,19 +19,22 @@ VEC_INLINE Vec  vec_fma(Vec x, Vec y, Vec z) { return _mm512_fmadd_ps(x, y, z); 
 VEC_INLINE Vec  vec_fnma(Vec x, Vec y, Vec z) { return _mm512_fnmadd_ps(x, y, z); }    // z - x y
 
 // e^-x: within 2 ulp for -88.3 <= x <= 87.3, beyond that it stays at the end's value; NaN gives NaN (the second operand
-// of min and max). The method of cpu_exp, with its polynomial.
+// of min and max). e^-x = 2^(n / 16) e^f with |f| <= ln 2 / 32, where Taylor's polynomial of degree 3 is off by less than
+// f^4 / 24 = 2^-26.7; 2^(n / 16) is 2^(j / 16), from a table, times a whole power of 2. As in cpu_exp n is rounded by
+// adding 1.5 * 2^23, its bits at the bottom of the sum: j the lowest four, the power's exponent the rest.
 VEC_INLINE Vec vec_exp_neg(Vec x) {
-    x = _mm512_min_ps(vec_fill(87.33654f), _mm512_max_ps(vec_fill(-88.37626f), x));
-    Vec magic = vec_fill(12582912.0f), n = vec_sub(vec_fnma(x, vec_fill(1.44269504f), magic), magic);
-    Vec f = _mm512_fnmsub_ps(n, vec_fill(0.693359375f), x);                            // -x - n ln 2
-    f = vec_fma(n, vec_fill(2.12194440e-4f), f);
-    Vec p = vec_fma(vec_fill(1.9875691500e-4f), f, vec_fill(1.3981999507e-3f));
-    p = vec_fma(p, f, vec_fill(8.3334519073e-3f));
-    p = vec_fma(p, f, vec_fill(4.1665795894e-2f));
-    p = vec_fma(p, f, vec_fill(1.6666665459e-1f));
-    p = vec_fma(p, f, vec_fill(5.0000001201e-1f));
-    p = vec_add(vec_fma(p, vec_mul(f, f), f), vec_fill(1));
-    return _mm512_scalef_ps(p, n);
+    const Vec table = _mm512_setr_ps(1.0f, 1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f, 1.29683955f,
+                                     1.35425555f, 1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f, 1.68179283f,
+                                     1.75625216f, 1.83400809f, 1.91520656f);
+    x = _mm512_min_ps(vec_fill(87.3f), _mm512_max_ps(vec_fill(-88.37626f), x));
+    Vec magic = vec_fill(12582912.0f), sum = vec_fnma(x, vec_fill(23.0831207f), magic), n = vec_sub(sum, magic);
+    Vec f = vec_fnma(n, vec_fill(-1.19040893e-10f), _mm512_fnmsub_ps(n, vec_fill(0.0433216989f), x));
+    Vec p = vec_fma(vec_fma(f, vec_fill(1.0f / 6), vec_fill(0.5f)), f, vec_fill(1));           // (e^f - 1) / f
+    __m512i bits = _mm512_castps_si512(sum);
+    Vec t = _mm512_permutexvar_ps(bits, table);
+    t = vec_fma(vec_mul(t, f), p, t);
+    __m512i power = _mm512_and_si512(_mm512_slli_epi32(bits, 19), _mm512_set1_epi32((int)0xFF800000u));
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(t), power));
 }
 VEC_INLINE Vec vec_silu(Vec x) { return _mm512_div_ps(x, vec_add(vec_fill(1), vec_exp_neg(x))); }
 // s (1 + x (1 - s)) for s = 1 / (1 + e): 1 - s = e s, without cancellation for large x.
@@ -41,40 +44,48 @@ VEC_INLINE Vec vec_silu_slope(Vec x) {
 }
 
 // ---- dropout
-// rng.h's philox on eight blocks, a word in the lower half of each 64-bit lane. The upper halves hold what is left of
-// the products: a product reads lower halves only.
-#define VEC_XOR3 0x96
-VEC_INLINE void vec_philox(const CpuDraw *d, __m512i block, __m512i w[4]) {
-    __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);
-    __m512i c0 = block, c1 = _mm512_set1_epi64(d->sample);
-    __m512i c2 = _mm512_set1_epi64(d->step), c3 = _mm512_set1_epi64(d->purpose);
+// rng.h's philox on eight blocks, a word in the lower half of each 64-bit lane, and on eight more beside them, for while
+// the first wait for their products. The upper halves hold what is left of products: a product reads lower halves only.
+VEC_INLINE void vec_philox(const CpuDraw *d, const __m512i block[2], __m512i w[4][2]) {
+    enum { XOR3 = 0x96 };
+    const __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);
     uint32_t k0 = d->seed[0], k1 = d->seed[1];
-    #pragma GCC unroll 10
-    for (int round = 0; round < 10; round++) {
-        __m512i p0 = _mm512_mul_epu32(m0, c0), p1 = _mm512_mul_epu32(m1, c2);
-        c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), c1, _mm512_set1_epi64(k0), VEC_XOR3);
-        c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c3, _mm512_set1_epi64(k1), VEC_XOR3);
-        c1 = p1;
-        c3 = p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
+    for (int h = 0; h < 2; h++) {
+        w[0][h] = block[h];
+        w[1][h] = _mm512_set1_epi64(d->sample);
+        w[2][h] = _mm512_set1_epi64(d->step);
+        w[3][h] = _mm512_set1_epi64(d->purpose);
     }
-    w[0] = c0; w[1] = c1; w[2] = c2; w[3] = c3;
+    #pragma GCC unroll 10
+    for (uint32_t round = 0; round < 10; round++) {
+        __m512i key0 = _mm512_set1_epi64(k0 + round * 0x9E3779B9u), key1 = _mm512_set1_epi64(k1 + round * 0xBB67AE85u);
+        #pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            __m512i p0 = _mm512_mul_epu32(m0, w[0][h]), p1 = _mm512_mul_epu32(m1, w[2][h]);
+            w[0][h] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), w[1][h], key0, XOR3);
+            w[2][h] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), w[3][h], key1, XOR3);
+            w[1][h] = p1;
+            w[3][h] = p0;
+        }
+    }
 }
 
-// Keep bits of a block of 16 channels at four pixels, 16 for each: the blocks of draws of the first are `first` and
-// first + 1, those of the next lie `step` further. cpu_keep_bits' bits.
-VEC_INLINE uint64_t vec_keep_bits(const CpuDraw *d, uint32_t first, uint32_t step) {
-    // Blocks 0 to 3 in the even lanes, 4 to 7 in the odd ones: so the words come out in order.
+// keep: the bits of a block of 16 channels at eight pixels, 16 for each, as cpu_keep_bits draws them. The draws' blocks
+// of the first pixel are `first` and first + 1, those of the next lie `step` further.
+VEC_INLINE void vec_keep_bits(const CpuDraw *d, uint32_t first, uint32_t step, uint64_t keep[2]) {
+    // Of four pixels, blocks 0 to 3 in the even lanes, 4 to 7 in the odd ones: so the words come out in order.
     const __m512i pixel = _mm512_setr_epi64(0, 2, 0, 2, 1, 3, 1, 3), half = _mm512_setr_epi64(0, 0, 1, 1, 0, 0, 1, 1);
-    __m512i block = _mm512_add_epi64(_mm512_mul_epu32(pixel, _mm512_set1_epi64(step)), half), w[4];
-    vec_philox(d, _mm512_add_epi64(block, _mm512_set1_epi64(first)), w);
-    __m512i low = _mm512_mask_blend_epi32(0xAAAA, w[0], _mm512_slli_epi64(w[1], 32));
-    __m512i high = _mm512_mask_blend_epi32(0xAAAA, w[2], _mm512_slli_epi64(w[3], 32));
-    __m512i p = _mm512_set1_epi16((short)d->p16);
-    uint64_t a = _mm512_cmpge_epu16_mask(_mm512_unpacklo_epi64(low, high), p);
-    uint64_t b = _mm512_cmpge_epu16_mask(_mm512_unpackhi_epi64(low, high), p);
-    return a | b << 32;
+    __m512i block = _mm512_add_epi64(_mm512_mul_epu32(pixel, _mm512_set1_epi64(step)), half), w[4][2];
+    vec_philox(d, (__m512i[]){ _mm512_add_epi64(block, _mm512_set1_epi64(first)),
+                               _mm512_add_epi64(block, _mm512_set1_epi64(first + 4 * step)) }, w);
+    const __m512i p = _mm512_set1_epi16((short)d->p16);
+    for (int h = 0; h < 2; h++) {
+        __m512i low = _mm512_mask_blend_epi32(0xAAAA, w[0][h], _mm512_slli_epi64(w[1][h], 32));
+        __m512i high = _mm512_mask_blend_epi32(0xAAAA, w[2][h], _mm512_slli_epi64(w[3][h], 32));
+        uint64_t even = _mm512_cmpge_epu16_mask(_mm512_unpacklo_epi64(low, high), p);
+        uint64_t odd = _mm512_cmpge_epu16_mask(_mm512_unpackhi_epi64(low, high), p);
+        keep[h] = even | odd << 32;
+    }
 }
 #endif
 #endif

@@ -110,16 +110,28 @@ VEC_INLINE Vec apply(const Map *m, const float *x, bool silu) {
 VEC_INLINE void write_block(float *y, const float *x, const Map *m, bool silu, int hw) {
     for (int p = 0; p < hw; p++) vec_store(y + p * VEC, apply(m, x + p * VEC, silu));
 }
-// The same with dropout. first: the draws' block of the first pixel; step: from pixel to pixel. y, mask: NULL if unwanted.
+// Keep bits of `pixels` of a block, 16 for each; first: the draws' block of the first pixel; step: from pixel to pixel.
+static void draw_keep(uint8_t *keep, const CpuDraw *d, uint32_t first, uint32_t step, int pixels) {
+    for (int p = 0; p < pixels; p += 8) {
+        uint64_t bits[2];
+        vec_keep_bits(d, first + (uint32_t)p * step, step, bits);
+        if (p + 8 <= pixels) memcpy(keep + p * (VEC / 8), bits, sizeof bits);
+        else                 memcpy(keep + p * (VEC / 8), bits, (size_t)(pixels - p) * (VEC / 8));
+    }
+}
+
+// The same with dropout. mask, y: NULL if unwanted.
 VEC_INLINE void drop_block(float *y, uint8_t *mask, const float *x, const Map *m, bool silu, int hw, const CpuDraw *d,
                            uint32_t first, uint32_t step) {
     Vec scale = vec_fill(cpu_keep_scale(d->p16));
-    for (int p = 0; p < hw; p += 4) {
-        int pixels = (int)cpu_min(4, hw - p);
-        uint64_t keep = vec_keep_bits(d, first + (uint32_t)p * step, step);
-        if (mask) memcpy(mask + p * (VEC / 8), &keep, (size_t)pixels * (VEC / 8));
-        for (int q = 0; y && q < pixels; q++, keep >>= VEC) {
-            vec_store(y + (p + q) * VEC, _mm512_maskz_mul_ps((__mmask16)keep, apply(m, x + (p + q) * VEC, silu), scale));
+    for (int p0 = 0; p0 < hw; p0 += RUN) {
+        int pixels = (int)cpu_min(hw - p0, RUN);
+        uint8_t own[RUN * VEC / 8], *bits = mask ? mask + p0 * (VEC / 8) : own;
+        draw_keep(bits, d, first + (uint32_t)p0 * step, step, pixels);
+        for (int p = 0; y && p < pixels; p++) {
+            uint16_t keep;
+            memcpy(&keep, bits + p * (VEC / 8), sizeof keep);
+            vec_store(y + (p0 + p) * VEC, _mm512_maskz_mul_ps(keep, apply(m, x + (p0 + p) * VEC, silu), scale));
         }
     }
 }
