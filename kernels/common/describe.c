@@ -7,6 +7,7 @@
 #include <string.h>
 
 extern const Description describe_conv2d_forward, describe_conv2d_backward_input, describe_conv2d_backward_weight,
+    describe_conv2d_up_forward, describe_conv2d_up_backward_input, describe_conv2d_up_backward_weight,
     describe_gemm, describe_bias_backward, describe_groupnorm_forward, describe_groupnorm_backward,
     describe_attention_forward, describe_attention_backward, describe_axpby, describe_multiply, describe_silu_forward,
     describe_silu_backward, describe_fill, describe_add_channel_forward, describe_add_channel_backward,
@@ -19,7 +20,8 @@ extern const Description describe_conv2d_forward, describe_conv2d_backward_input
     describe_pool_all_forward, describe_pool_all_backward, describe_cross_entropy;
 
 const Description *const descriptions[] = {
-    &describe_conv2d_forward, &describe_conv2d_backward_input, &describe_conv2d_backward_weight, &describe_gemm,
+    &describe_conv2d_forward, &describe_conv2d_backward_input, &describe_conv2d_backward_weight,
+    &describe_conv2d_up_forward, &describe_conv2d_up_backward_input, &describe_conv2d_up_backward_weight, &describe_gemm,
     &describe_bias_backward, &describe_groupnorm_forward, &describe_groupnorm_backward, &describe_attention_forward,
     &describe_attention_backward, &describe_axpby, &describe_multiply, &describe_silu_forward, &describe_silu_backward,
     &describe_fill, &describe_add_channel_forward, &describe_add_channel_backward, &describe_relayout,

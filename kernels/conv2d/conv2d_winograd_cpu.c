@@ -436,6 +436,7 @@ static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w
     apply(&p, a->w, false, &x, &y, &terms, w.scratch);
 }
 
+static bool can_input(const Conv2dShape *z) { return can(z) && !(z->use & CONV_BIAS); }
 static size_t input_scratch(const Conv2dShape *z) { return sizeof(float) * (size_t)plan_apply(z, true).floats; }
 static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_apply(z, true);
@@ -457,5 +458,5 @@ static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a
 
 IMPLS(conv2d_winograd_cpu,
     IMPL_FULL(conv2d_forward, "winograd", 10, 0, 0, can, forward_scratch, NULL, forward, NULL),
-    IMPL_FULL(conv2d_backward_input, "winograd", 10, 0, 0, can, input_scratch, NULL, backward_input, NULL),
+    IMPL_FULL(conv2d_backward_input, "winograd", 10, 0, 0, can_input, input_scratch, NULL, backward_input, NULL),
     IMPL_FULL(conv2d_backward_weight, "winograd", 10, 0, 0, can, weight_scratch, NULL, backward_weight, NULL))
