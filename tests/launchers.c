@@ -86,8 +86,8 @@ static const Case cases[] = {
     { "conv2d_backward_weight", "n=11 h=16 w=16 c=40 c2=32 k=32 stride=2 use=bias dtype=bf16 out=bf16" },
     { "conv2d_backward_weight", "n=30 h=9 w=7 c=40 k=40 r=1 s=1 use=bias+temb dtype=bf16 out=bf16" },
     { "conv2d_backward_input", "n=2 h=5 w=7 c=12 k=16 use=bias" },
-    { "conv2d_backward_input", "n=2 h=8 w=6 c=16 c2=8 k=24 stride=2 r=4 s=4 pad_h=1 pad_w=1 p=4 q=3 use=bias with=add" },
-    { "conv2d_backward_input", "n=2 h=16 w=16 c=40 k=72 stride=2 r=4 s=4 pad_h=1 pad_w=1 p=8 q=8 use=bias dtype=bf16 "
+    { "conv2d_backward_input", "n=2 h=8 w=6 c=16 c2=8 k=24 stride=2 r=4 pad_h=1 pad_w=1 p=4 q=3 use=bias with=add" },
+    { "conv2d_backward_input", "n=2 h=16 w=16 c=40 k=72 stride=2 r=4 pad_h=1 pad_w=1 p=8 q=8 use=bias dtype=bf16 "
                                "out=bf16" },
     { "conv2d_backward_input", "n=2 h=9 w=9 c=4 k=20 use=bias" },
     { "conv2d_up_forward", "n=2 h=5 w=3 c=16 k=24 use=bias" },
