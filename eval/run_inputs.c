@@ -188,24 +188,11 @@ bool run_open_extractor(Run *r, Error *err) {
     return classifier || !r->ask[ASK_FIDELITY] || open_judge(r, err);
 }
 
-static void extract_samples(Run *r) {
-    const ImageSet *s = &r->samples.images;
-    const Extractor *e = r->extractor;
-    float *x = xmalloc((size_t)s->n * (size_t)e->dim * sizeof *x);
-    float *probs = xmalloc((size_t)s->n * (size_t)e->classes * sizeof *probs);
-    extractor_run(r->extractor, s, protocol_quantises((Protocol)r->c.protocol), x, probs);
-    features_copy(s->n, e->dim, x, s->label, e->classes, probs, s->name, &r->gen);
-    free(x);
-    free(probs);
-}
-
 // Diverged networks and broken weights show here first; no metric is defined on them.
 static bool check_finite(const Features *f, Error *err) {
-    for (int64_t i = 0; i < f->n * f->dim; i++)
-        if (!isfinite(f->x[i]))
-            return error_set(err, ERR_DIVERGED, "%s: the features of image %lld are not finite", f->name,
-                             (long long)(i / f->dim));
-    return true;
+    int64_t row = features_broken(f);
+    return row < 0 || error_set(err, ERR_DIVERGED, "%s: the features of image %lld are not finite", f->name,
+                                (long long)row);
 }
 
 static bool extract_real(Run *r, const Dataset *d, Features *out, Error *err) {
@@ -215,7 +202,7 @@ static bool extract_real(Run *r, const Dataset *d, Features *out, Error *err) {
 }
 
 bool run_extract(Run *r, Error *err) {
-    extract_samples(r);
+    extractor_table(r->extractor, &r->samples.images, protocol_quantises((Protocol)r->c.protocol), &r->gen);
     bool wanted = r->ask[ASK_FIDELITY] || r->ask[ASK_NEAREST] || r->ask[ASK_DIVERSITY];
     if (!check_finite(&r->gen, err) || !extract_real(r, run_reference(r), &r->ref, err)) return false;
     r->real = &r->ref;
