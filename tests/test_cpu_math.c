@@ -69,8 +69,8 @@ static void vector_exp_is_accurate(void **unused) {
     assert_true(slope[3] == 1 && fabsf(slope[4]) < 1e-7f && slope[5] == 0.5f);
 }
 
-// With u as above: s is off by s ((1 - s) 4 + 2) u <= 3 u. The product x s (1 - s), at most 0.224, gathers 6 u from each
-// s, 4 u from e and 2 u of its own: 4 u. The sum rounds by u: in all 8 u, 4 spacings of the floats from 1 to 2.
+// With u as above: s is off by s ((1 - s) 4 + 2) u <= 3 u. The product x s (1 - s), at most 0.224, gathers 6 u from
+// each s, 4 u from e and 2 u of its own: 4 u. The sum rounds by u: in all 8 u, 4 spacings of the floats from 1 to 2.
 static void vector_slope_is_accurate(void **unused) {
     (void)unused;
     double worst = 0;

@@ -1,4 +1,4 @@
-// kernels/common/cpu_avx512.h - vectors of 16 floats for kernels that work on blocks of 16 channels: exp, SiLU, keep bits.
+// kernels/common/cpu_avx512.h - vectors of 16 floats, for kernels on blocks of 16 channels: exp, SiLU, keep bits.
 //
 // For loops that compilers do not turn into good vectors from plain C (cpu.h). Empty without AVX-512.
 #ifndef KERNELS_COMMON_CPU_AVX512_H
@@ -19,8 +19,8 @@ VEC_INLINE Vec  vec_fma(Vec x, Vec y, Vec z) { return _mm512_fmadd_ps(x, y, z); 
 VEC_INLINE Vec  vec_fnma(Vec x, Vec y, Vec z) { return _mm512_fnmadd_ps(x, y, z); }    // z - x y
 
 // e^-x: within 2 ulp for -88.3 <= x <= 87.3, beyond that it stays at the end's value; NaN gives NaN (the second operand
-// of min and max). e^-x = 2^(n / 16) e^f with |f| <= ln 2 / 32, where Taylor's polynomial of degree 3 is off by less than
-// f^4 / 24 = 2^-26.7; 2^(n / 16) is 2^(j / 16), from a table, times a whole power of 2. As in cpu_exp n is rounded by
+// of min and max). e^-x = 2^(n / 16) e^f with |f| <= ln 2 / 32, where Taylor's polynomial of degree 3 is off by about
+// f^4 / 24 <= 2^-26; 2^(n / 16) is 2^(j / 16), from a table, times a whole power of 2. As in cpu_exp n is rounded by
 // adding 1.5 * 2^23, its bits at the bottom of the sum: j the lowest four, the power's exponent the rest.
 VEC_INLINE Vec vec_exp_neg(Vec x) {
     const Vec table = _mm512_setr_ps(1.0f, 1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f, 1.29683955f,
@@ -43,9 +43,28 @@ VEC_INLINE Vec vec_silu_slope(Vec x) {
     return vec_fma(vec_mul(x, s), vec_mul(e, s), s);
 }
 
+// Exchanges rows and columns: bit by bit of the two indices.
+VEC_INLINE void vec_transpose(Vec r[16]) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    #pragma GCC unroll 4
+    for (int bit = 1; bit < 16; bit *= 2) {
+        __mmask16 set = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(bit));
+        __m512i other = _mm512_xor_si512(lane, _mm512_set1_epi32(bit)), second = _mm512_set1_epi32(16);
+        __m512i upper = _mm512_mask_add_epi32(lane, set, other, second);
+        __m512i lower = _mm512_mask_add_epi32(other, set, lane, second);
+        #pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) {
+            if (i & bit) continue;
+            Vec x = r[i], y = r[i + bit];
+            r[i] = _mm512_permutex2var_ps(x, upper, y);
+            r[i + bit] = _mm512_permutex2var_ps(x, lower, y);
+        }
+    }
+}
+
 // ---- dropout
-// rng.h's philox on eight blocks, a word in the lower half of each 64-bit lane, and on eight more beside them, for while
-// the first wait for their products. The upper halves hold what is left of products: a product reads lower halves only.
+// rng.h's philox on eight blocks, a word in the lower half of each 64-bit lane, and on eight more beside them, for
+// while the first wait for their products. The upper halves hold what is left of products, which read lower halves.
 VEC_INLINE void vec_philox(const CpuDraw *d, const __m512i block[2], __m512i w[4][2]) {
     enum { XOR3 = 0x96 };
     const __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);

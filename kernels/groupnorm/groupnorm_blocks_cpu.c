@@ -1,7 +1,8 @@
-// kernels/groupnorm/groupnorm_blocks_cpu.c - group normalization in blocks of 16 channels, a vector to a pixel (AVX-512).
+// kernels/groupnorm/groupnorm_blocks_cpu.c - group normalization in blocks of 16 channels, a vector to a pixel.
 //
-// The layout is C16. One task takes whole groups and whole blocks of one image, a slab that stays in the second-level
-// cache of its core: memory is read once for the passes of mean, variance and y (forward), of gamma g and dx (backward).
+// The layout is C16, the vectors AVX-512. One task takes whole groups and whole blocks of one image, a slab that stays
+// in the second-level cache of its core: memory is read once for the passes of mean, variance and y (forward), of
+// gamma g and dx (backward).
 // Sums over pixels gather in floats, RUN pixels to a partial sum, in one order whatever the number of threads; sums
 // over a group's channels in double.
 #include "kernels/common/cpu_avx512.h"
@@ -10,7 +11,7 @@
 #ifdef VEC_INLINE
 enum {
     VEC = 16,
-    SLAB_FLOATS = 1 << 16,    // of x: with y, or dy and dx, beside it within the second-level cache of a core
+    SLAB_FLOATS = 1 << 15,    // of x: with y, or dy, dx and add, beside it within the second-level cache of a core
     FEW_TASKS = 64,           // below that, slabs are cut down to single units
     RUN = 128,                // pixels of a partial sum
     LANES = 8,                // sums that a vector's pixels are dealt to, so that additions need not wait
