@@ -18,12 +18,18 @@ static inline int64_t cpu_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t cpu_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // ---- functions
-// e^x within 2 ulp for -87.3 <= x <= 88.3; beyond that it stays at the end's value. NaN gives NaN.
+// e^x within 2 ulp for |x| <= 87.3; beyond that it stays at the end's value. NaN gives NaN.
 // x = n ln 2 + f; n is rounded by adding 1.5 * 2^23, and its bits end up at the bottom of that sum, ready to be the
-// exponent. The polynomial is that of the Cephes library (expf).
-static inline float cpu_exp(float x) {
-    x = x < -87.33654f ? -87.33654f : x;
-    x = x > 88.37626f ? 88.37626f : x;
+// exponent. The polynomial is that of the Cephes library (expf). The ends are set on the bits of |x|, as integers: of
+// float comparisons gcc makes branches, and works the rest out for each.
+static inline float cpu_exp(float given) {
+    int32_t word, size;
+    memcpy(&word, &given, 4);
+    size = word & 0x7FFFFFFF;
+    size = size < 0x42AEAC4F ? size : 0x42AEAC4F;            // 87.33654
+    word = (word & INT32_MIN) | size;
+    float x;
+    memcpy(&x, &word, 4);
     float sum = x * 1.44269504f + 12582912.0f, n = sum - 12582912.0f;
     float f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -38,7 +44,7 @@ static inline float cpu_exp(float x) {
     bits = (bits + 127u) << 23;
     float power;
     memcpy(&power, &bits, 4);
-    return p * power;
+    return given != given ? given : p * power;
 }
 static inline float cpu_sigmoid(float x) { return 1.0f / (1.0f + cpu_exp(-x)); }
 static inline float cpu_silu(float x) { return x / (1.0f + cpu_exp(-x)); }
