@@ -127,7 +127,7 @@ static const OpCase cases[] = {
     { "merged",                 { BALANCED, 2, 8, 16, 2, 4, 2, 10, 0, ATTENTION_MERGED }, TEST | CASE_LARGE, 0 },
     { "merged, update",         { UPDATE,   2, 8, 16, 2, 4, 2, 10, 0, ATTENTION_MERGED }, TEST, 0 },
     { "merged, sampler step",   { SAMPLE,   2, 8, 16, 2, 4, 2, 0, 0, ATTENTION_MERGED }, TEST, 0 },
-    { "merged, odd channels",   { BALANCED, 1, 4,  6, 2, 3, 1, 0, 0, ATTENTION_MERGED }, TEST, 0 },
+    { "merged, odd channels",   { BALANCED, 2, 8,  6, 2, 3, 1, 0, 0, ATTENTION_MERGED }, TEST, 0 },
     { "merged, gradients",      { PLAIN,    2, 4,  4, 2, 2, 2, 10, 1, ATTENTION_MERGED }, GRAD, 0 },
     { "plain, gradients",       { PLAIN,    2, 4,  4, 2, 2, 2, 10, 1 }, GRAD, 0 },
     { "unlabelled, gradients",  { UNLABELLED, 1, 4, 4, 2, 2, 1, 10, 0 }, GRAD, 0 },
