@@ -74,6 +74,16 @@ static void cpu_computes_what_was_published(void **state) {
     results_free(&out);
 }
 
+static void merged_attention_computes_what_was_published(void **state) {
+    (void)state;
+    program_expect(0, "replay %s --output merged.safetensors --device cpu --attention merged", CASE);
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%.2000s/merged.safetensors", tempdir);
+    Results out = read_results(path);
+    expect_parity(&out, "merged", 4);
+    results_free(&out);
+}
+
 // ---- on the emulated GPU, whose accesses tests/ops judges: here it only computes
 #ifdef CBDM_EMU
 static Results emulated(const char *device, const char *dtype) {
@@ -215,6 +225,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reference_computes_what_was_published),
         cmocka_unit_test(cpu_computes_what_was_published),
+        cmocka_unit_test(merged_attention_computes_what_was_published),
         cmocka_unit_test(bf16_costs_what_it_must),
         cmocka_unit_test(judge_sees_far_results_in_bf16),
 #ifdef CBDM_EMU

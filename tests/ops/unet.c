@@ -1,7 +1,7 @@
 // tests/ops/unet.c - the whole network and its training step, small, in the three forms that a run records: the
 // balanced step, the plain one, and the one of a batch whose labels are dropped; the balanced one with its update of
 // the weights; and a guided step of the sampler.
-//   dim: form, batch, image size, channels, levels, groups, attention levels, dropout in 1/100, augmentation
+//   dim: form, batch, image size, channels, levels, groups, attention levels, dropout in 1/100, augmentation, attention
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +59,8 @@ static void build(OpRun *r, const OpCase *c) {
     Device *device = graph_device(g);
     UNetConfig config = { .image_size = (int)d[2], .in_channels = 3, .channels = (int)d[3], .levels = (int)d[4],
                           .mult = { 1, 2, 2 }, .attn_levels = (unsigned)d[6], .res_blocks = 1, .groups = (int)d[5],
-                          .classes = 5, .augment = d[8] != 0, .dropout = (double)d[7] / 100 };
+                          .classes = 5, .augment = d[8] != 0, .dropout = (double)d[7] / 100,
+                          .attention = (AttentionForm)d[9] };
     Model *m = xcalloc(1, sizeof *m);
     m->unet = unet_new(&config, device);
     m->schedule = schedule_linear(device, 50, 1e-3, 0.2, BETA_DOUBLE);
@@ -88,6 +89,8 @@ static void build(OpRun *r, const OpCase *c) {
     case_output(r, "loss", s.loss, OUT_NO_GRAD | OUT_F32);
     case_loss(r, s.loss);
     if (!s.y) case_no_gradient(r, "label_embedding.weight");
+    for (int i = 0; i < param_count(ps) && config.attention == ATTENTION_MERGED; i++)
+        if (strstr(param_name(param_get(ps, i)), "proj_k.bias")) case_no_gradient(r, param_name(param_get(ps, i)));
     if (d[0] == UPDATE) append_update(r, ps);
 }
 
@@ -112,7 +115,7 @@ static double rounding(const OpCase *c, const Results *ref, const char *result) 
 
 enum { TEST = CASE_TEST, GRAD = CASE_TEST | CASE_GRAD };
 static const OpCase cases[] = {
-    //                            form      n  size ch lv gr at dr au
+    //                            form      n  size ch lv gr at dr au form of attention
     { "balanced",               { BALANCED, 2, 8, 16, 2, 4, 2, 10, 0 }, TEST | CASE_LARGE, 0 },
     { "plain",                  { PLAIN,    2, 8, 16, 2, 4, 2, 10, 0 }, TEST | CASE_LARGE, 0 },
     { "unlabelled",             { UNLABELLED, 2, 8, 16, 2, 4, 2, 10, 0 }, TEST | CASE_LARGE, 0 },
@@ -121,6 +124,11 @@ static const OpCase cases[] = {
     { "sampler step",           { SAMPLE,   2, 8, 16, 2, 4, 2, 0, 0 }, TEST, 0 },
     { "odd channels",           { BALANCED, 1, 4,  6, 2, 3, 1, 0, 0 }, TEST, 0 },
     { "three levels",           { PLAIN,    1, 8, 16, 3, 8, 2, 0, 0 }, TEST, 0 },
+    { "merged",                 { BALANCED, 2, 8, 16, 2, 4, 2, 10, 0, ATTENTION_MERGED }, TEST | CASE_LARGE, 0 },
+    { "merged, update",         { UPDATE,   2, 8, 16, 2, 4, 2, 10, 0, ATTENTION_MERGED }, TEST, 0 },
+    { "merged, sampler step",   { SAMPLE,   2, 8, 16, 2, 4, 2, 0, 0, ATTENTION_MERGED }, TEST, 0 },
+    { "merged, odd channels",   { BALANCED, 2, 8,  6, 2, 3, 1, 0, 0, ATTENTION_MERGED }, TEST, 0 },
+    { "merged, gradients",      { PLAIN,    2, 4,  4, 2, 2, 2, 10, 1, ATTENTION_MERGED }, GRAD, 0 },
     { "plain, gradients",       { PLAIN,    2, 4,  4, 2, 2, 2, 10, 1 }, GRAD, 0 },
     { "unlabelled, gradients",  { UNLABELLED, 1, 4, 4, 2, 2, 1, 10, 0 }, GRAD, 0 },
 };
