@@ -86,6 +86,10 @@ size_t  arena_bytes(const Arena *a);                          // exact, before a
 void    graph_plan(Graph *g, Arena *a);                       // implementations, offsets; checked again
 void    arena_seal(Arena *a);                                 // allocate, bind(), prepare(); or exit 4 with a report
 void    graph_run(Graph *g);                                  // aborts at the first node whose stream failed
+// Runs it node by node and waits for each, up to the first whose result holds a value that is not finite; true: text
+// names that node and its parameters. The nodes that update parameters and what follows them are not run.
+enum { GRAPH_NODE_TEXT = 320 };
+bool    graph_find_nonfinite(Graph *g, char text[GRAPH_NODE_TEXT]);
 OpCost  graph_cost(const Graph *g);                           // sum over nodes
 void    graph_dump(const Graph *g, FILE *f);                  // one line per node: op, impl, cost, tensors, scratch
 void    graph_profile(Graph *g, int repeats, FILE *f);        // runs; time per op and implementation, sorted

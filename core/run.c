@@ -1,4 +1,5 @@
 // core/run.c - binding a planned graph to memory, running it, and telling what it costs.
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,15 +26,20 @@ static DeviceWindow window_of(const Tensor *t, bool write) {
     return (DeviceWindow){ tensor_data(t), (size_t)((rows - 1) * t->ld + c) * dtype_size(t->dtype), write };
 }
 
+static bool works_in_place(const Node *n) {
+    for (int i = 0; i < n->n_in; i++)
+        for (int j = 0; j < n->n_out; j++)
+            if (n->in[i] && n->in[i] == n->out[j]) return true;
+    return false;
+}
+
 // What node n may touch: its inputs, and to write its outputs and scratch. A node that works in place, having an input
 // among its outputs, names only one of those that it changes (Adam: weights, moments, averages, counts): it may write
 // all of its inputs that are nobody's activations.
 static void declare_scope(const Graph *g, const Node *n, const char *label) {
     DeviceWindow w[NODE_MAX_IN + NODE_MAX_OUT + 1];
-    bool in_place = false;
+    bool in_place = works_in_place(n);
     int count = 0;
-    for (int i = 0; i < n->n_in; i++)
-        for (int j = 0; j < n->n_out; j++) in_place |= n->in[i] && n->in[i] == n->out[j];
     for (int i = 0; i < n->n_in; i++)
         if (n->in[i]) w[count++] = window_of(n->in[i], in_place && n->in[i]->flags & TENSOR_PERSISTENT);
     for (int j = 0; j < n->n_out; j++)
@@ -42,15 +48,15 @@ static void declare_scope(const Graph *g, const Node *n, const char *label) {
     device_scope(g->device, label, w, count);
 }
 
-static const char *node_str(const Graph *g, const Node *n, char text[320]) {
-    snprintf(text, 320, "graph %s, node %d (%s, %s -> %s)", g->name, n->id, n->op->name, n->impl->name,
+static const char *node_str(const Graph *g, const Node *n, char text[GRAPH_NODE_TEXT]) {
+    snprintf(text, GRAPH_NODE_TEXT, "graph %s, node %d (%s, %s -> %s)", g->name, n->id, n->op->name, n->impl->name,
              tensor_str(n->n_out ? n->out[0] : NULL));
     return text;
 }
 
 // `named`: reports of the emulated GPU bear the node's name, since they may come long after the launch.
 static void launch_node(const Graph *g, Node *n, bool named) {
-    char label[320] = "";
+    char label[GRAPH_NODE_TEXT] = "";
     if (!n->op->launcher) return;
     crumb_set(n->n_out && n->out[0] && n->out[0]->name ? n->out[0]->name : n->op->name);
     if (device_has_scope(g->device)) declare_scope(g, n, named ? node_str(g, n, label) : label);
@@ -58,7 +64,7 @@ static void launch_node(const Graph *g, Node *n, bool named) {
 }
 
 static void check_node(const Graph *g, const Node *n, Status s) {
-    char text[320];
+    char text[GRAPH_NODE_TEXT];
     CHECK(s.code == 0, "%s: %s", node_str(g, n, text), s.what);
 }
 
@@ -96,6 +102,39 @@ void graph_run(Graph *g) {
     }
     device_scope(g->device, "", NULL, 0);
     crumb_set(NULL);
+}
+
+static bool is_finite(const Tensor *t) {
+    if (!tensor_data(t) || (t->dtype != DT_F32 && t->dtype != DT_BF16 && t->dtype != DT_F64)) return true;
+    int64_t n = tensor_numel(t);
+    double *host = xmalloc((size_t)n * sizeof *host);
+    tensor_read_f64(t, host);
+    bool finite = true;
+    for (int64_t i = 0; i < n && finite; i++) finite = isfinite(host[i]);
+    free(host);
+    return finite;
+}
+
+// The node, and the parameters that it reads.
+bool graph_find_nonfinite(Graph *g, char text[GRAPH_NODE_TEXT]) {
+    for (int i = 0; i < g->n_nodes; i++) {
+        Node *n = g->nodes[i];
+        if (!n->op->launcher) continue;
+        if (works_in_place(n)) break;
+        launch_node(g, n, false);
+        check_node(g, n, device_check(g->device));
+        for (int j = 0; j < n->n_out; j++) {
+            if (!n->out[j] || is_finite(n->out[j])) continue;
+            node_str(g, n, text);
+            for (int k = 0, at; k < n->n_in; k++) {
+                if (!n->in[k] || !n->in[k]->name || !(n->in[k]->flags & TENSOR_PERSISTENT)) continue;
+                at = (int)strlen(text);
+                snprintf(text + at, (size_t)(GRAPH_NODE_TEXT - at), ", %s", n->in[k]->name);
+            }
+            return true;
+        }
+    }
+    return false;
 }
 
 static OpCost node_cost(const Node *n) {

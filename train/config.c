@@ -94,6 +94,8 @@ static const Flag own_flags[] = {
       FLAG_BOOL, FIELD(prepare), NULL, 0, 0 },
     { "dump-graph", "false", "list the nodes of the step and end", FLAG_BOOL, FIELD(dump_graph), NULL, 0, 0 },
     { "profile", "false", "time a few steps node by node and end", FLAG_BOOL, FIELD(profile), NULL, 0, 0 },
+    { "inject", "", "rehearse a fault, VALUE@STEP:PARAMETER, as in nan@7:head.weight: in that step alone the first "
+      "element of the parameter is VALUE", FLAG_STR, FIELD(inject), NULL, 0, 0 },
     { "no-fuse", "false", "run the plain graph, without rewrites", FLAG_BOOL, FIELD(no_fuse), NULL, 0, 0 },
 };
 #undef FIELD
@@ -119,7 +121,7 @@ static const char *const changeable[] = {
 };
 // What is not part of a run's definition, and so not of its checkpoints.
 static const char *const local[] = { "preset", "out", "resume", "init-from", "device", "kernels", "kernel",
-                                     "prepare", "dump-graph", "profile", NULL };
+                                     "prepare", "dump-graph", "profile", "inject", NULL };
 
 static bool listed(const char *const *list, const char *name) {
     for (int i = 0; list[i]; i++)

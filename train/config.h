@@ -26,7 +26,7 @@ typedef struct {
     int         compat;                                  // Compat
     int         dtype;                                   // one of dtype_choices
     int         resident;                                // Resident
-    const char *preset, *device, *out, *resume, *init_from, *kernels, *kernel;
+    const char *preset, *device, *out, *resume, *init_from, *kernels, *kernel, *inject;
     int64_t     log_every, save_every, keep, milestone_every, preview_every, probe_every, eval_every;
     int         preview_steps, probe_images, eval_samples, eval_steps;
     double      preview_omega, eval_omega;

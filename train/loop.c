@@ -6,22 +6,22 @@
 
 #include "train/trainer_impl.h"
 
-enum { BAD_IN_A_ROW = 3, BAD_IN_WINDOW = 10, WINDOW = 10000, SAVES_FAILED = 3 };
+enum { SAVES_FAILED = 3 };
 
 // ---- what goes on in a resumed run
 char *loop_state_text(const LoopState *s) {
-    return xasprintf("%a %a %a %lld %lld %lld", s->sum[0], s->sum[1], s->sum[2], (long long)s->n,
-                     (long long)s->bad_in_a_row, (long long)s->bad_in_window);
+    char *watch = watch_text(&s->watch);
+    char *text = xasprintf("%a %a %a %lld %s", s->sum[0], s->sum[1], s->sum[2], (long long)s->n, watch);
+    free(watch);
+    return text;
 }
 
 bool loop_state_parse(LoopState *s, const char *text) {
-    long long n, row, window;
-    if (sscanf(text, "%la %la %la %lld %lld %lld", &s->sum[0], &s->sum[1], &s->sum[2], &n, &row, &window) != 6)
-        return false;
+    long long n;
+    int length = 0;
+    if (sscanf(text, "%la %la %la %lld%n", &s->sum[0], &s->sum[1], &s->sum[2], &n, &length) != 4) return false;
     s->n = n;
-    s->bad_in_a_row = row;
-    s->bad_in_window = window;
-    return true;
+    return watch_parse(&s->watch, text + length);
 }
 
 static bool save(const Trainer *t, RunDir *dir, int64_t step, Error *err) {
@@ -49,13 +49,21 @@ static void show_progress(const Trainer *t, const Meter *m, int64_t step, const 
     log_progress(text);
 }
 
+// JSON has no numbers that are not finite.
+static const char *json_real(double v, char text[32]) {
+    snprintf(text, 32, isfinite(v) ? "%.9g" : "null", v);
+    return text;
+}
+
 static void write_stats(Trainer *t, RunDir *dir, Meter *m, int64_t step, const StepState *s) {
     LoopState *l = &t->loop;
     double now = now_seconds(), n = (double)l->n;
-    char *text = xasprintf("{\"step\": %lld, \"loss\": %.9g, \"denoising\": %.9g, \"balancing\": %.9g, "
-                           "\"grad_norm\": %.9g, \"lr\": %.9g, \"skipped\": %lld, \"images_per_second\": %.4g}",
-                           (long long)step, l->sum[0] / n, l->sum[1] / n, l->sum[2] / n, (double)s->grad_norm,
-                           (double)s->lr, (long long)s->skipped,
+    char part[4][32];
+    char *text = xasprintf("{\"step\": %lld, \"loss\": %s, \"denoising\": %s, \"balancing\": %s, \"grad_norm\": %s, "
+                           "\"lr\": %.9g, \"skipped\": %lld, \"spikes\": %lld, \"images_per_second\": %.4g}",
+                           (long long)step, json_real(l->sum[0] / n, part[0]), json_real(l->sum[1] / n, part[1]),
+                           json_real(l->sum[2] / n, part[2]), json_real((double)s->grad_norm, part[3]), (double)s->lr,
+                           (long long)s->skipped, (long long)l->watch.spikes,
                            (double)(step - m->last_step) * t->c->batch / (now - m->last_log));
     run_dir_stat(dir, text);
     free(text);
@@ -65,22 +73,35 @@ static void write_stats(Trainer *t, RunDir *dir, Meter *m, int64_t step, const S
     m->last_step = step;
 }
 
+// A step that is not finite does not spoil the means of those beside it.
+static void add_losses(LoopState *l, const double loss[3]) {
+    if (!isfinite(loss[0]) || !isfinite(loss[1]) || !isfinite(loss[2])) return;
+    for (int i = 0; i < 3; i++) l->sum[i] += loss[i];
+    l->n++;
+}
+
 // An update whose gradient is not finite was refused on the device; too many end the run.
-static bool check_finite(Trainer *t, const StepResult *r, int64_t skipped_before, Error *err) {
-    LoopState *l = &t->loop;
-    if (r->step % WINDOW == 0) l->bad_in_window = 0;
-    if (r->state.skipped == skipped_before) {
-        l->bad_in_a_row = 0;
+static bool look_at(Trainer *t, RunDir *dir, const StepResult *r, int64_t skipped_before, Error *err) {
+    Watch *w = &t->loop.watch;
+    char why[WATCH_TEXT];
+    double norm = (double)r->state.grad_norm;
+    WatchFinding found = watch_step(w, r->step, r->loss[0], norm, r->state.skipped != skipped_before, why);
+    if (found == WATCH_FINE) return true;
+    if (found == WATCH_SPIKE) {
+        log_warn("spike at step %lld: %s", (long long)r->step, why);
         return true;
     }
-    l->bad_in_a_row++;
-    l->bad_in_window++;
-    log_warn("step %lld is skipped: loss %g, gradient norm %g", (long long)r->step, r->loss[0],
-             (double)r->state.grad_norm);
-    if (l->bad_in_a_row < BAD_IN_A_ROW && l->bad_in_window < BAD_IN_WINDOW) return true;
-    return error_set(err, ERR_DIVERGED, "training diverged: the loss or its gradient is not finite at step %lld (%lld "
-                     "in a row); the weights before it are saved; start again from an earlier checkpoint with "
-                     "--init-from and a lower --lr", (long long)r->step, (long long)l->bad_in_a_row);
+    char *json = skipped_json(t, r), *path = run_dir_skipped(dir, r->step, json);
+    log_warn("step %lld is skipped: loss %s, gradient norm %s%s%s", (long long)r->step,
+             isfinite(r->loss[0]) ? "finite" : "not finite", isfinite(norm) ? "finite" : "not finite", path ? "; its batch: " : "", path ? path : "");
+    if (found == WATCH_DIVERGED)
+        error_set(err, ERR_DIVERGED, "training diverged: the loss or its gradient is not finite at step %lld (%lld in "
+                  "a row); the weights before it are saved%s%s; start again from an earlier checkpoint with "
+                  "--init-from and a lower --lr", (long long)r->step, (long long)w->bad_in_a_row,
+                  path ? ", its batch is in " : "", path ? path : "");
+    free(json);
+    free(path);
+    return found == WATCH_SKIPPED;
 }
 
 // How many steps may be begun whose results are not known. On the host each is known as soon as it is begun. On a GPU
@@ -90,13 +111,11 @@ static bool check_finite(Trainer *t, const StepResult *r, int64_t skipped_before
 // and done.
 static bool may_begin(const Trainer *t, int64_t known) {
     const RunConfig *c = t->c;
-    const LoopState *l = &t->loop;
-    int64_t ahead = trainer_steps_done(t) - known, row = BAD_IN_A_ROW - l->bad_in_a_row,
-            window = BAD_IN_WINDOW - l->bad_in_window, at = known + ahead;
+    int64_t ahead = trainer_steps_done(t) - known, at = known + ahead;
     bool looks = at % c->save_every == 0 || (c->probe_every && at % c->probe_every == 0) ||
                  (c->preview_every && at % c->preview_every == 0) || (c->eval_every && at % c->eval_every == 0);
     if (at >= c->steps || stop_requested() || c->prepare) return false;
-    return ahead == 0 || (!looks && ahead < row && ahead < window);
+    return ahead == 0 || (!looks && ahead < watch_bad_left(&t->loop.watch));
 }
 
 bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
@@ -111,11 +130,10 @@ bool trainer_run(Trainer *t, RunDir *dir, Error *err) {
         if (may_begin(t, step)) trainer_begin(t);
         if (!trainer_ready(t) && may_begin(t, step)) continue;
         StepResult r = trainer_take(t);
-        ok = check_finite(t, &r, skipped, err);
+        ok = look_at(t, dir, &r, skipped, err);
         skipped = r.state.skipped;
         step++;
-        for (int i = 0; i < 3; i++) t->loop.sum[i] += r.loss[i];
-        t->loop.n++;
+        add_losses(&t->loop, r.loss);
         show_progress(t, &m, step, r.loss);
         if (!ok) break;
         if (step % c->log_every == 0) write_stats(t, dir, &m, step, &r.state);

@@ -44,6 +44,7 @@ RunDir *run_dir_open(const char *dir, bool resume, Error *err) {
     r->path = xstrdup(dir);
     r->lock = -1;
     char *checkpoints = xasprintf("%s/checkpoints", dir), *previews = xasprintf("%s/previews", dir);
+    char *skipped = xasprintf("%s/skipped", dir);
     char *stats = xasprintf("%s/stats.jsonl", dir);
     int64_t *steps;
     bool ok = true;
@@ -55,12 +56,14 @@ RunDir *run_dir_open(const char *dir, bool resume, Error *err) {
         remove_leftovers(dir);
         remove_leftovers(checkpoints);
         remove_leftovers(previews);
+        remove_leftovers(skipped);
         r->stats = file_log_open(stats, !resume, err);
         ok = r->stats != NULL;
     }
     if (!resume) free(steps);
     free(checkpoints);
     free(previews);
+    free(skipped);
     free(stats);
     if (ok) return r;
     run_dir_close(r);
@@ -120,6 +123,34 @@ bool run_dir_rewind(RunDir *r, int64_t step, Error *err) {
 void run_dir_stat(RunDir *r, const char *json_line) {
     Error err;
     if (!file_log_line(r->stats, json_line, &err)) log_warn("%s", err.msg);
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+static int is_record(const struct dirent *e) { return strncmp(e->d_name, "step-", 5) == 0; }
+
+static void prune_skipped(const char *dir) {
+    struct dirent **e;
+    int n = scandir(dir, &e, is_record, by_name);       // the numbers have leading zeros
+    for (int i = 0; i < n; i++) {
+        char *path = xasprintf("%s/%s", dir, e[i]->d_name);
+        if (i < n - RUN_SKIPPED_MAX) unlink(path);
+        free(path);
+        free(e[i]);
+    }
+    if (n >= 0) free(e);
+}
+
+char *run_dir_skipped(RunDir *r, int64_t step, const char *json) {
+    char *dir = xasprintf("%s/skipped", r->path), *path = xasprintf("%s/step-%09lld.json", dir, (long long)step);
+    Error err;
+    if (!dir_make(dir, &err) || !file_write_text(path, json, &err)) {
+        log_warn("%s", err.msg);
+        free(path);
+        path = NULL;
+    }
+    prune_skipped(dir);
+    free(dir);
+    return path;
 }
 
 static char *json_names(const DatasetInfo *d) {

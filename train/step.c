@@ -52,12 +52,17 @@ static void queue_read(Trainer *t, const Tensor *x) {
     t->reads++;
 }
 
+const StepForm *trainer_form(const Trainer *t, int64_t step) {
+    return &t->form[!t->c->model.classes || batcher_drops_labels(t->batcher, step)];
+}
+
 void trainer_begin(Trainer *t) {
     CHECK(trainer_pending(t) < TRAINER_PENDING, "%d steps are begun and not taken", trainer_pending(t));
     int64_t step = t->begun++;
-    const StepForm *f = &t->form[!t->c->model.classes || batcher_drops_labels(t->batcher, step)];
+    const StepForm *f = trainer_form(t, step);
     if (trainer_pending(t) == 1) t->reading = step;
     *pending(t, step) = (PendingStep){ .result = { .step = step } };
+    inject_begin(t, step);
     if (f->begin) graph_run(f->begin);
     for (int begin = 0; begin < t->c->batch; begin += t->micro) {
         trainer_feed(t, f, step, begin);
@@ -67,6 +72,7 @@ void trainer_begin(Trainer *t) {
     }
     if (f->end) graph_run(f->end);
     queue_read(t, param_state(unet_params(t->net)));
+    inject_end(t, step);
 }
 
 int trainer_pending(const Trainer *t) { return (int)(t->begun - t->taken); }

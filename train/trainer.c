@@ -163,7 +163,7 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     if (c->preview_every) preview_record(t);
     if (c->eval_every) eval_record(t);
     arena_seal(t->arena);
-    if (load_start(t, err)) {
+    if (inject_open(t, err) && load_start(t, err)) {
         if (!device_is_null(t->device)) t->begun = t->taken = (int64_t)param_state_read(unet_params(t->net)).step;
         return t;
     }

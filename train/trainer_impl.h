@@ -1,19 +1,23 @@
-// train/trainer_impl.h - the trainer's own fields, for trainer.c, loop.c, probe.c, preview.c and eval_hook.c only.
+// train/trainer_impl.h - the trainer's own fields, for the trainer's own files only: trainer.c, step.c, loop.c, inject.c,
+// skipped.c, probe.c, preview.c, eval_hook.c.
 #ifndef TRAIN_TRAINER_IMPL_H
 #define TRAIN_TRAINER_IMPL_H
 #include "sample/sampler.h"
 #include "train/eval_hook.h"
 #include "train/trainer.h"
+#include "train/watch.h"
 // One form of the step: with labels, or with all labels dropped. Without micro-batches `pass` holds the whole step;
 // with them it adds gradients to what `begin` zeroed, and `end` updates.
 typedef struct { Graph *pass, *begin, *end; DiffusionStep io; int copies; } StepForm;
 typedef struct { Graph *graph; DiffusionStep io; int batch; } Probe;
 // What the loop remembers from step to step. Checkpoints hold it, so that a resumed run logs and stops like any other.
 typedef struct {
-    double  sum[3];                               // losses since the last line of stats.jsonl
+    double  sum[3];                               // finite losses since the last line of stats.jsonl
     int64_t n;                                    // steps in them
-    int64_t bad_in_a_row, bad_in_window;          // updates refused because the gradient was not finite
+    Watch   watch;
 } LoopState;
+// A fault on order; param NULL: none.
+typedef struct { Param *param; float value, weight, average; int64_t step; } Injection;
 // A step under way: what has been read back of it, and how many of its losses have not.
 typedef struct { StepResult result; int parts; bool done; } PendingStep;
 struct Trainer {
@@ -41,8 +45,14 @@ struct Trainer {
     int        reads;                             // queued and not taken
     PendingStep pending[TRAINER_PENDING];             // by step modulo TRAINER_PENDING: those from `taken` to `begun`
     LoopState  loop;
+    Injection  injection;
 };
 void  trainer_feed(Trainer *t, const StepForm *f, int64_t step, int begin);   // inputs of one pass
+const StepForm *trainer_form(const Trainer *t, int64_t step);                 // labelled or dropped, by chance
+bool  inject_open(Trainer *t, Error *err);        // parses --inject
+void  inject_begin(Trainer *t, int64_t step);     // around all of a step
+void  inject_end(Trainer *t, int64_t step);
+char *skipped_json(Trainer *t, const StepResult *r);          // all that it takes to run the step again; caller frees
 char *loop_state_text(const LoopState *s);        // caller frees
 bool  loop_state_parse(LoopState *s, const char *text);
 void probe_record(Trainer *t);
