@@ -20,9 +20,8 @@
 
 // ---- 16 floats. Without AVX-512 the file compiles and can() refuses: the accumulators would not stay in registers.
 enum {
-    VEC = 16, PANEL = 32, ROWS = 8, ELEMENTS = 36,
-    TILES = 64, FILTERS = 64,   // rows of one M, of one U in backward_weight: with U or alone they fit 1 MB
-    DEPTH = 128,                // tiles summed at once in backward_weight: both operands of a product fit 32 KB
+    VEC = 16, PANEL = 64, ROWS = 6, ELEMENTS = 36,
+    TILES = 64, FILTERS = 64,   // most rows of one M, of one sum in backward_weight: they fit 1 MB
 };
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -35,6 +34,8 @@ static inline Vec  add(Vec x, Vec y) { return _mm512_add_ps(x, y); }
 static inline Vec  sub(Vec x, Vec y) { return _mm512_sub_ps(x, y); }
 static inline Vec  mul(float x, Vec y) { return _mm512_mul_ps(fill(x), y); }
 static inline Vec  fma_(Vec x, Vec y, Vec z) { return _mm512_fmadd_ps(x, y, z); }
+static inline void fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+static inline void fetch_to_write(const float *p) { __builtin_prefetch(p, 1); }
 // Exchanges rows and columns: pairs, then fours within 128-bit lanes, then the lanes.
 static inline void transpose(Vec r[VEC]) {
     Vec t[VEC];
@@ -72,6 +73,8 @@ static inline Vec  add(Vec x, Vec y) { EACH(x.v[i] + y.v[i]); }
 static inline Vec  sub(Vec x, Vec y) { EACH(x.v[i] - y.v[i]); }
 static inline Vec  mul(float x, Vec y) { EACH(x * y.v[i]); }
 static inline Vec  fma_(Vec x, Vec y, Vec z) { EACH(x.v[i] * y.v[i] + z.v[i]); }
+static inline void fetch(const float *p) { (void)p; }
+static inline void fetch_to_write(const float *p) { (void)p; }
 static inline void transpose(Vec r[VEC]) {
     Vec t[VEC];
     memcpy(t, r, sizeof t);
@@ -145,39 +148,39 @@ INLINE void transform_taps(const Vec *m, int step, Vec *g, int to) {
 }
 
 // ---- matrix products: y[i,j] = or += sum over l < n of a[i * row_a + l * step_a] b[l * step_b + j]
+// Meanwhile the rows * n floats from `next` on come into the first-level cache. The rows of a lie too short a way
+// one behind the other for the processor to foresee them, and each is read once: without this, half the time is lost.
 INLINE void product(int rows, int vecs, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
-                    const float *b, int64_t step_b, int n, bool accumulate) {
+                    const float *b, int64_t step_b, int n, const float *next, bool accumulate) {
+    enum { STEPS = 8, LINES = ROWS * STEPS / VEC };
     Vec sum[ROWS][PANEL / VEC];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vecs; j++) sum[i][j] = accumulate ? load(y + i * row_y + j * VEC) : fill(0.0f);
-    for (int l = 0; l < n; l++, a += step_a, b += step_b) {
-        Vec column[PANEL / VEC];
-        for (int j = 0; j < vecs; j++) column[j] = load(b + j * VEC);
-        for (int i = 0; i < rows; i++) {
-            Vec x = fill(a[i * row_a]);
-            for (int j = 0; j < vecs; j++) sum[i][j] = fma_(x, column[j], sum[i][j]);
+    for (int l = 0; l < n; l += STEPS) {
+        for (int i = 0; i < LINES; i++, next += VEC) fetch(next);
+        int steps = n - l < STEPS ? n - l : STEPS;
+        for (int s = 0; s < steps; s++, a += step_a, b += step_b) {
+            Vec column[PANEL / VEC];
+            for (int j = 0; j < vecs; j++) column[j] = load(b + j * VEC);
+            for (int i = 0; i < rows; i++) {
+                Vec x = fill(a[i * row_a]);
+                for (int j = 0; j < vecs; j++) sum[i][j] = fma_(x, column[j], sum[i][j]);
+            }
         }
     }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vecs; j++) store(y + i * row_y + j * VEC, sum[i][j]);
 }
 
-// Any number of rows, 16 or 32 columns.
+// Any number of rows, 16 to 64 columns. after: what is read next after this.
 static void product_panel(int rows, int width, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
-                          const float *b, int64_t step_b, int n, bool accumulate) {
+                          const float *b, int64_t step_b, int n, const float *after, bool accumulate) {
     for (int i = 0; i < rows; i += ROWS, y += ROWS * row_y, a += ROWS * row_a) {
-#define CASE(r, v) product(r, v, y, row_y, a, row_a, step_a, b, step_b, n, accumulate)
-        bool wide = width == PANEL;
-        switch (rows - i) {
-        case 1:  wide ? CASE(1, 2) : CASE(1, 1); break;
-        case 2:  wide ? CASE(2, 2) : CASE(2, 1); break;
-        case 3:  wide ? CASE(3, 2) : CASE(3, 1); break;
-        case 4:  wide ? CASE(4, 2) : CASE(4, 1); break;
-        case 5:  wide ? CASE(5, 2) : CASE(5, 1); break;
-        case 6:  wide ? CASE(6, 2) : CASE(6, 1); break;
-        case 7:  wide ? CASE(7, 2) : CASE(7, 1); break;
-        default: wide ? CASE(8, 2) : CASE(8, 1); break;
-        }
+        const float *next = i + ROWS < rows ? a + ROWS * row_a : after;
+#define CASE(r, v) case 8 * (r) + (v): product(r, v, y, row_y, a, row_a, step_a, b, step_b, n, next, accumulate); break;
+#define CASES(v) CASE(1, v) CASE(2, v) CASE(3, v) CASE(4, v) CASE(5, v) CASE(6, v)
+        switch (8 * (rows - i < ROWS ? rows - i : ROWS) + width / VEC) { CASES(1) CASES(2) CASES(3) CASES(4) }
+#undef CASES
 #undef CASE
     }
 }
@@ -186,56 +189,76 @@ static void product_panel(int rows, int width, float *y, int64_t row_y, const fl
 typedef struct { const float *p; Layout layout; int c, ld; } Image;    // one side of the convolution
 typedef struct {
     int n, h, w, c, k;              // sums over c, writes k, both multiples of 16 (backward_weight: x has c, dy has k)
-    int tiles_w, tiles_image, tiles, chunk, group, threads;
+    int tiles_w, tiles_image, tiles;
+    int parts, parts_k;             // the threads are parts x parts_k: parts of the tiles (backward_weight: of c), of k
+    int size, size_k;               // of a part
+    int block;                      // tiles transformed at once
     int64_t v_step, d_step, u_step, m_step;             // floats from element to element of V, D, U, M
-    int64_t thread_floats, floats;                      // of one thread's part of scratch; of all scratch
+    int64_t v_floats, u_floats;                         // of one thread's V; of its U or D
+    int64_t thread_floats;                              // of one thread's scratch
 } Plan;
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+static int divide_up(int n, int by) { return (n + by - 1) / by; }
+static int equal_parts(int n, int most) { return divide_up(n, divide_up(n, most)); }
 static int least(int a, int b) { return a < b ? a : b; }
 
 // Two cache lines beyond a multiple: 36 vectors a power of two apart would all fall into the same cache sets.
-static int64_t stagger(int64_t floats) { return round_up(floats, 1024) + PANEL; }
+static int64_t stagger(int64_t floats) { return round_up(floats, 1024) + PANEL / 2; }
 
 static Plan plan_of(const Conv2dShape *z, bool turned) {
     Plan p = { .n = z->n, .h = z->h, .w = z->w, .c = turned ? z->k : z->c, .k = turned ? z->c : z->k };
     p.tiles_w = (z->w + 3) / 4;
     p.tiles_image = (z->h + 3) / 4 * p.tiles_w;
     p.tiles = p.tiles_image * z->n;
-    p.threads = omp_get_max_threads();
     return p;
 }
-// Tiles whose transforms, of so many channels, take at most 8 MB: they stay in the third-level cache while every panel
-// reads them. All chunks but the last are equal.
-static int chunk_tiles(int tiles, int channels) {
-    int most = (8 << 20) / (ELEMENTS * (int)sizeof(float) * channels);
-    int chunks = (tiles + most) / (most + 1);
-    return (int)round_up((tiles + chunks - 1) / chunks, ROWS);
+// Divides the work, `n` in units of `unit` by k in units of 16, among the threads. Each transforms both of its operands
+// for itself: what one core has written reaches another no faster than memory, and slower than it is made anew. To
+// transform a tile or a filter takes as long as to multiply it with about 8 others.
+static void divide(Plan *p, int n, int unit) {
+    enum { TRANSFORM = 8 };
+    int64_t best = INT64_MAX;
+    int threads = omp_get_max_threads();
+    for (int parts = 1; parts <= threads; parts++) {
+        int size = unit * divide_up(n / unit, parts), size_k = VEC * divide_up(p->k / VEC, threads / parts);
+        int64_t cost = (int64_t)(size + TRANSFORM) * (size_k + TRANSFORM);
+        if (cost >= best) continue;
+        best = cost, p->size = size, p->size_k = size_k;
+    }
+    p->parts = divide_up(n, p->size), p->parts_k = divide_up(p->k, p->size_k);
 }
-// Few panels for many threads: the tiles of a chunk are divided into groups, each of which transforms the filters anew.
 static Plan plan_apply(const Conv2dShape *z, bool turned) {
     Plan p = plan_of(z, turned);
-    p.chunk = chunk_tiles(p.tiles, p.c);
-    int panels = (p.k + PANEL - 1) / PANEL, groups = 1;
-    while (panels * groups % p.threads && panels * groups < 4 * p.threads) groups++;
-    p.group = (int)round_up((p.chunk + groups - 1) / groups, ROWS);
-    p.v_step = stagger((int64_t)p.chunk * p.c);
+    divide(&p, p.tiles, 1);
+    p.block = equal_parts(p.size, TILES);
+    p.v_step = stagger((int64_t)p.block * p.c);
     p.u_step = stagger((int64_t)PANEL * p.c);
     p.m_step = stagger(TILES * PANEL);
-    p.thread_floats = ELEMENTS * (p.u_step + p.m_step);
-    p.floats = ELEMENTS * p.v_step + p.threads * p.thread_floats;
+    p.v_floats = ELEMENTS * p.v_step;
+    p.u_floats = ELEMENTS * p.u_step * divide_up(p.size_k, PANEL);
+    p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step;
     return p;
 }
+// Tiles are taken in blocks whose transforms take at most CHUNK bytes.
+enum { CHUNK = 8 << 20 };
 static Plan plan_weight(const Conv2dShape *z) {
     Plan p = plan_of(z, false);
-    p.chunk = chunk_tiles(p.tiles, p.c + p.k);
-    p.v_step = stagger((int64_t)p.chunk * round_up(p.c, PANEL));
-    p.d_step = stagger((int64_t)p.chunk * p.k);
-    p.u_step = stagger(FILTERS * PANEL);
-    p.thread_floats = ELEMENTS * p.u_step;
-    p.floats = ELEMENTS * (p.v_step + p.d_step) + p.threads * p.thread_floats;
+    divide(&p, p.c, VEC);
+    int most = CHUNK / (ELEMENTS * (int)sizeof(float) * (p.size + p.size_k));
+    p.block = equal_parts(p.tiles, most > 0 ? most : 1);
+    p.v_step = p.d_step = stagger((int64_t)p.block * PANEL);
+    p.m_step = stagger(FILTERS * PANEL);
+    p.v_floats = ELEMENTS * p.v_step * divide_up(p.size, PANEL);
+    p.u_floats = ELEMENTS * p.d_step * divide_up(p.size_k, PANEL);
+    p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step;
     return p;
 }
+static size_t plan_bytes(const Plan *p) { return sizeof(float) * (size_t)(p->parts * p->parts_k * p->thread_floats); }
+
+// Panels of 64 from the beginning of a part on; the last is narrower.
+static float *panel_of(float *p, int64_t step, int j) { return p + j / PANEL * ELEMENTS * step; }
+static int panel_width(int size, int j) { return least(PANEL, size - j / PANEL * PANEL); }
 
 // ---- tiles in and out
 // size x size pixels from row y0, column x0 of image i, channels k0 to k0 + 15; zero outside the image.
@@ -254,6 +277,7 @@ INLINE void load_tile(const Plan *p, const Image *m, int i, int y0, int x0, int 
 static void input_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image;
     Vec d[36], e[36], row[6];
+    for (int x = 0; x < 36; x++) fetch_to_write(v + x * step);
     load_tile(p, m, i, j / p->tiles_w * 4 - 1, j % p->tiles_w * 4 - 1, k0, 6, d);
     for (int x = 0; x < 6; x++) transform_input(d + x, 6, e + x, 6);
     for (int y = 0; y < 6; y++) {
@@ -264,6 +288,7 @@ static void input_tile(const Plan *p, const Image *m, int t, int k0, float *v, i
 static void gradient_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image;
     Vec d[16], e[24], row[6];
+    for (int x = 0; x < 36; x++) fetch_to_write(v + x * step);
     load_tile(p, m, i, j / p->tiles_w * 4, j % p->tiles_w * 4, k0, 4, d);
     for (int x = 0; x < 4; x++) transform_gradient(d + x, 4, e + x, 4);
     for (int y = 0; y < 6; y++) {
@@ -325,44 +350,41 @@ static void filter_block(const Plan *p, const float *w, bool turned, int j0, int
         filter_element(g[i], u + i * row, p->u_step);
 }
 
-// One panel of y, channels j.., of `tiles` tiles from t0 on. v: their transforms.
-static void apply_panel(const Plan *p, const float *w, bool turned, const Image *out, const Terms *terms, int t0,
-                        int tiles, int j, const float *v, float *u) {
-    float *m = u + ELEMENTS * p->u_step;
-    int width = least(PANEL, p->k - j);
+// Channels k0.. of y, one panel, of `tiles` tiles from t0 on. v, u: their transforms.
+static void apply_block(const Plan *p, const Image *out, const Terms *terms, int t0, int tiles, int k0, int width,
+                        const float *v, const float *u, float *m) {
+    for (int e = 0; e < ELEMENTS; e++)
+        product_panel(tiles, width, m + e * p->m_step, width, v + e * p->v_step, p->c, 1, u + e * p->u_step, width,
+                      p->c, v + least(e + 1, ELEMENTS - 1) * p->v_step, false);
     for (int half = 0; half < width; half += VEC)
-        for (int i = 0; i < p->c; i += VEC) filter_block(p, w, turned, j + half, i, u + i * width + half, width);
-    for (int t = 0; t < tiles; t += TILES) {
-        int rows = least(TILES, tiles - t);
-        for (int e = 0; e < ELEMENTS; e++)
-            product_panel(rows, width, m + e * p->m_step, width, v + e * p->v_step + (int64_t)t * p->c, p->c, 1,
-                          u + e * p->u_step, width, p->c, false);
-        for (int half = 0; half < width; half += VEC)
-            for (int row = 0; row < rows; row++)
-                output_tile(p, out, terms, t0 + t + row, j + half, m + row * width + half, p->m_step);
-    }
+        for (int t = 0; t < tiles; t++)
+            output_tile(p, out, terms, t0 + t, k0 + half, m + t * width + half, p->m_step);
 }
 
-// y = conv(x, w) + terms, or with turned: the input gradient, x being dy.
+// One thread's part of y = conv(x, w) + terms, or with turned: of the input gradient, x being dy.
+static void apply_part(const Plan *p, int part, const float *w, bool turned, const Image *in, const Image *out,
+                       const Terms *terms, float *scratch) {
+    int k0 = part % p->parts_k * p->size_k, k = least(p->size_k, p->k - k0);
+    int t0 = part / p->parts_k * p->size, t1 = least(t0 + p->size, p->tiles);
+    float *v = scratch, *u = v + p->v_floats, *m = u + p->u_floats;
+    for (int j = 0; j < k; j += VEC)
+        for (int i = 0; i < p->c; i += VEC) {
+            int width = panel_width(k, j);
+            filter_block(p, w, turned, k0 + j, i, panel_of(u, p->u_step, j) + i * width + j % PANEL, width);
+        }
+    for (; t0 < t1; t0 += p->block) {
+        int tiles = least(p->block, t1 - t0);
+        for (int i = 0; i < p->c; i += VEC)
+            for (int t = 0; t < tiles; t++) input_tile(p, in, t0 + t, i, v + t * p->c + i, p->v_step);
+        for (int j = 0; j < k; j += PANEL)
+            apply_block(p, out, terms, t0, tiles, k0 + j, panel_width(k, j), v, panel_of(u, p->u_step, j), m);
+    }
+}
 static void apply(const Plan *p, const float *w, bool turned, const Image *in, const Image *out, const Terms *terms,
                   float *scratch) {
-    float *v = scratch;
-    #pragma omp parallel num_threads(p->threads)
-    {
-        float *u = v + ELEMENTS * p->v_step + omp_get_thread_num() * p->thread_floats;
-        for (int t0 = 0; t0 < p->tiles; t0 += p->chunk) {
-            int tiles = least(p->chunk, p->tiles - t0);
-            #pragma omp for collapse(2) schedule(static)
-            for (int t = 0; t < tiles; t++)
-                for (int i = 0; i < p->c; i += VEC)
-                    input_tile(p, in, t0 + t, i, v + (int64_t)t * p->c + i, p->v_step);
-            #pragma omp for collapse(2) schedule(dynamic)
-            for (int j = 0; j < p->k; j += PANEL)
-                for (int t = 0; t < tiles; t += p->group)
-                    apply_panel(p, w, turned, out, terms, t0 + t, least(p->group, tiles - t), j,
-                                v + (int64_t)t * p->c, u);
-        }
-    }
+    #pragma omp parallel for schedule(static)
+    for (int part = 0; part < p->parts * p->parts_k; part++)
+        apply_part(p, part, w, turned, in, out, terms, scratch + part * p->thread_floats);
 }
 
 // ---- the weight gradient
@@ -379,44 +401,44 @@ static void taps_of(const Plan *p, int k, int c0, const float *u, int64_t step, 
         }
     }
 }
-// dw of filters k0.., channels c0.. = or += the sum over these tiles.
-static void weight_block(const Plan *p, int k0, int c0, int tiles, const float *v, const float *d, float *u, float *dw,
-                         bool accumulate) {
-    int rows = least(FILTERS, p->k - k0), width = least(PANEL, p->c - c0);
+// dw of filters k0.., at most FILTERS, channels c0.., one panel, = or += the sum over these tiles.
+static void weight_block(const Plan *p, int k0, int rows, int c0, int width, int tiles, const float *v, const float *d,
+                         float *m, float *dw, bool accumulate) {
     for (int e = 0; e < ELEMENTS; e++)
-        for (int t = 0; t < tiles; t += DEPTH)
-            product_panel(rows, width, u + e * p->u_step, width, d + e * p->d_step + (int64_t)t * p->k + k0, 1, p->k,
-                          v + e * p->v_step + (int64_t)c0 * p->chunk + t * width, width, least(DEPTH, tiles - t),
-                          t > 0);
+        product_panel(rows, width, m + e * p->m_step, width, d + e * p->d_step, 1, rows,
+                      v + e * p->v_step, width, tiles, v, false);
     for (int k = 0; k < rows; k++)
         for (int half = 0; half < width; half += VEC)
-            taps_of(p, k0 + k, c0 + half, u + k * width + half, p->u_step, dw, accumulate);
+            taps_of(p, k0 + k, c0 + half, m + k * width + half, p->m_step, dw, accumulate);
 }
 
-// dw (k,3,3,c) = or += from x and dy.
+// One thread's part of dw (k,3,3,c) = or += from x and dy.
+static void weight_part(const Plan *p, int part, const Image *x, const Image *dy, float *dw, bool accumulate,
+                        float *scratch) {
+    int k0 = part % p->parts_k * p->size_k, k = least(p->size_k, p->k - k0);
+    int c0 = part / p->parts_k * p->size, c = least(p->size, p->c - c0);
+    float *v = scratch, *d = v + p->v_floats, *m = d + p->u_floats;
+    for (int t0 = 0; t0 < p->tiles; t0 += p->block) {
+        int tiles = least(p->block, p->tiles - t0);
+        for (int i = 0; i < c; i += VEC)
+            for (int t = 0; t < tiles; t++)
+                input_tile(p, x, t0 + t, c0 + i, panel_of(v, p->v_step, i) + t * panel_width(c, i) + i % PANEL,
+                           p->v_step);
+        for (int j = 0; j < k; j += VEC)
+            for (int t = 0; t < tiles; t++)
+                gradient_tile(p, dy, t0 + t, k0 + j, panel_of(d, p->d_step, j) + t * panel_width(k, j) + j % PANEL,
+                              p->d_step);
+        for (int i = 0; i < c; i += PANEL)
+            for (int j = 0; j < k; j += PANEL)
+                weight_block(p, k0 + j, panel_width(k, j), c0 + i, panel_width(c, i), tiles,
+                             panel_of(v, p->v_step, i), panel_of(d, p->d_step, j), m, dw, accumulate || t0 > 0);
+    }
+}
 static void weight_gradient(const Plan *p, const Image *x, const Image *dy, float *dw, bool accumulate,
                             float *scratch) {
-    float *v = scratch, *d = v + ELEMENTS * p->v_step;
-    #pragma omp parallel num_threads(p->threads)
-    {
-        float *u = d + ELEMENTS * p->d_step + omp_get_thread_num() * p->thread_floats;
-        for (int t0 = 0; t0 < p->tiles; t0 += p->chunk) {
-            int tiles = least(p->chunk, p->tiles - t0);
-            #pragma omp for schedule(static)
-            for (int t = 0; t < tiles; t++) {
-                for (int i = 0; i < p->c; i += VEC) {
-                    int panel = i / PANEL * PANEL, width = least(PANEL, p->c - panel);
-                    input_tile(p, x, t0 + t, i, v + (int64_t)panel * p->chunk + t * width + i - panel, p->v_step);
-                }
-                for (int j = 0; j < p->k; j += VEC)
-                    gradient_tile(p, dy, t0 + t, j, d + (int64_t)t * p->k + j, p->d_step);
-            }
-            #pragma omp for collapse(2) schedule(dynamic)
-            for (int c0 = 0; c0 < p->c; c0 += PANEL)
-                for (int k0 = 0; k0 < p->k; k0 += FILTERS)
-                    weight_block(p, k0, c0, tiles, v, d, u, dw, accumulate || t0 > 0);
-        }
-    }
+    #pragma omp parallel for schedule(static)
+    for (int part = 0; part < p->parts * p->parts_k; part++)
+        weight_part(p, part, x, dy, dw, accumulate, scratch + part * p->thread_floats);
 }
 
 // ---- launchers. Below 4 tiles the transformed filters cost more than they save, and conv2d.h's bound would not hold.
@@ -428,7 +450,7 @@ static bool can(const Conv2dShape *z) {
         && z->pad_w == 1 && z->p == z->h && z->q == z->w && z->c % VEC == 0 && z->k % VEC == 0;
 }
 
-static size_t forward_scratch(const Conv2dShape *z) { return sizeof(float) * (size_t)plan_apply(z, false).floats; }
+static size_t forward_scratch(const Conv2dShape *z) { return plan_bytes((Plan[]){ plan_apply(z, false) }); }
 static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_apply(z, false);
     Image x = { a->x, z->lx, z->c, z->ldx }, y = { a->y, z->ly, z->k, z->ldy };
@@ -436,7 +458,8 @@ static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w
     apply(&p, a->w, false, &x, &y, &terms, w.scratch);
 }
 
-static size_t input_scratch(const Conv2dShape *z) { return sizeof(float) * (size_t)plan_apply(z, true).floats; }
+static bool can_input(const Conv2dShape *z) { return can(z) && !(z->use & CONV_BIAS); }
+static size_t input_scratch(const Conv2dShape *z) { return plan_bytes((Plan[]){ plan_apply(z, true) }); }
 static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_apply(z, true);
     Image dx = { a->dx, z->lx, z->c, z->ldx }, dy = { a->dy, z->ly, z->k, z->ldy };
@@ -445,7 +468,7 @@ static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a,
 }
 
 static size_t weight_scratch(const Conv2dShape *z) {
-    return sizeof(float) * (size_t)plan_weight(z).floats + conv2d_sums_bytes(z);
+    return plan_bytes((Plan[]){ plan_weight(z) }) + conv2d_sums_bytes(z);
 }
 static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_weight(z);
@@ -457,5 +480,5 @@ static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a
 
 IMPLS(conv2d_winograd_cpu,
     IMPL_FULL(conv2d_forward, "winograd", 10, 0, 0, can, forward_scratch, NULL, forward, NULL),
-    IMPL_FULL(conv2d_backward_input, "winograd", 10, 0, 0, can, input_scratch, NULL, backward_input, NULL),
+    IMPL_FULL(conv2d_backward_input, "winograd", 10, 0, 0, can_input, input_scratch, NULL, backward_input, NULL),
     IMPL_FULL(conv2d_backward_weight, "winograd", 10, 0, 0, can, weight_scratch, NULL, backward_weight, NULL))
