@@ -70,11 +70,6 @@ static bool read_flags(VerbConfig *v, const Flag *flags, int n, int argc, char *
     return classifier_recipe_check(&v->recipe, err);
 }
 
-static ImageSet images_of(const DatasetInfo *d) {
-    return (ImageSet){ .n = d->count, .height = d->height, .width = d->width, .channels = d->channels, .u8 = d->images,
-                       .label = d->labels, .name = d->source };
-}
-
 // ---- what is there already
 static bool same_training(const Classifier *c, const VerbConfig *v, const DatasetInfo *d) {
     char *was = cli_json(classifier_recipe_flags, classifier_recipe_n_flags, classifier_recipe_of(c));

@@ -83,24 +83,14 @@ char *groups_text(const int *of, int classes) {
     return text;
 }
 
-char *groups_json(const char *rule, const int *of, int classes) {
-    char *quoted = json_quote(rule), *text = xasprintf("{\"rule\": %s", quoted);
-    free(quoted);
+void groups_json(const char *rule, const int *of, int classes, JsonText *j) {
+    jtext_open(j, "groups", '{');
+    jtext_string(j, "rule", rule);
     for (int g = 0; g < GROUP_COUNT; g++) {
-        char *longer = xasprintf("%s, \"%s\": [", text, group_names[g]);
-        bool any = false;
-        for (int c = 0; c < classes; c++) {
-            if (of[c] != g) continue;
-            char *more = xasprintf("%s%s%d", longer, any ? ", " : "", c);
-            free(longer);
-            longer = more;
-            any = true;
-        }
-        free(text);
-        text = xasprintf("%s]", longer);
-        free(longer);
+        jtext_open(j, group_names[g], '[');
+        for (int c = 0; c < classes; c++)
+            if (of[c] == g) jtext_whole(j, NULL, c);
+        jtext_close(j, ']');
     }
-    char *whole = xasprintf("%s}", text);
-    free(text);
-    return whole;
+    jtext_close(j, '}');
 }

@@ -2,6 +2,7 @@
 #ifndef EVAL_GROUPS_H
 #define EVAL_GROUPS_H
 #include "core/file.h"
+#include "eval/result.h"
 EXTERN_C_BEGIN
 enum { GROUP_MANY, GROUP_MEDIUM, GROUP_FEW, GROUP_COUNT };
 extern const char *const group_names[];          // "many", "medium", "few", NULL
@@ -10,7 +11,7 @@ extern const char *const group_names[];          // "many", "medium", "few", NUL
 // counts (classes): training images of each class. of (classes): written. False: *err names the rule.
 bool  groups_of(const char *rule, const int64_t *counts, int classes, int *of, Error *err);
 char *groups_text(const int *of, int classes);   // "many: 0-2; medium: 3-5; few: 6-9"; caller frees
-// {"rule": "3,3,4", "many": [0, 1, 2], "medium": [...], "few": [...]} of a result file; caller frees.
-char *groups_json(const char *rule, const int *of, int classes);
+// "groups": {"rule": "3,3,4", "many": [0, 1, 2], "medium": [...], "few": [...]} of a result file.
+void  groups_json(const char *rule, const int *of, int classes, JsonText *j);
 EXTERN_C_END
 #endif

@@ -50,9 +50,9 @@ bool  metrics_skip(const char *text, unsigned *skip, Error *err);
 // One more line for the list of warnings, which is printed and written to the JSON.
 void  metrics_warn(Metrics *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void  metrics_free(Metrics *m);
-// The members of a result's JSON (see eval/README.md) that are metrics, from "options" to "warnings", without the
-// braces around; caller frees. The table goes to f, the warnings below it; class_names: NULL for numbers.
-char *metrics_json(const Metrics *m, const MetricOptions *o);
+// The members of a result's JSON (see eval/README.md) that are metrics, from "options" to "warnings". The table goes to
+// f, the warnings below it; class_names: NULL for numbers.
+void  metrics_json(const Metrics *m, const MetricOptions *o, JsonText *j);
 void  metrics_print(const Metrics *m, const MetricOptions *o, const char *const *class_names, FILE *f);
 int   metrics_main(int argc, char **argv);       // cbdm eval metrics
 EXTERN_C_END

@@ -7,141 +7,127 @@
 #include "eval/metrics_impl.h"
 
 // ---- JSON
-// Every digit of v, so that it reads back as the same number; null where there is none.
-static void number(FILE *f, const char *name, double v) {
-    if (isfinite(v)) fprintf(f, "\"%s\": %.17g", name, v);
-    else fprintf(f, "\"%s\": null", name);
+static void interval(JsonText *j, const char *name, Interval i) {
+    if (isfinite(i.low)) jtext_numbers(j, name, (double[]){ i.low, i.high }, 2);
+    else jtext_number(j, name, i.low);
 }
 
-static void numbers(FILE *f, const char *const *names, const double *v, int n) {
-    for (int i = 0; i < n; i++) {
-        if (i) fputs(", ", f);
-        number(f, names[i], v[i]);
-    }
+static void prdc_json(JsonText *j, const char *name, Prdc p) {
+    jtext_open(j, name, '{');
+    jtext_number(j, "precision", p.precision);
+    jtext_number(j, "recall", p.recall);
+    jtext_number(j, "density", p.density);
+    jtext_number(j, "coverage", p.coverage);
+    jtext_close(j, '}');
 }
 
-static void interval(FILE *f, const char *name, Interval i) {
-    if (isfinite(i.low)) fprintf(f, "\"%s\": [%.17g, %.17g]", name, i.low, i.high);
-    else fprintf(f, "\"%s\": null", name);
-}
-
-static void prdc_json(FILE *f, const char *name, Prdc p) {
-    static const char *const names[] = { "precision", "recall", "density", "coverage" };
-    fprintf(f, "\"%s\": {", name);
-    numbers(f, names, (double[]){ p.precision, p.recall, p.density, p.coverage }, 4);
-    fputs("}", f);
-}
-
-static void is_json(FILE *f, const MetricRow *r) {
-    fputs("\"inception_score\": {", f);
-    numbers(f, (const char *const[]){ "mean", "std" }, (double[]){ r->is_mean, r->is_std }, 2);
-    fputs("}", f);
+static void is_json(JsonText *j, const MetricRow *r) {
+    jtext_open(j, "inception_score", '{');
+    jtext_number(j, "mean", r->is_mean);
+    jtext_number(j, "std", r->is_std);
+    jtext_close(j, '}');
 }
 
 static const char *route(const MetricRow *r) {
-    return !isfinite(r->fid.value) ? "null" : r->by_rows ? "\"nuclear\"" : "\"eigen\"";
+    return !isfinite(r->fid.value) ? NULL : r->by_rows ? "nuclear" : "eigen";
 }
 
-static void row_json(FILE *f, const MetricRow *r) {
-    fprintf(f, "{\"n_gen\": %" PRId64 ", \"n_ref\": %" PRId64 ", ", r->n_gen, r->n_ref);
-    number(f, "fid", r->fid.value);
-    fputs(", ", f);
-    interval(f, "fid_interval", r->fid);
-    fprintf(f, ", \"fid_route\": %s, ", route(r));
-    numbers(f, (const char *const[]){ "kid", "kid_std" }, (double[]){ r->kid.value, r->kid_std }, 2);
-    fputs(", ", f);
-    interval(f, "kid_interval", r->kid);
-    fputs(", ", f);
-    prdc_json(f, "pr3", r->pr3);
-    fputs(", ", f);
-    prdc_json(f, "pr5", r->pr5);
-    fputs(", ", f);
-    is_json(f, r);
-    fputs(", ", f);
-    numbers(f, (const char *const[]){ "prd_f8", "prd_f1_8", "prd_f8_std", "prd_f1_8_std", "mind" },
-            (double[]){ r->prd.f8, r->prd.f1_8, r->prd.f8_std, r->prd.f1_8_std, r->mind }, 5);
-    fputs("}", f);
+static void row_json(JsonText *j, const char *name, const MetricRow *r) {
+    jtext_open(j, name, '{');
+    jtext_whole(j, "n_gen", r->n_gen);
+    jtext_whole(j, "n_ref", r->n_ref);
+    jtext_number(j, "fid", r->fid.value);
+    interval(j, "fid_interval", r->fid);
+    jtext_string(j, "fid_route", route(r));
+    jtext_number(j, "kid", r->kid.value);
+    jtext_number(j, "kid_std", r->kid_std);
+    interval(j, "kid_interval", r->kid);
+    prdc_json(j, "pr3", r->pr3);
+    prdc_json(j, "pr5", r->pr5);
+    is_json(j, r);
+    jtext_number(j, "prd_f8", r->prd.f8);
+    jtext_number(j, "prd_f1_8", r->prd.f1_8);
+    jtext_number(j, "prd_f8_std", r->prd.f8_std);
+    jtext_number(j, "prd_f1_8_std", r->prd.f1_8_std);
+    jtext_number(j, "mind", r->mind);
+    jtext_close(j, '}');
 }
 
-static void options_json(FILE *f, const MetricOptions *o) {
-    static const char *const truth[] = { "false", "true" };
-    fprintf(f, "\"options\": {\"loose\": %s, \"kid-subsets\": %s, \"is-splits\": %d, \"is-shuffle\": %s, "
-            "\"prd-clusters\": %d, \"prd-runs\": %d, \"mind-directions\": %d, ", truth[!o->strict],
-            truth[o->kid_subsets], o->splits, truth[o->shuffle], o->prd_clusters, o->prd_runs, o->mind_directions);
-    fprintf(f, "\"bootstrap\": %d, \"bootstrap-cost\": %.17g, \"seed\": %" PRIu64 ", \"classes\": %d, \"skip\": [",
-            o->bootstrap, o->bootstrap_cost, o->seed, o->classes);
-    for (int i = 0, n = 0; metric_names[i]; i++)
-        if (o->skip >> i & 1) fprintf(f, "%s\"%s\"", n++ ? ", " : "", metric_names[i]);
-    fputs("]}", f);
+static void options_json(JsonText *j, const MetricOptions *o) {
+    char seed[24];
+    snprintf(seed, sizeof seed, "%" PRIu64, o->seed);
+    jtext_open(j, "options", '{');
+    jtext_bool(j, "loose", !o->strict);
+    jtext_bool(j, "kid-subsets", o->kid_subsets);
+    jtext_whole(j, "is-splits", o->splits);
+    jtext_bool(j, "is-shuffle", o->shuffle);
+    jtext_whole(j, "prd-clusters", o->prd_clusters);
+    jtext_whole(j, "prd-runs", o->prd_runs);
+    jtext_whole(j, "mind-directions", o->mind_directions);
+    jtext_whole(j, "bootstrap", o->bootstrap);
+    jtext_number(j, "bootstrap-cost", o->bootstrap_cost);
+    jtext_value(j, "seed", seed);
+    jtext_whole(j, "classes", o->classes);
+    jtext_open(j, "skip", '[');
+    for (int i = 0; metric_names[i]; i++)
+        if (o->skip >> i & 1) jtext_string(j, NULL, metric_names[i]);
+    jtext_close(j, ']');
+    jtext_close(j, '}');
+}
+
+static void variant(JsonText *j, const char *key, char *text) {
+    jtext_string(j, key, text);
+    free(text);
 }
 
 // By which of the published definitions each number was computed.
-static void variants_json(FILE *f, const Metrics *m, const MetricOptions *o) {
+static void variants_json(JsonText *j, const Metrics *m, const MetricOptions *o) {
     const char *inside = o->strict ? "d < r" : "d <= r";
-    fprintf(f, "\"variants\": {\"fid\": %s, \"kid\": \"%s\", \"pr3\": \"k = 3, %s\", \"pr5\": \"k = 5, %s\", "
-            "\"inception_score\": \"%d %s parts\", ", route(&m->all), o->kid_subsets ? "100 subsets of 1000, unbiased" :
-            "all pairs, unbiased", inside, inside, o->splits, o->shuffle ? "shuffled" : "contiguous");
-    if (o->prd_clusters) fprintf(f, "\"prd\": \"Lloyd, %d clusters, %d runs\", ", o->prd_clusters, o->prd_runs);
-    else fprintf(f, "\"prd\": \"Lloyd, 20 clusters a class, %d runs\", ", o->prd_runs);
-    fprintf(f, "\"mind\": \"%d directions\", \"interval\": \"%d resamples, 95%%\"}", o->mind_directions, o->bootstrap);
+    jtext_open(j, "variants", '{');
+    jtext_string(j, "fid", route(&m->all));
+    jtext_string(j, "kid", o->kid_subsets ? "100 subsets of 1000, unbiased" : "all pairs, unbiased");
+    variant(j, "pr3", xasprintf("k = 3, %s", inside));
+    variant(j, "pr5", xasprintf("k = 5, %s", inside));
+    variant(j, "inception_score", xasprintf("%d %s parts", o->splits, o->shuffle ? "shuffled" : "contiguous"));
+    variant(j, "prd", xasprintf("Lloyd, %d clusters%s, %d runs", o->prd_clusters ? o->prd_clusters : 20,
+                                o->prd_clusters ? "" : " a class", o->prd_runs));
+    variant(j, "mind", xasprintf("%d directions", o->mind_directions));
+    variant(j, "interval", xasprintf("%d resamples, 95%%", o->bootstrap));
+    jtext_close(j, '}');
 }
 
-static void classes_json(FILE *f, const Metrics *m) {
-    fputs(",\n\"per_class_fid\": [", f);
-    for (int c = 0; c < m->classes; c++) {
-        double v = m->by_class[c].fid.value;
-        if (c) fputs(", ", f);
-        if (isfinite(v)) fprintf(f, "%.17g", v);
-        else fputs("null", f);
-    }
-    fputs("], ", f);
-    number(f, "per_class_fid_mean", m->per_class_fid_mean);
-    fputs(",\n\"per_class\": [", f);
-    for (int c = 0; c < m->classes; c++) {
-        fputs(c ? ",\n  " : "\n  ", f);
-        row_json(f, &m->by_class[c]);
-    }
-    fputs("]", f);
+static void classes_json(JsonText *j, const Metrics *m) {
+    jtext_open(j, "per_class_fid", '[');
+    for (int c = 0; c < m->classes; c++) jtext_number(j, NULL, m->by_class[c].fid.value);
+    jtext_close(j, ']');
+    jtext_number(j, "per_class_fid_mean", m->per_class_fid_mean);
+    jtext_open(j, "per_class", '[');
+    for (int c = 0; c < m->classes; c++) row_json(j, NULL, &m->by_class[c]);
+    jtext_close(j, ']');
 }
 
-char *metrics_json(const Metrics *m, const MetricOptions *o) {
-    char *text;
-    size_t n;
-    FILE *f = open_memstream(&text, &n);
-    CHECK(f, "no memory for text");
+void metrics_json(const Metrics *m, const MetricOptions *o, JsonText *j) {
     const MetricRow *a = &m->all;
-    options_json(f, o);
-    fputs(",\n", f);
-    variants_json(f, m, o);
-    fputs(",\n", f);
-    numbers(f, (const char *const[]){ "fid", "kid", "mind", "prd_f8", "prd_f1_8" },
-            (double[]){ a->fid.value, a->kid.value, a->mind, a->prd.f8, a->prd.f1_8 }, 5);
-    fputs(",\n", f);
-    is_json(f, a);
-    fputs(",\n", f);
-    prdc_json(f, "pr3", a->pr3);
-    fputs(",\n", f);
-    prdc_json(f, "pr5", a->pr5);
-    if (m->classes) classes_json(f, m);
+    options_json(j, o);
+    variants_json(j, m, o);
+    jtext_number(j, "fid", a->fid.value);
+    jtext_number(j, "kid", a->kid.value);
+    jtext_number(j, "mind", a->mind);
+    jtext_number(j, "prd_f8", a->prd.f8);
+    jtext_number(j, "prd_f1_8", a->prd.f1_8);
+    is_json(j, a);
+    prdc_json(j, "pr3", a->pr3);
+    prdc_json(j, "pr5", a->pr5);
+    if (m->classes) classes_json(j, m);
     if (m->grouped) {
-        fputs(",\n\"per_group\": {", f);
-        for (int g = 0; g < GROUP_COUNT; g++) {
-            fprintf(f, "%s\"%s\": ", g ? ",\n  " : "\n  ", group_names[g]);
-            row_json(f, &m->by_group[g]);
-        }
-        fputs("}", f);
+        jtext_open(j, "per_group", '{');
+        for (int g = 0; g < GROUP_COUNT; g++) row_json(j, group_names[g], &m->by_group[g]);
+        jtext_close(j, '}');
     }
-    fputs(",\n\"overall\": ", f);
-    row_json(f, a);
-    fputs(",\n\"warnings\": [", f);
-    for (int i = 0; i < m->n_warnings; i++) {
-        char *quoted = json_quote(m->warnings[i]);
-        fprintf(f, "%s%s", i ? ",\n  " : "\n  ", quoted);
-        free(quoted);
-    }
-    fputs("]", f);
-    CHECK(fclose(f) == 0, "no memory for text");
-    return text;
+    row_json(j, "overall", a);
+    jtext_open(j, "warnings", '[');
+    for (int i = 0; i < m->n_warnings; i++) jtext_string(j, NULL, m->warnings[i]);
+    jtext_close(j, ']');
 }
 
 // ---- the table

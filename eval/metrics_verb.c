@@ -149,30 +149,33 @@ static bool is_statistics(const char *path) {
 // ---- the result file
 typedef struct { Features gen, ref; Gaussian stats; int64_t *counts; int *group_of; char *title; } Verb;
 
+static void side_json(JsonText *j, const char *key, const char *source, int64_t count) {
+    jtext_open(j, key, '{');
+    jtext_string(j, "source", source);
+    jtext_whole(j, "count", count);
+    jtext_close(j, '}');
+}
+
 static char *result_json(const VerbConfig *c, const Verb *v, const MetricOptions *o, const Metrics *m) {
-    char *gen = json_quote(c->gen), *ref = json_quote(c->ref), *title = json_quote(v->title);
-    char *members = metrics_json(m, o), *groups = m->grouped ? groups_json(c->groups, o->group_of, m->classes) : NULL;
-    char *counts = xstrdup(*c->train_counts && m->classes ? "" : "null");
-    for (int i = 0; *c->train_counts && i < m->classes; i++) {
-        char *longer = xasprintf("%s%s%" PRId64 "%s", counts, i ? ", " : "[", v->counts[i],
-                                 i + 1 == m->classes ? "]" : "");
-        free(counts);
-        counts = longer;
-    }
-    char *text = xasprintf("{\"format\": \"cbdm-eval-1\",\n\"protocol\": null,\n\"title\": %s,\n"
-                           "\"extractor\": {\"name\": \"file\", \"sha256\": null},\n"
-                           "\"generated\": {\"source\": %s, \"count\": %" PRId64 "},\n"
-                           "\"reference\": {\"source\": %s, \"split\": null, \"count\": %" PRId64
-                           ", \"digest\": null},\n"
-                           "\"class_names\": null,\n\"train_counts\": %s,\n\"groups\": %s,\n%s\n}\n", title, gen,
-                           m->all.n_gen, ref, m->all.n_ref, counts, groups ? groups : "null", members);
-    free(gen);
-    free(ref);
-    free(title);
-    free(members);
-    free(groups);
-    free(counts);
-    return text;
+    JsonText j = { 0 };
+    jtext_open(&j, NULL, '{');
+    jtext_string(&j, "format", "cbdm-eval-1");
+    jtext_string(&j, "protocol", NULL);
+    jtext_string(&j, "title", v->title);
+    jtext_open(&j, "extractor", '{');
+    jtext_string(&j, "name", "file");
+    jtext_string(&j, "sha256", NULL);
+    jtext_close(&j, '}');
+    side_json(&j, "generated", c->gen, m->all.n_gen);
+    side_json(&j, "reference", c->ref, m->all.n_ref);
+    jtext_string(&j, "class_names", NULL);
+    if (*c->train_counts && m->classes) jtext_wholes(&j, "train_counts", v->counts, m->classes);
+    else jtext_string(&j, "train_counts", NULL);
+    if (m->grouped) groups_json(c->groups, o->group_of, m->classes, &j);
+    else jtext_string(&j, "groups", NULL);
+    metrics_json(m, o, &j);
+    jtext_close(&j, '}');
+    return jtext_finish(&j);
 }
 
 // ---- the verb

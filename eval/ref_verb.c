@@ -96,8 +96,7 @@ static bool extract(const RefConfig *c, const DatasetInfo *z, Extractor *e, cons
 }
 
 static bool run(const RefConfig *c, const DatasetInfo *z, Error *err) {
-    ImageSet s = { .n = z->count, .height = z->height, .width = z->width, .channels = z->channels, .u8 = z->images,
-                   .label = z->labels, .name = z->source };
+    ImageSet s = images_of(z);
     bool adm_statistics = *c->adm && c->features == FEATURES_INCEPTION && c->protocol == PROTOCOL_TF;
     bool features = *c->out || *c->stats || !*c->adm;
     if (*c->adm && !adm_statistics && !adm_write(c->adm, &s, NULL, err)) return false;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/path.h"
 #include "eval/report_compare.h"
 
 static const char *const titles[PAIRED_COUNT] = { "FID", "KID", "label fidelity" };
@@ -21,18 +22,15 @@ bool comparison_has(const Comparison *c, int metric) {
     return false;
 }
 
-static const char *base_name(const char *path) {
-    const char *base = path;
-    for (const char *s = path; *s; s++)
-        if (*s == '/' && s[1]) base = s + 1;
-    return base;
-}
-
 char *comparison_caption(const Comparison *c) {
-    return xasprintf("Difference of %s from %s, reference %s. 95%% intervals by a paired bootstrap: %d resamples, the "
-                     "same images of both and the same reference images in each; not corrected for the number of "
-                     "comparisons.", base_name(c->name[1]), base_name(c->name[0]), base_name(c->reference),
-                     c->resamples);
+    char *a = path_base(c->name[0]), *b = path_base(c->name[1]), *reference = path_base(c->reference);
+    char *text = xasprintf("Difference of %s from %s, reference %s. 95%% intervals by a paired bootstrap: %d resamples, "
+                           "the same images of both and the same reference images in each; not corrected for the "
+                           "number of comparisons.", b, a, reference, c->resamples);
+    free(a);
+    free(b);
+    free(reference);
+    return text;
 }
 
 static int decimals_of(const Comparison *c, int metric) {

@@ -106,7 +106,6 @@ static int family_of(EntrySet *e, const Result *r) {
     return e->families++;
 }
 
-static bool same_number(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
 static bool same_setting(const Entry *e, const Result *r) {
     bool same_sampler = e->sampler == r->sampler || (e->sampler && r->sampler && strcmp(e->sampler, r->sampler) == 0);
     return same_number(e->omega, r->omega) && same_number(e->steps, r->steps) && same_number(e->step, r->step)

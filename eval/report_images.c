@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/file.h"
+#include "core/path.h"
 
 enum { CLASSES_MAX = 10000, MANIFEST_BYTES = 1 << 28 };
 
@@ -38,17 +39,16 @@ static void set_name(ClassList *c, int label, const char *name) {
 }
 
 static void names_of_manifest(ClassList *c, const char *folder) {
-    char *path = xasprintf("%s/manifest.jsonl", folder);
+    char *path = path_join(folder, "manifest.jsonl");
     uint8_t *bytes;
     size_t n;
     Error why;
     bool ok = file_read(path, MANIFEST_BYTES, &bytes, &n, &why);
     free(path);
     if (!ok) return;
-    for (const char *at = (const char *)bytes, *end = at + n; at < end;) {
-        const char *stop = memchr(at, '\n', (size_t)(end - at));
-        size_t length = (size_t)((stop ? stop : end) - at);
-        Json *line = json_parse(at, length, "line", &why);
+    const char *at = (const char *)bytes, *text;
+    for (size_t length; text_line(&at, (const char *)bytes + n, &text, &length);) {
+        Json *line = json_parse(text, length, "line", &why);
         double label = json_double(line, "label");
         const char *name = json_text(line, "class");
         if (label >= 0 && label < CLASSES_MAX && label == floor(label)) {
@@ -56,7 +56,6 @@ static void names_of_manifest(ClassList *c, const char *folder) {
             if (name) set_name(c, (int)label, name);
         }
         json_free(line);
-        at += length + 1;
     }
     free(bytes);
 }

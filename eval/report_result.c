@@ -311,7 +311,7 @@ void result_free(Result *r) {
 
 // ---- what may be compared
 static bool same_text(const char *a, const char *b) { return a == b || (a && b && strcmp(a, b) == 0); }
-static bool same_number(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
+bool same_number(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
 
 char *result_differs(const Result *a, const Result *b) {
     const struct { const char *what, *a, *b; } texts[] = {

@@ -41,6 +41,7 @@ typedef struct {
 Result *result_parse(const char *text, size_t n, const char *where, Error *err);     // NULL: *err
 Result *result_read(const char *path, Error *err);
 void    result_free(Result *r);                                  // NULL is fine
+bool    same_number(double a, double b);                         // NaN is the same as NaN
 // Why the numbers of two results may not stand in one table ("the protocol: tf and clean"), or NULL; caller frees.
 char   *result_differs(const Result *a, const Result *b);
 // What every number of the result is measured by, in a sentence; caller frees.

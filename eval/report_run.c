@@ -8,15 +8,9 @@
 #include <sys/stat.h>
 
 #include "core/file.h"
+#include "core/path.h"
 
 enum { STATS_BYTES = 1 << 30, NAMES_MAX = 4096 };
-
-static bool is_folder(const char *path) {
-    struct stat s;
-    return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
-}
-
-static char *join(const char *dir, const char *name) { return xasprintf("%s/%s", dir, name); }
 
 // ---- folders
 static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
@@ -27,9 +21,8 @@ static char **names_in(const char *dir, const char *begin, const char *end, int 
     DIR *d = opendir(dir);
     *count = 0;
     for (struct dirent *e; d && *count < NAMES_MAX && (e = readdir(d));) {
-        size_t n = strlen(e->d_name), tail = strlen(end);
-        bool fits = e->d_name[0] != '.' && strncmp(e->d_name, begin, strlen(begin)) == 0 && n >= tail
-                 && strcmp(e->d_name + n - tail, end) == 0;
+        bool fits = e->d_name[0] != '.' && strncmp(e->d_name, begin, strlen(begin)) == 0
+                 && text_ends_with(e->d_name, end);
         if (fits) names[(*count)++] = xstrdup(e->d_name);
     }
     if (d) closedir(d);
@@ -114,21 +107,19 @@ static void take_line(Run *r, const Json *line) {
 
 // A line that a killed trainer left torn, or that is no object, is passed over and counted.
 static bool read_stats(Run *r, Error *err) {
-    char *path = join(r->path, "stats.jsonl");
+    char *path = path_join(r->path, "stats.jsonl");
     uint8_t *bytes;
     size_t n;
     bool there = file_exists(path), ok = !there || file_read(path, STATS_BYTES, &bytes, &n, err);
     free(path);
     if (!there || !ok) return ok;
-    for (const char *at = (const char *)bytes, *end = at + n; at < end;) {
-        const char *stop = memchr(at, '\n', (size_t)(end - at));
-        size_t length = (size_t)((stop ? stop : end) - at);
+    const char *at = (const char *)bytes, *text;
+    for (size_t length; text_line(&at, (const char *)bytes + n, &text, &length);) {
         Error why;
-        Json *line = length ? json_parse(at, length, "line", &why) : NULL;
+        Json *line = length ? json_parse(text, length, "line", &why) : NULL;
         if (line) take_line(r, line);
         else if (length) r->bad_lines++;
         json_free(line);
-        at += length + 1;
     }
     free(bytes);
     return true;
@@ -163,11 +154,11 @@ static bool add_if_result(Run *r, const char *path, Error *err) {
 static bool find_results(Run *r, Error *err) {
     bool ok = true;
     for (int sub = 0; sub < 2 && ok; sub++) {
-        char *dir = sub ? xstrdup(r->path) : join(r->path, "eval");
+        char *dir = sub ? xstrdup(r->path) : path_join(r->path, "eval");
         int n;
         char **names = names_in(dir, "", ".json", &n);
         for (int i = 0; i < n && ok; i++) {
-            char *path = join(dir, names[i]);
+            char *path = path_join(dir, names[i]);
             bool own = sub && (strcmp(names[i], "config.json") == 0 || strcmp(names[i], "manifest.json") == 0);
             ok = own || add_if_result(r, path, err);
             free(path);
@@ -185,8 +176,9 @@ static double omega_of(const char *manifest) {
     size_t n;
     Error why;
     if (!file_read(manifest, BYTES, &bytes, &n, &why)) return NAN;
-    const uint8_t *stop = memchr(bytes, '\n', n);
-    Json *line = json_parse((const char *)bytes, stop ? (size_t)(stop - bytes) : n, manifest, &why);
+    const char *at = (const char *)bytes, *text;
+    size_t length;
+    Json *line = text_line(&at, at + n, &text, &length) ? json_parse(text, length, manifest, &why) : NULL;
     double omega = json_double(line, "omega");
     json_free(line);
     free(bytes);
@@ -198,7 +190,7 @@ static bool add_samples(Run *r, const char *dir) {
     int n, before = r->n_samples;
     char **names = names_in(dir, "omega-", "", &n);
     for (int i = -1; i < n; i++) {
-        char *path = i < 0 ? xstrdup(dir) : join(dir, names[i]), *manifest = join(path, "manifest.jsonl");
+        char *path = i < 0 ? xstrdup(dir) : path_join(dir, names[i]), *manifest = path_join(path, "manifest.jsonl");
         if (file_exists(manifest)) {
             r->samples = xrealloc(r->samples, (size_t)(r->n_samples + 1) * sizeof *r->samples);
             r->samples[r->n_samples++] = (RunSamples){ xstrdup(path), omega_of(manifest) };
@@ -214,14 +206,14 @@ static void find_samples(Run *r) {
     int n;
     char **names = names_in(r->path, "samples", "", &n);
     for (int i = 0; i < n; i++) {
-        char *dir = join(r->path, names[i]);
+        char *dir = path_join(r->path, names[i]);
         add_samples(r, dir);
         free(dir);
     }
     names_free(names, n);
-    char *dir = join(r->path, "previews");
+    char *dir = path_join(r->path, "previews");
     names = names_in(dir, "step-", ".png", &n);
-    if (n) r->preview = join(dir, names[n - 1]);
+    if (n) r->preview = path_join(dir, names[n - 1]);
     names_free(names, n);
     free(dir);
 }
@@ -229,13 +221,8 @@ static void find_samples(Run *r) {
 // ---- a run
 // The last part of the path, without the ending of a file; caller frees.
 static char *name_of(const char *path, bool file) {
-    char *copy = xstrdup(path);
-    size_t n = strlen(copy);
-    while (n > 1 && copy[n - 1] == '/') copy[--n] = 0;
-    char *slash = strrchr(copy, '/'), *name = xstrdup(slash && slash[1] ? slash + 1 : copy);
-    char *dot = file ? strrchr(name, '.') : NULL;
+    char *name = path_base(path), *dot = file ? strrchr(name, '.') : NULL;
     if (dot && dot > name) *dot = 0;
-    free(copy);
     return name;
 }
 
@@ -254,7 +241,7 @@ static char *stem_of(const char *name, double *seed) {
 }
 
 static bool read_json_in(const char *dir, const char *name, Json **out, Error *err) {
-    char *path = join(dir, name);
+    char *path = path_join(dir, name);
     bool there = file_exists(path);
     if (there) *out = json_read(path, err);
     free(path);
@@ -268,7 +255,7 @@ static char *run_of_result(const char *path) {
         char *slash = strrchr(dir, '/');
         if (!slash || slash == dir) break;
         *slash = 0;
-        char *config = join(dir, "config.json");
+        char *config = path_join(dir, "config.json");
         bool is = file_exists(config);
         free(config);
         if (is) return dir;
@@ -287,7 +274,7 @@ static bool read_folder(Run *r, Error *err) {
 
 // A folder with all that is in it; a result file with its run, if it lies in one, but without that run's other results.
 static bool read_run(const char *path, Run *r, Error *err) {
-    bool folder = is_folder(path);
+    bool folder = path_is_folder(path);
     if (!folder && !file_exists(path))
         return error_set(err, ERR_FILE, "%s: no such run folder or result file", path);
     r->path = folder ? xstrdup(path) : run_of_result(path);
@@ -379,7 +366,7 @@ static void sort_into_arms(RunSet *s) {
 
 // What is named again, or lies in the folder of a run that is there, is that run's.
 static bool belongs_to_earlier(RunSet *s, const char *path, bool *taken, Error *err) {
-    bool folder = is_folder(path);
+    bool folder = path_is_folder(path);
     char *dir = folder ? xstrdup(path) : run_of_result(path);
     bool ok = true;
     *taken = false;

@@ -20,7 +20,7 @@ static void add(JsonText *j, const char *text) {
 
 // The comma and the name before a value.
 static void begin(JsonText *j, const char *key) {
-    if (j->filled) add(j, ", ");
+    if (j->filled) add(j, j->depth == 1 ? ",\n" : ", ");
     j->filled = true;
     if (!key) return;
     char *quoted = json_quote(key);
@@ -33,11 +33,13 @@ void jtext_open(JsonText *j, const char *key, char bracket) {
     begin(j, key);
     add(j, (char[]){ bracket, 0 });
     j->filled = false;
+    j->depth++;
 }
 
 void jtext_close(JsonText *j, char bracket) {
     add(j, (char[]){ bracket, 0 });
     j->filled = true;
+    j->depth--;
 }
 
 void jtext_value(JsonText *j, const char *key, const char *json) {
@@ -63,6 +65,8 @@ void jtext_whole(JsonText *j, const char *key, int64_t value) {
     jtext_value(j, key, text);
 }
 
+void jtext_bool(JsonText *j, const char *key, bool value) { jtext_value(j, key, value ? "true" : "false"); }
+
 void jtext_numbers(JsonText *j, const char *key, const double *value, int n) {
     if (!value) return;
     jtext_open(j, key, '[');
@@ -74,12 +78,6 @@ void jtext_wholes(JsonText *j, const char *key, const int64_t *value, int n) {
     jtext_open(j, key, '[');
     for (int i = 0; i < n; i++) jtext_whole(j, NULL, value[i]);
     jtext_close(j, ']');
-}
-
-void jtext_members(JsonText *j, const char *members) {
-    if (!*members) return;
-    begin(j, NULL);
-    add(j, members);
 }
 
 char *jtext_finish(JsonText *j) {

@@ -11,11 +11,7 @@ const char *const split_names[] = { "train", "test", NULL };
 
 const Dataset *run_reference(const Run *r) { return r->c.split == SPLIT_TRAIN ? r->train : r->test; }
 
-ImageSet run_images(const Dataset *d) {
-    const DatasetInfo *i = dataset_info(d);
-    return (ImageSet){ .n = i->count, .height = i->height, .width = i->width, .channels = i->channels, .u8 = i->images,
-                       .label = i->labels, .name = i->source };
-}
+ImageSet run_images(const Dataset *d) { return images_of(dataset_info(d)); }
 
 // ---- data and samples
 static bool asks(const Run *r) {

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/path.h"
 #include "eval/run_impl.h"
 #include "sample/sampler.h"
 
@@ -10,30 +11,19 @@ const char *run_protocol(const Run *r) {
     return bytes ? "cbdm,uint8" : protocol_names[r->c.protocol];
 }
 
-// The last part of a path, without slashes at its end. *n: its length.
-static const char *base_name(const char *path, int *n) {
-    size_t end = strlen(path);
-    while (end > 1 && path[end - 1] == '/') end--;
-    size_t begin = end;
-    while (begin > 0 && path[begin - 1] != '/') begin--;
-    *n = (int)(end - begin);
-    return path + begin;
-}
-
 // The classifier takes images as large as they are: of a protocol it keeps the rounding, and the title says so.
 char *run_title(const Run *r) {
     bool inception = strncmp(r->extractor->name, "inception", strlen("inception")) == 0;
-    int n;
-    const char *data = base_name(r->c.data, &n);
-    return xasprintf("fid[%s%s%s,n=%lld,ref=%.*s.%s]", run_protocol(r), inception ? "" : ",not resized,features=",
-                     inception ? "" : r->extractor->name, (long long)r->samples.images.n, n, data,
-                     split_names[r->c.split]);
+    char *data = path_base(r->c.data);
+    char *title = xasprintf("fid[%s%s%s,n=%lld,ref=%s.%s]", run_protocol(r),
+                            inception ? "" : ",not resized,features=", inception ? "" : r->extractor->name,
+                            (long long)r->samples.images.n, data, split_names[r->c.split]);
+    free(data);
+    return title;
 }
 
 // ---- pictures
 enum { SHEET_COLUMNS = 16, SHEET_ROWS = 128, SHEET_SIDE = 16384, SHEET_GAP = 2 };
-
-static size_t image_size(const ImageSet *s) { return (size_t)s->height * (size_t)s->width * (size_t)s->channels; }
 
 static uint8_t *image_bytes(const ImageSet *s, int64_t i) {
     size_t e = image_size(s);
@@ -57,14 +47,11 @@ static int sheet_columns(const Run *r) {
 // STEM-WHAT.png beside the result file STEM.json: its name alone, which the result holds; caller frees.
 static bool write_sheet(const Run *r, const char *what, uint8_t **images, char **name, Error *err) {
     const ImageSet *s = &r->samples.images;
-    size_t n = strlen(r->c.json);
-    int stem = (int)(n > 5 && strcmp(r->c.json + n - 5, ".json") == 0 ? n - 5 : n);
+    int stem = (int)strlen(r->c.json) - (text_ends_with(r->c.json, ".json") ? (int)strlen(".json") : 0);
     char *path = xasprintf("%.*s-%s.png", stem, r->c.json, what);
     bool ok = png_write_grid(path, (const uint8_t *const *)images, sheet_rows(r), sheet_columns(r), s->width, s->height,
                              s->channels, err);
-    int length;
-    const char *base = base_name(path, &length);
-    if (ok) *name = xasprintf("%.*s", length, base);
+    if (ok) *name = path_base(path);
     free(path);
     return ok;
 }
@@ -140,8 +127,7 @@ static void add_reference(const Run *r, JsonText *j) {
 
 static char *result_text(const Run *r, const char *settings) {
     JsonText j = { 0 };
-    char *title = run_title(r), *metrics = metrics_json(&r->metrics, &r->c.metrics);
-    char *groups = groups_json(r->c.groups, r->group_of, r->table.classes);
+    char *title = run_title(r);
     jtext_open(&j, NULL, '{');
     jtext_string(&j, "format", "cbdm-eval-1");
     jtext_string(&j, "protocol", run_protocol(r));
@@ -156,14 +142,12 @@ static char *result_text(const Run *r, const char *settings) {
     for (int c = 0; c < r->table.classes; c++) jtext_string(&j, NULL, r->table.names[c]);
     jtext_close(&j, ']');
     jtext_wholes(&j, "train_counts", r->table.train_counts, r->table.classes);
-    jtext_value(&j, "groups", groups);
+    groups_json(r->c.groups, r->group_of, r->table.classes, &j);
     jtext_value(&j, "settings", settings);
-    jtext_members(&j, metrics);
+    metrics_json(&r->metrics, &r->c.metrics, &j);
     answers_json(&r->answers, &r->table, &j);
     jtext_close(&j, '}');
     free(title);
-    free(metrics);
-    free(groups);
     return jtext_finish(&j);
 }
 

@@ -8,14 +8,8 @@
 #include <sys/stat.h>
 
 #include "core/file.h"
+#include "core/path.h"
 #include "core/zip.h"
-
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
-static size_t image_size(const ImageSet *s) { return (size_t)s->height * (size_t)s->width * (size_t)s->channels; }
 
 // ---- labels
 // (n) whole numbers of any stored integer type; where names the array.
@@ -150,7 +144,7 @@ static bool read_npz(const char *path, Samples *out, Error *err) {
 bool samples_read_array(const char *path, const char *labels, Samples *out, Error *err) {
     bool ok;
     char *beside = NULL;
-    if (ends_with(path, ".npz")) {
+    if (text_ends_with(path, ".npz")) {
         ok = read_npz(path, out, err);
     } else {
         uint8_t *bytes;
@@ -220,7 +214,7 @@ bool samples_read(const char *path, const char *labels, const DatasetInfo *d, Sa
         ok = error_set(err, ERR_USAGE, "%s is a folder and says itself which labels its images have: leave out "
                        "--gen-labels", path);
     else if (S_ISDIR(st.st_mode)) ok = samples_read_folder(path, d, out, err);
-    else if (ends_with(path, ".npz") || ends_with(path, ".npy")) ok = samples_read_array(path, labels, out, err);
+    else if (text_ends_with(path, ".npz") || text_ends_with(path, ".npy")) ok = samples_read_array(path, labels, out, err);
     else ok = error_set(err, ERR_USAGE, "%s: samples are a folder, an .npz or an .npy", path);
     if (ok && !out->number) {
         out->number = xmalloc((size_t)out->images.n * sizeof *out->number);

@@ -4,24 +4,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "core/file.h"
+#include "core/path.h"
 #include "eval/samples.h"
 
 enum { TEXT_BYTES = 1 << 30, MAX_IMAGES = 10000000, MAX_CLASSES = 65536 };
-
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
-static char *join(const char *folder, const char *name) { return xasprintf("%s/%s", folder, name); }
-
-static bool is_folder(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
 
 // A number of the reader as double; false leaves the reader's error.
 static bool json_double(JsonReader *r, double *v) {
@@ -40,7 +28,7 @@ static void keep_string(JsonReader *r, char **to) {
 // A file below the folder: no way out of it.
 static bool is_below(const char *file) {
     return *file && *file != '/' && strcmp(file, "..") != 0 && strncmp(file, "../", 3) != 0 && !strstr(file, "/../") &&
-           !ends_with(file, "/..");
+           !text_ends_with(file, "/..");
 }
 
 static bool parse_line(JsonReader *r, Manifest *m) {
@@ -72,9 +60,8 @@ bool manifest_parse(const char *text, size_t bytes, const char *where, Manifest 
     size_t cap = 0;
     *out = (Manifest){ .omega = NAN };
     bool ok = true;
-    for (const char *at = text, *end = text + bytes; at < end && ok;) {
-        const char *stop = memchr(at, '\n', (size_t)(end - at));
-        size_t n = stop ? (size_t)(stop - at) : (size_t)(end - at);
+    const char *at = text, *line;
+    for (size_t n; ok && text_line(&at, text + bytes, &line, &n);) {
         if ((size_t)out->n == cap) {
             cap = cap ? 2 * cap : 256;
             out->number = xrealloc(out->number, cap * sizeof *out->number);
@@ -82,11 +69,10 @@ bool manifest_parse(const char *text, size_t bytes, const char *where, Manifest 
             out->file = xrealloc(out->file, cap * sizeof *out->file);
         }
         JsonReader r;
-        json_start(&r, at, n);
+        json_start(&r, line, n);
         ok = (out->n < MAX_IMAGES && parse_line(&r, out)) ||
              error_set(err, ERR_FILE, "%s, line %lld: %s; sample the images again", where, (long long)out->n + 1,
                        r.why ? r.why : "no image's number, label and file below the folder");
-        at += n + (stop != NULL);
     }
     if (ok && out->n == 0) ok = error_set(err, ERR_FILE, "%s lists no images; sample them again", where);
     if (!ok) manifest_free(out);
@@ -152,7 +138,7 @@ bool sampling_parse(const char *text, size_t bytes, const char *where, SampleOri
 }
 
 static bool read_text(const char *folder, const char *name, char **text, size_t *n, char **path, Error *err) {
-    *path = join(folder, name);
+    *path = path_join(folder, name);
     bool ok = file_read(*path, TEXT_BYTES, (uint8_t **)text, n, err);
     if (!ok) free(*path);
     return ok;
@@ -185,8 +171,8 @@ static bool names_list(const char *folder, const char *end, Names *out, Error *e
     *out = (Names){ 0 };
     size_t cap = 0;
     for (struct dirent *e; (e = readdir(d)) && out->n <= MAX_IMAGES;) {
-        char *path = join(folder, e->d_name);
-        bool wanted = e->d_name[0] != '.' && (end ? ends_with(e->d_name, end) : is_folder(path));
+        char *path = path_join(folder, e->d_name);
+        bool wanted = e->d_name[0] != '.' && (end ? text_ends_with(e->d_name, end) : path_is_folder(path));
         free(path);
         if (!wanted) continue;
         if ((size_t)out->n == cap) out->name = xrealloc(out->name, (cap = cap ? 2 * cap : 64) * sizeof *out->name);
@@ -206,7 +192,7 @@ static bool read_pngs(const PngList *l, Samples *out, Error *err) {
     size_t e = 0;
     bool ok = true;
     for (int64_t i = 0; i < l->n && ok; i++) {
-        char *path = join(l->folder, l->file[i]);
+        char *path = path_join(l->folder, l->file[i]);
         uint8_t *pixels = NULL;
         int w, h;
         ok = png_read(path, 3, &pixels, &w, &h, err);
@@ -245,7 +231,7 @@ static char *find_floats(const char *folder) {
     char *found = NULL;
     if (names_list(folder, ".npy", &l, &ignored))
         for (int64_t i = 0; i < l.n && !found; i++)
-            if (strstr(l.name[i], "_samples_")) found = join(folder, l.name[i]);
+            if (strstr(l.name[i], "_samples_")) found = path_join(folder, l.name[i]);
     names_free(&l);
     return found;
 }
@@ -268,7 +254,7 @@ static bool read_manifest(const char *folder, const DatasetInfo *d, Samples *out
     free(text);
     free(path);
     if (!ok) return false;
-    char *floats = find_floats(folder), *npz = join(folder, "samples.npz");
+    char *floats = find_floats(folder), *npz = path_join(folder, "samples.npz");
     if (floats) ok = read_listed_array(floats, &m, out, err);
     else if (file_exists(npz)) ok = read_listed_array(npz, &m, out, err);
     else ok = read_pngs(&(PngList){ folder, m.file, m.label, m.n, d->channels }, out, err);
@@ -305,7 +291,7 @@ typedef struct { char **file; int32_t *label; int64_t n; size_t cap; } Found;
 
 static bool add_class(const char *folder, const char *name, int32_t label, Found *f, Error *err) {
     Names l;
-    char *path = join(folder, name);
+    char *path = path_join(folder, name);
     bool ok = names_list(path, ".png", &l, err);
     free(path);
     for (int64_t i = 0; ok && i < l.n; i++) {
@@ -314,7 +300,7 @@ static bool add_class(const char *folder, const char *name, int32_t label, Found
             f->file = xrealloc(f->file, f->cap * sizeof *f->file);
             f->label = xrealloc(f->label, f->cap * sizeof *f->label);
         }
-        f->file[f->n] = join(name, l.name[i]);
+        f->file[f->n] = path_join(name, l.name[i]);
         f->label[f->n++] = label;
     }
     if (ok) names_free(&l);
@@ -350,18 +336,15 @@ static bool read_class_folders(const char *folder, const DatasetInfo *d, bool ou
 
 // Samples of several guidance strengths lie in omega-* folders, their settings in the folder above.
 static bool settings_above(const char *path) {
-    size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/') n--;
-    char *above = xasprintf("%.*s/../sampling.json", (int)n, path), *name = xasprintf("%.*s", (int)n, path);
-    const char *slash = strrchr(name, '/');
-    bool is = strncmp(slash ? slash + 1 : name, "omega-", 6) == 0 && file_exists(above);
+    char *above = path_join(path, "../sampling.json"), *name = path_base(path);
+    bool is = strncmp(name, "omega-", 6) == 0 && file_exists(above);
     free(above);
     free(name);
     return is;
 }
 
 bool samples_read_folder(const char *path, const DatasetInfo *d, Samples *out, Error *err) {
-    char *settings = join(path, "sampling.json"), *manifest = join(path, "manifest.jsonl"), *above = join(path, "..");
+    char *settings = path_join(path, "sampling.json"), *manifest = path_join(path, "manifest.jsonl"), *above = path_join(path, "..");
     bool here = file_exists(settings), ours = here || settings_above(path), listed = file_exists(manifest);
     int omegas = 0;
     bool ok = !ours || read_sampling(here ? path : above, &out->origin, &omegas, err);

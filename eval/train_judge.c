@@ -63,8 +63,7 @@ static void recognise(const Features *f, Tally *t) {
 
 static bool open_classifier(Judge *j, Device *device, const char *path, Error *err) {
     const DatasetInfo *d = j->held_out;
-    ImageSet s = { .n = d->count, .height = d->height, .width = d->width, .channels = d->channels, .u8 = d->images,
-                   .label = d->labels, .name = d->source };
+    ImageSet s = images_of(d);
     j->extractor = extractor_classifier(device, path, EXTRACT_BATCH, err);
     if (!j->extractor || !extractor_check(j->extractor, &s, err)) return false;
     if (j->extractor->classes != j->classes)

@@ -25,9 +25,9 @@ static ImageSet some_images(int64_t n) {
     Error err;
     if (!builtin) builtin = dataset_open("builtin", SPLIT_TRAIN, &err);
     assert_non_null(builtin);
-    const DatasetInfo *d = dataset_info(builtin);
-    return (ImageSet){ .n = n, .height = d->height, .width = d->width, .channels = d->channels, .u8 = d->images,
-                       .label = d->labels, .name = "builtin" };
+    ImageSet s = images_of(dataset_info(builtin));
+    s.n = n;
+    return s;
 }
 
 static ClassifierRecipe small(double epochs) {

@@ -123,15 +123,18 @@ static void seeds_are_drawn_by_distance(void **state) {
     free((void *)b.x);
 }
 
-// Lloyd's iterations as written in a textbook, from the same centres, to the same end.
-static int plain_lloyd(Features all, Features centres, int32_t *of) {
+// Lloyd's iterations as written in a textbook, from the same centres, to the same end. A cluster that lost all of its
+// points keeps its centre; *emptied counts how often an update met one.
+static int plain_lloyd(Features all, Features centres, int32_t *of, int *emptied) {
     int dim = all.dim, clusters = (int)centres.n, done = 0;
     double *sum = malloc((size_t)clusters * (size_t)dim * sizeof *sum);
     int64_t *size = malloc((size_t)clusters * sizeof *size), changed = all.n;
     for (; changed * 100 > all.n && done < 100; done++) {
-        for (int j = 0; done > 0 && j < clusters; j++)
+        for (int j = 0; done > 0 && j < clusters; j++) {
+            *emptied += size[j] == 0;
             for (int k = 0; size[j] > 0 && k < dim; k++)
                 at_row(centres, j)[k] = (float)(sum[j * dim + k] / (double)size[j]);
+        }
         memset(sum, 0, (size_t)clusters * (size_t)dim * sizeof *sum);
         memset(size, 0, (size_t)clusters * sizeof *size);
         changed = 0;
@@ -161,7 +164,7 @@ static void kmeans_equals_the_textbook(void **state) {
     static const struct { int n, m, dim, clusters; } sizes[] = {
         { 70, 1, 2, 3 }, { 300, 333, 5, 40 }, { 1, 90, 30, 90 }, { 500, 700, 12, 7 }, { 900, 100, 1, 9 },
         { 600, 700, 2, 15 } };
-    int longest = 0;
+    int longest = 0, emptied = 0;
     for (int shape = 0; shape < TINY_AMONG_LARGE; shape++) {       // of the last, sums depend on the order
         for (size_t z = 0; z < sizeof sizes / sizeof sizes[0]; z++) {
             int n = sizes[z].n, m = sizes[z].m, dim = sizes[z].dim, iterations;
@@ -175,7 +178,7 @@ static void kmeans_equals_the_textbook(void **state) {
                 Features centres = blank_rows(sizes[z].clusters, dim);
                 kmeans_seed(&c, sizes[z].clusters, seed, &centres);
                 assert_int_equal(kmeans(&c, sizes[z].clusters, seed, of, &iterations), centres.n);
-                int plain_iterations = plain_lloyd(all, centres, plain);
+                int plain_iterations = plain_lloyd(all, centres, plain, &emptied);
                 if (plain_iterations != iterations)
                     fail_msg("%s: %d iterations, plainly %d", shape_names[shape], iterations, plain_iterations);
                 assert_memory_equal(of, plain, (size_t)(n + m) * sizeof *of);
@@ -191,6 +194,30 @@ static void kmeans_equals_the_textbook(void **state) {
         }
     }
     assert_true(longest >= 10);                  // else the bounds that pass over points were not tried
+}
+
+// On a line, from centres at -4, 0, 20.5 and 30. The second cluster is {0, 10}, its mean 5, and the means of its
+// neighbours, -2.7 and 13.7, lie nearer to both: it is empty. Then the third, whose neighbour's mean has moved to 38.7,
+// takes in 26 and moves to 15.4: 10 comes back to 5, where the centre was kept.
+static void an_emptied_cluster_keeps_its_centre(void **state) {
+    (void)state;
+    enum { POINTS = 11, CLUSTERS = 4, SEED = 3439 };                // a seed that draws these centres
+    static const float x[POINTS] = { -4, -2.1f, -2.1f, 0, 10, 10.3f, 10.3f, 20.5f, 26, 30, 60 };
+    Features a = { .n = POINTS, .dim = 1, .x = x }, none = { .dim = 1, .x = x };
+    for (int kind = PAIRS_FLOAT; kind <= PAIRS_DOUBLE; kind++) {
+        int32_t of[POINTS], plain[POINTS];
+        int emptied = 0, iterations;
+        Cloud c = cloud_of((PairsKind)kind, &a, &none);
+        Features centres = blank_rows(CLUSTERS, 1);
+        kmeans_seed(&c, CLUSTERS, SEED, &centres);
+        assert_int_equal(kmeans(&c, CLUSTERS, SEED, of, &iterations), CLUSTERS);
+        assert_int_equal(plain_lloyd(a, centres, plain, &emptied), iterations);
+        assert_memory_equal(of, plain, sizeof of);
+        assert_int_equal(emptied, 1);
+        assert_true(of[4] != of[3] && of[4] != of[7]);              // 10 lies with neither neighbour in the end
+        cloud_free(&c);
+        free((void *)centres.x);
+    }
 }
 
 static void copies_make_fewer_clusters(void **state) {
@@ -333,7 +360,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inception_score_equals_numpy), cmocka_unit_test(inception_score_of_certainty),
         cmocka_unit_test(prd_curve_is_the_published_one), cmocka_unit_test(seeds_are_drawn_by_distance),
-        cmocka_unit_test(kmeans_equals_the_textbook), cmocka_unit_test(copies_make_fewer_clusters),
+        cmocka_unit_test(kmeans_equals_the_textbook),
+        cmocka_unit_test(an_emptied_cluster_keeps_its_centre), cmocka_unit_test(copies_make_fewer_clusters),
         cmocka_unit_test(prd_tells_a_missing_mode_from_an_added_one), cmocka_unit_test(mind_of_a_shift),
         cmocka_unit_test(mind_of_one_dimension), cmocka_unit_test(mind_takes_as_many_of_the_larger_set),
         cmocka_unit_test(threads_change_nothing),

@@ -352,13 +352,15 @@ static void small_and_missing_classes(void **state) {
     metrics_compute(&gen, &ref, &o, &m);
     assert_true(warned(&m, "all: no interval"));
     assert_true(isnan(m.all.kid.low) && isnan(m.all.fid.high) && isfinite(m.all.fid.value));
-    char *json = metrics_json(&m, &o);                          // finite or null, so that it reads as JSON
-    char *whole = xasprintf("{%s}", json);
+    JsonText text = { 0 };                                      // finite or null, so that it reads as JSON
+    jtext_open(&text, NULL, '{');
+    metrics_json(&m, &o, &text);
+    jtext_close(&text, '}');
+    char *whole = jtext_finish(&text);
     JsonReader reader;
     json_start(&reader, whole, strlen(whole));
     assert_true(json_skip(&reader) && json_end(&reader));
     assert_null(strstr(whole, "nan"));
-    free(json);
     free(whole);
     metrics_free(&m);
     features_free(&ref);

@@ -1,6 +1,7 @@
 // train/data_formats.h - inside the data readers: the set they build, and the parsers that tests and fuzzers call.
 #ifndef TRAIN_DATA_FORMATS_H
 #define TRAIN_DATA_FORMATS_H
+#include "core/path.h"
 #include "train/dataset.h"
 EXTERN_C_BEGIN
 enum { DATA_MAX_SIDE = 4096, DATA_MAX_CLASSES = 65536 };
@@ -24,10 +25,6 @@ void     dataset_name_class(Dataset *d, int c, const char *name);
 Dataset *dataset_finish(Dataset *d);
 // The chosen images in that order, as a new set that keeps their ordinals; closes d. pick (n): indices into d.
 Dataset *dataset_pick(Dataset *d, const int64_t *pick, int64_t n, Error *err);
-
-bool  path_is_folder(const char *path);
-bool  path_is_file(const char *path);
-char *path_join(const char *folder, const char *name);       // caller frees
 
 // ---- readers: each opens what the look-alike test before it accepts
 bool     idx_in_folder(const char *path);

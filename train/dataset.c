@@ -8,22 +8,6 @@
 #include "core/file.h"
 #include "train/data_formats.h"
 
-// ---- paths
-bool path_is_folder(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
-bool path_is_file(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
-}
-
-char *path_join(const char *folder, const char *name) {
-    size_t n = strlen(folder);
-    return xasprintf("%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
-}
-
 // ---- building
 Dataset *dataset_new(const char *kind, const char *source, int classes, int channels, int height, int width,
                      int64_t count, Error *err) {

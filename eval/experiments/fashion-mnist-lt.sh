@@ -12,11 +12,13 @@
 #   --sweep-samples N  500: images of each point of the sweep               --samples N     2000: at the chosen guidance
 #   --sample-steps N   25: of DDIM          --questions LIST                of cbdm eval run, at the chosen guidance
 #   --classifier FILE  of cbdm eval train-classifier, in place of one trained here
+#   --features NAME    classifier (fashion-mnist) or inception (cifar*): the network that the metrics are of
 #   --device NAME      cpu                  --jobs N        work side by side, one thread each (cores; on a GPU 1)
 #   --stage NAME       train, classifier, sweep (of the runs that are trained), eval, report or all
-#   --quick            everything small: some minutes, numbers without meaning
+#   --quick            everything small that nothing else is said of: some minutes, numbers without meaning
 #   --detach           go on in the background, also after logging out      --program FILE  build/cbdm
 # Every piece of work leaves a file; the same command goes on where an earlier one was stopped, by Ctrl-C or otherwise.
+# Results that lie there are kept, also where they were drawn with other numbers or steps; that is said.
 set -eu
 self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -71,20 +73,22 @@ item_classifier() {
 
 measure() {          # measure RUN OMEGA SEEDS QUESTIONS FILE FLAGS
     mkdir -p "$1/eval"
-    case $X_EVAL in *"--features classifier"*) weights=--weights=$X_CLASSIFIER ;; *) weights= ;; esac
+    case $X_EVAL in
+        *"--features classifier"*) weights=--weights=$X_CLASSIFIER ;;
+        *) weights=--classifier=$X_CLASSIFIER ;;          # of label fidelity
+    esac
     # shellcheck disable=SC2086
     watched "$X_PROGRAM" eval run --checkpoint "$1" --omega "$2" --seeds "$3" --labels balanced --batch "$X_BATCH" \
-        --data "$X_DATA" --imb-type exp --imb-factor 0.01 $X_EVAL ${weights:+"$weights"} $6 --questions "$4" \
+        --data "$X_DATA" --imb-type exp --imb-factor 0.01 $X_EVAL "$weights" $6 --questions "$4" \
         --device "$X_DEVICE" --json "$5"
 }
 
 item_sweep() {
-    measure "$(run_of "$1" "$2")" "$3" "0-$((X_SWEEP_SAMPLES - 1))" "fidelity" "$(sweep_file "$1" "$2" "$3")" "$X_SWEEP"
+    measure "$(run_of "$1" "$2")" "$3" "$X_SWEEP_SEEDS" "fidelity" "$(sweep_file "$1" "$2" "$3")" "$X_SWEEP"
 }
 
 item_final() {       # other noise than the sweep's, the same for every arm
-    measure "$(run_of "$1" "$2")" "$3" "1000000-$((1000000 + X_SAMPLES - 1))" "$X_QUESTIONS" \
-        "$(final_file "$1" "$2" "$3")" "$X_FINAL"
+    measure "$(run_of "$1" "$2")" "$3" "$X_SEEDS" "$X_QUESTIONS" "$(final_file "$1" "$2" "$3")" "$X_FINAL"
 }
 
 # Runs a program so that SIGTERM to this shell reaches it: a trainer then saves its state.
@@ -119,8 +123,8 @@ if [ "${1:-}" = --item ]; then
 fi
 
 # ---- options
-set_=fashion-mnist data='' out='' arms='' seeds=0,1,2 twin_seeds='' steps='' preset='' omegas='' sweep_samples=''
-samples='' sample_steps='' questions='' classifier='' device='' jobs='' stage=all quick='' detach=''
+set_=fashion-mnist data='' out='' arms='' seeds='' twin_seeds='' steps='' preset='' omegas='' sweep_samples=''
+samples='' sample_steps='' questions='' classifier='' features='' device='' jobs='' stage=all quick='' detach=''
 program=$root/build/cbdm
 
 parse() {
@@ -136,8 +140,8 @@ parse() {
             --set) set_=$2 ;; --data) data=$2 ;; --out) out=$2 ;; --arms) arms=$2 ;; --seeds) seeds=$2 ;;
             --twin-seeds) twin_seeds=$2 ;; --steps) steps=$2 ;; --preset) preset=$2 ;; --omegas) omegas=$2 ;;
             --sweep-samples) sweep_samples=$2 ;; --samples) samples=$2 ;; --sample-steps) sample_steps=$2 ;;
-            --questions) questions=$2 ;; --classifier) classifier=$2 ;; --device) device=$2 ;; --jobs) jobs=$2 ;;
-            --stage) stage=$2 ;; --program) program=$2 ;;
+            --questions) questions=$2 ;; --classifier) classifier=$2 ;; --features) features=$2 ;;
+            --device) device=$2 ;; --jobs) jobs=$2 ;; --stage) stage=$2 ;; --program) program=$2 ;;
             *) die "unknown option $1; --help lists the options" ;;
         esac
         shift 2
@@ -145,37 +149,41 @@ parse() {
 }
 parse "$@"
 
+# What --quick means where nothing else is said.
+if [ "$quick" ]; then
+    : "${preset:=quick}" "${steps:=40}" "${arms:=ddpm,cbdm-tau1}" "${seeds:=0,1}" "${omegas:=0,1}" "${sample_steps:=3}"
+    : "${sweep_samples:=20}" "${samples:=40}" "${out:=runs/experiments/$set_-lt-quick}"
+fi
+
 # What each set means where nothing else is said. cifar*: the published settings (batch 48 for both arms, so that they
 # stay paired; published DDPM: 64), the published evaluation (balanced training set, 50,000 images of 1000 steps).
 case $set_ in
     fashion-mnist)
         : "${data:=/usr/share/datasets/fashion-mnist}" "${preset:=demo}" "${steps:=3000}" "${omegas:=0,0.5,1,1.5,2,3}"
         : "${arms:=ddpm,cbdm-tau1,cbdm-tau0.1}" "${sweep_samples:=500}" "${samples:=2000}" "${sample_steps:=25}"
-        : "${questions:=fidelity,nearest,diversity}" "${device:=cpu}"
+        : "${questions:=fidelity,nearest,diversity}" "${device:=cpu}" "${features:=classifier}"
         X_SAVE=500 X_BATCH=50 X_TRAIN='' X_CLASSIFIER_FLAGS='--preset quick'
-        X_EVAL="--split test --features classifier --protocol cbdm --clip-x0 1"
+        X_EVAL="--split test --features $features --protocol cbdm --clip-x0 1"
         X_SWEEP="--sampler ddim --steps $sample_steps --skip prd,mind,is --bootstrap 0"
         X_FINAL="--sampler ddim --steps $sample_steps"
         hint='install the package dataset-fashion-mnist, or give --data PATH' ;;
     cifar10|cifar100)
         : "${preset:=full}" "${steps:=300001}" "${omegas:=0,0.4,0.8,1.2,1.6,2}" "${arms:=ddpm,cbdm-tau1}"
         : "${sweep_samples:=10000}" "${samples:=50000}" "${sample_steps:=50}" "${device:=auto}"
-        : "${questions:=all}"
+        : "${questions:=all}" "${features:=inception}"
         X_SAVE=5000 X_BATCH=500 X_TRAIN='--batch 48' X_CLASSIFIER_FLAGS=''
-        X_EVAL="--split train --features inception --protocol cbdm"
+        X_EVAL="--split train --features $features --protocol cbdm"
         X_SWEEP="--sampler ddim --steps $sample_steps --skip prd,mind,is --bootstrap 0"
         X_FINAL="--sampler ddpm"
         hint="name the archive or folder of $set_ with --data PATH" ;;
     *) die "--set $set_: there are fashion-mnist, cifar10 and cifar100" ;;
 esac
 if [ "$quick" ]; then
-    preset=quick steps=40 arms=ddpm,cbdm-tau1 seeds=0,1 omegas=0,1 sweep_samples=20 samples=40
-    X_SAVE=40 X_BATCH=20 X_FINAL='--sampler ddim --steps 3'
-    X_SWEEP="$X_FINAL --skip prd,mind,is --bootstrap 0"
+    X_SAVE=$steps X_BATCH=20 X_TRAIN=${X_TRAIN:+--batch 8} X_FINAL="--sampler ddim --steps $sample_steps"
+    X_SWEEP="$X_FINAL --skip prd,mind,is --bootstrap 0" X_FINAL="$X_FINAL --clf-epochs 0.05"
     X_CLASSIFIER_FLAGS='--preset quick --epochs 0.05'
-    : "${out:=runs/experiments/$set_-lt-quick}"
 fi
-: "${out:=runs/experiments/$set_-lt}" "${twin_seeds:=${seeds%%,*}}"
+: "${out:=runs/experiments/$set_-lt}" "${seeds:=0,1,2}" "${twin_seeds:=${seeds%%,*}}"
 
 # ---- what must be here, before anything is begun
 case $stage in
@@ -183,6 +191,7 @@ case $stage in
     *) die "--stage $stage: there are train, classifier, sweep, eval, report and all" ;;
 esac
 [ -n "$data" ] && [ -e "$data" ] || [ "$data" = builtin ] || die "${data:-the data of $set_} is not here: $hint" 3
+case $features in classifier|inception) ;; *) die "--features $features: there are classifier and inception" ;; esac
 [ -z "$classifier" ] || [ -f "$classifier" ] || die "--classifier $classifier: no such file" 3
 for arm in $(words "$arms"); do
     arm_flags "$arm" >/dev/null
@@ -214,7 +223,8 @@ cores=$(nproc)
 case $device in cpu|ref*) : "${jobs:=$cores}" ;; *) : "${jobs:=1}" ;; esac
 if [ "$jobs" -gt 1 ]; then export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 OMP_WAIT_POLICY=passive; fi
 export X_OUT="$out" X_DATA="$data" X_PROGRAM="$program" X_PYTHON="$python" X_PRESET="$preset" X_STEPS="$steps" \
-    X_DEVICE="$device" X_SAMPLES="$samples" X_SWEEP_SAMPLES="$sweep_samples" X_QUESTIONS="$questions" \
+    X_DEVICE="$device" X_SWEEP_SEEDS="0-$((sweep_samples - 1))" X_SEEDS="1000000-$((1000000 + samples - 1))" \
+    X_QUESTIONS="$questions" \
     X_CLASSIFIER="${classifier:-$out/classifier.safetensors}" X_SAVE X_BATCH X_TRAIN X_CLASSIFIER_FLAGS X_EVAL X_SWEEP \
     X_FINAL
 
@@ -301,12 +311,53 @@ choose() {
     esac
 }
 
+# What a result was drawn with, by its settings: "0-499 ddim 25", the numbers of the images, sampler, steps.
+drawn_with() {
+    for key in seeds sampler steps; do
+        grep -o '"settings": {.*' "$1" | grep -o "\"$key\": *[^,}]*" | head -n 1 | sed 's/.*: *//; s/"//g'
+    done | tr '\n' ' ' | sed 's/ $//'
+}
+
+# The same of a command's flags, 0 being what `cbdm eval run` takes for no --steps.
+to_draw_with() {     # to_draw_with SEEDS FLAGS
+    # shellcheck disable=SC2086
+    set -- "$1" $2
+    seeds_=$1 sampler_=ddim steps_=0
+    while shift && [ $# -gt 1 ]; do
+        case $1 in --sampler) sampler_=$2 ;; --steps) steps_=$2 ;; esac
+    done
+    echo "$seeds_ $sampler_ $steps_"
+}
+
+# Results of this run that are there and were drawn otherwise: "FILE: 0-499 ddim 25, not 0-499 ddim 10".
+other_results() {
+    for omega in $(words "$omegas"); do
+        for kind in sweep final; do
+            case $kind in
+                sweep) file=$(sweep_file "$1" "$2" "$omega") want=$(to_draw_with "$X_SWEEP_SEEDS" "$X_SWEEP") ;;
+                final) file=$(final_file "$1" "$2" "$omega") want=$(to_draw_with "$X_SEEDS" "$X_FINAL") ;;
+            esac
+            [ -f "$file" ] || continue
+            is=$(drawn_with "$file")
+            [ "$is" = "$want" ] || echo "$file: $is, not $want"
+        done
+    done
+}
+
+say_others() {
+    each other_results >"$out/.jobs/others"
+    [ ! -s "$out/.jobs/others" ] ||
+        echo "$(wc -l <"$out/.jobs/others") results were drawn otherwise than asked for now and are kept as they are" \
+            "($(head -n 1 "$out/.jobs/others")): remove them, or name another --out"
+}
+
 unmeasured() {
     omega=$(cat "$out/$(base_of "$1").omega")
     [ -f "$(final_file "$1" "$2" "$omega")" ] || echo "final $1 $2 $omega"
 }
 
 stage_sweep() {
+    say_others
     [ -f "$X_CLASSIFIER" ] || die "$X_CLASSIFIER is not here: --stage classifier" 3
     each unswept >"$out/.jobs/list"
     perform "guidance sweep"
@@ -350,6 +401,7 @@ stage_report() {
     set -- $(each finals)
     {
         echo "# $set_-lt: $steps steps, preset $preset, seeds $seeds"
+        say_others
         for arm in $(words "$arms"); do
             is_base "$arm" || continue
             echo
