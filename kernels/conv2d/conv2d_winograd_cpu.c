@@ -21,6 +21,9 @@
 // ---- 16 floats. Without AVX-512 the file compiles and can() refuses: the accumulators would not stay in registers.
 enum {
     VEC = 16, PANEL = 64, ROWS = 6, ELEMENTS = 36,
+#ifndef DEPTH
+#define DEPTH 64
+#endif
     TILES = 64, FILTERS = 64,   // most rows of one M, of one sum in backward_weight: they fit 1 MB
 };
 #if defined(__AVX512F__)
@@ -192,7 +195,7 @@ typedef struct {
     int tiles_w, tiles_image, tiles;
     int parts, parts_k;             // the threads are parts x parts_k: parts of the tiles (backward_weight: of c), of k
     int size, size_k;               // of a part
-    int block;                      // tiles transformed at once
+    int block, depth;               // tiles transformed at once; channels summed at once
     int64_t v_step, d_step, u_step, m_step;             // floats from element to element of V, D, U, M
     int64_t v_floats, u_floats;                         // of one thread's V; of its U or D
     int64_t thread_floats;                              // of one thread's scratch
@@ -232,11 +235,13 @@ static Plan plan_apply(const Conv2dShape *z, bool turned) {
     Plan p = plan_of(z, turned);
     divide(&p, p.tiles, 1);
     p.block = equal_parts(p.size, TILES);
-    p.v_step = stagger((int64_t)p.block * p.c);
-    p.u_step = stagger((int64_t)PANEL * p.c);
+    bool keep = p.size > p.block;
+    p.depth = keep ? p.c : least(DEPTH, p.c);
+    p.v_step = stagger((int64_t)p.block * p.depth);
+    p.u_step = stagger((int64_t)PANEL * p.depth);
     p.m_step = stagger(TILES * PANEL);
-    p.v_floats = ELEMENTS * p.v_step;
-    p.u_floats = ELEMENTS * p.u_step * divide_up(p.size_k, PANEL);
+    p.v_floats = ELEMENTS * p.v_step * divide_up(p.c, p.depth);
+    p.u_floats = ELEMENTS * p.u_step * (keep ? divide_up(p.size_k, PANEL) : 1);
     p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step;
     return p;
 }
@@ -328,6 +333,7 @@ static void output_tile(const Plan *p, const Image *out, const Terms *terms, int
 // Sixteen channels j of one lane each, at channel i of the sum -> the 36 elements at u, step apart.
 static void filter_element(const Vec g[9], float *u, int64_t step) {
     Vec e[18], row[6];
+    for (int x = 0; x < 36; x++) fetch_to_write(u + x * step);
     for (int x = 0; x < 3; x++) transform_filter(g + x, 3, e + x, 3);
     for (int y = 0; y < 6; y++) {
         transform_filter(e + 3 * y, 1, row, 1);
@@ -350,15 +356,17 @@ static void filter_block(const Plan *p, const float *w, bool turned, int j0, int
         filter_element(g[i], u + i * row, p->u_step);
 }
 
-// Channels k0.. of y, one panel, of `tiles` tiles from t0 on. v, u: their transforms.
-static void apply_block(const Plan *p, const Image *out, const Terms *terms, int t0, int tiles, int k0, int width,
-                        const float *v, const float *u, float *m) {
+// M (36, tiles, width) = or += over `depth` channels of the transforms at v and u.
+static void multiply(const Plan *p, int tiles, int width, int depth, const float *v, const float *u, float *m,
+                     bool accumulate) {
     for (int e = 0; e < ELEMENTS; e++)
-        product_panel(tiles, width, m + e * p->m_step, width, v + e * p->v_step, p->c, 1, u + e * p->u_step, width,
-                      p->c, v + least(e + 1, ELEMENTS - 1) * p->v_step, false);
-    for (int half = 0; half < width; half += VEC)
-        for (int t = 0; t < tiles; t++)
-            output_tile(p, out, terms, t0 + t, k0 + half, m + t * width + half, p->m_step);
+        product_panel(tiles, width, m + e * p->m_step, width, v + e * p->v_step, depth, 1, u + e * p->u_step, width,
+                      depth, v + least(e + 1, ELEMENTS - 1) * p->v_step, accumulate);
+}
+// U (36, depth, width) of the panel from k0 on, channels c0.. of the sum.
+static void filter_panel(const Plan *p, const float *w, bool turned, int k0, int width, int c0, int depth, float *u) {
+    for (int j = 0; j < width; j += VEC)
+        for (int i = 0; i < depth; i += VEC) filter_block(p, w, turned, k0 + j, c0 + i, u + i * width + j, width);
 }
 
 // One thread's part of y = conv(x, w) + terms, or with turned: of the input gradient, x being dy.
@@ -367,17 +375,29 @@ static void apply_part(const Plan *p, int part, const float *w, bool turned, con
     int k0 = part % p->parts_k * p->size_k, k = least(p->size_k, p->k - k0);
     int t0 = part / p->parts_k * p->size, t1 = least(t0 + p->size, p->tiles);
     float *v = scratch, *u = v + p->v_floats, *m = u + p->u_floats;
-    for (int j = 0; j < k; j += VEC)
-        for (int i = 0; i < p->c; i += VEC) {
-            int width = panel_width(k, j);
-            filter_block(p, w, turned, k0 + j, i, panel_of(u, p->u_step, j) + i * width + j % PANEL, width);
-        }
+    bool keep = p->depth == p->c;
+    for (int j = 0; keep && j < k; j += PANEL)
+        filter_panel(p, w, turned, k0 + j, panel_width(k, j), 0, p->c, panel_of(u, p->u_step, j));
     for (; t0 < t1; t0 += p->block) {
         int tiles = least(p->block, t1 - t0);
-        for (int i = 0; i < p->c; i += VEC)
-            for (int t = 0; t < tiles; t++) input_tile(p, in, t0 + t, i, v + t * p->c + i, p->v_step);
-        for (int j = 0; j < k; j += PANEL)
-            apply_block(p, out, terms, t0, tiles, k0 + j, panel_width(k, j), v, panel_of(u, p->u_step, j), m);
+        for (int i = 0; i < p->c; i += VEC) {
+            int depth = least(p->depth, p->c - i / p->depth * p->depth);
+            for (int t = 0; t < tiles; t++)
+                input_tile(p, in, t0 + t, i,
+                           v + i / p->depth * ELEMENTS * p->v_step + t * depth + i % p->depth, p->v_step);
+        }
+        for (int j = 0; j < k; j += PANEL) {
+            int width = panel_width(k, j);
+            for (int i = 0; i < p->c; i += p->depth) {
+                int depth = least(p->depth, p->c - i);
+                if (!keep) filter_panel(p, w, turned, k0 + j, width, i, depth, u);
+                multiply(p, tiles, width, depth, v + i / p->depth * ELEMENTS * p->v_step,
+                         keep ? panel_of(u, p->u_step, j) : u, m, i > 0);
+            }
+            for (int half = 0; half < width; half += VEC)
+                for (int t = 0; t < tiles; t++)
+                    output_tile(p, out, terms, t0 + t, k0 + j + half, m + t * width + half, p->m_step);
+        }
     }
 }
 static void apply(const Plan *p, const float *w, bool turned, const Image *in, const Image *out, const Terms *terms,
