@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/device_impl.h"
 #include "kernels/common/kernel.h"
@@ -226,9 +227,15 @@ bool device_prefer_list(Device *d, const char *set, const char *list, Error *err
 }
 
 // ---- memory
+// Large blocks lie in pages of 2 MB where the system has them: the kernels read tens of places at a time, far apart,
+// and the processor does not know the addresses of so many small pages.
 static void *host_alloc(size_t bytes) {
-    size_t padded = (bytes + 255) / 256 * 256;
-    void *p = aligned_alloc(256, padded ? padded : 256);
+    enum { PAGE = 2 << 20 };
+    size_t align = bytes >= 4 * PAGE ? PAGE : 256, padded = (bytes + align - 1) / align * align;
+    void *p = aligned_alloc(align, padded ? padded : align);
+#ifdef MADV_HUGEPAGE
+    if (p && align == PAGE) madvise(p, padded, MADV_HUGEPAGE);
+#endif
     return p ? memset(p, 0, padded) : NULL;
 }
 

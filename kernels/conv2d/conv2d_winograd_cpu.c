@@ -21,7 +21,8 @@
 // ---- 16 floats. Without AVX-512 the file compiles and can() refuses: the accumulators would not stay in registers.
 enum {
     VEC = 16, PANEL = 64, ROWS = 6, ELEMENTS = 36,
-    TILES = 64, FILTERS = 64,   // most rows of one M, of one sum in backward_weight: they fit 1 MB
+    TILES = 64, FILTERS = 64,   // most rows of M: it fits 1 MB
+    DEPTH = 64,                 // channels summed at once where U is made for one block of tiles: it fits 1 MB, too
 };
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -35,7 +36,6 @@ static inline Vec  sub(Vec x, Vec y) { return _mm512_sub_ps(x, y); }
 static inline Vec  mul(float x, Vec y) { return _mm512_mul_ps(fill(x), y); }
 static inline Vec  fma_(Vec x, Vec y, Vec z) { return _mm512_fmadd_ps(x, y, z); }
 static inline void fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
-static inline void fetch_to_write(const float *p) { __builtin_prefetch(p, 1); }
 // Exchanges rows and columns: pairs, then fours within 128-bit lanes, then the lanes.
 static inline void transpose(Vec r[VEC]) {
     Vec t[VEC];
@@ -74,7 +74,6 @@ static inline Vec  sub(Vec x, Vec y) { EACH(x.v[i] - y.v[i]); }
 static inline Vec  mul(float x, Vec y) { EACH(x * y.v[i]); }
 static inline Vec  fma_(Vec x, Vec y, Vec z) { EACH(x.v[i] * y.v[i] + z.v[i]); }
 static inline void fetch(const float *p) { (void)p; }
-static inline void fetch_to_write(const float *p) { (void)p; }
 static inline void transpose(Vec r[VEC]) {
     Vec t[VEC];
     memcpy(t, r, sizeof t);
@@ -147,37 +146,39 @@ INLINE void transform_taps(const Vec *m, int step, Vec *g, int to) {
     g[2 * to] = mul_add(FA * A2, sum_a, mul_add(FB * B2, sum_b, m[5 * step]));
 }
 
-// ---- matrix products: y[i,j] = or += sum over l < n of a[i * row_a + l * step_a] b[l * step_b + j]
-// Meanwhile the rows * n floats from `next` on come into the first-level cache. The rows of a lie too short a way
-// one behind the other for the processor to foresee them, and each is read once: without this, half the time is lost.
-INLINE void product(int rows, int vecs, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
-                    const float *b, int64_t step_b, int n, const float *next, bool accumulate) {
-    enum { STEPS = 8, LINES = ROWS * STEPS / VEC };
+// ---- matrix products
+typedef struct { float *p; int64_t row, column, block; } Matrix;   // (i,j) at p[i row + j % 16 column + j / 16 block]
+
+// y[i,j] = or += sum over l < n of a[i,l] b[l,j], i < rows, j < 16 vecs. Meanwhile ROWS vectors of each 16 columns of a
+// come into the first-level cache from `next` on, where not NULL: the rows after these, each of which is read once,
+// in too short a stretch for the processor to foresee it. Without this a product takes up to twice the time.
+INLINE void product(int rows, int vecs, Matrix y, Matrix a, Matrix b, int n, const float *next, bool accumulate) {
     Vec sum[ROWS][PANEL / VEC];
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vecs; j++) sum[i][j] = accumulate ? load(y + i * row_y + j * VEC) : fill(0.0f);
-    for (int l = 0; l < n; l += STEPS) {
-        for (int i = 0; i < LINES; i++, next += VEC) fetch(next);
-        int steps = n - l < STEPS ? n - l : STEPS;
-        for (int s = 0; s < steps; s++, a += step_a, b += step_b) {
+        for (int j = 0; j < vecs; j++)
+            sum[i][j] = accumulate ? load(y.p + i * y.row + j * y.block) : fill(0.0f);
+    for (int l = 0; l < n; l += VEC, a.p += a.block) {
+        for (int i = 0; next && i < ROWS; i++) fetch(next + l / VEC * a.block + i * VEC);
+        int steps = n - l < VEC ? n - l : VEC;
+        for (int s = 0; s < steps; s++, b.p += b.row) {
             Vec column[PANEL / VEC];
-            for (int j = 0; j < vecs; j++) column[j] = load(b + j * VEC);
+            for (int j = 0; j < vecs; j++) column[j] = load(b.p + j * b.block);
             for (int i = 0; i < rows; i++) {
-                Vec x = fill(a[i * row_a]);
+                Vec x = fill(a.p[i * a.row + s * a.column]);
                 for (int j = 0; j < vecs; j++) sum[i][j] = fma_(x, column[j], sum[i][j]);
             }
         }
     }
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vecs; j++) store(y + i * row_y + j * VEC, sum[i][j]);
+        for (int j = 0; j < vecs; j++) store(y.p + i * y.row + j * y.block, sum[i][j]);
 }
 
-// Any number of rows, 16 to 64 columns. after: what is read next after this.
-static void product_panel(int rows, int width, float *y, int64_t row_y, const float *a, int64_t row_a, int64_t step_a,
-                          const float *b, int64_t step_b, int n, const float *after, bool accumulate) {
-    for (int i = 0; i < rows; i += ROWS, y += ROWS * row_y, a += ROWS * row_a) {
-        const float *next = i + ROWS < rows ? a + ROWS * row_a : after;
-#define CASE(r, v) case 8 * (r) + (v): product(r, v, y, row_y, a, row_a, step_a, b, step_b, n, next, accumulate); break;
+// Any number of rows, 16 to 64 columns. ahead: the rows of a are fetched; those after the last are at `after`.
+INLINE void product_panel(int rows, int width, Matrix y, Matrix a, Matrix b, int n, bool ahead, const float *after,
+                          bool accumulate) {
+    for (int i = 0; i < rows; i += ROWS, y.p += ROWS * y.row, a.p += ROWS * a.row) {
+        const float *next = !ahead ? NULL : i + ROWS < rows ? a.p + ROWS * a.row : after;
+#define CASE(r, v) case 8 * (r) + (v): product(r, v, y, a, b, n, next, accumulate); break;
 #define CASES(v) CASE(1, v) CASE(2, v) CASE(3, v) CASE(4, v) CASE(5, v) CASE(6, v)
         switch (8 * (rows - i < ROWS ? rows - i : ROWS) + width / VEC) { CASES(1) CASES(2) CASES(3) CASES(4) }
 #undef CASES
@@ -192,10 +193,11 @@ typedef struct {
     int tiles_w, tiles_image, tiles;
     int parts, parts_k;             // the threads are parts x parts_k: parts of the tiles (backward_weight: of c), of k
     int size, size_k;               // of a part
-    int block;                      // tiles transformed at once
-    int64_t v_step, d_step, u_step, m_step;             // floats from element to element of V, D, U, M
-    int64_t v_floats, u_floats;                         // of one thread's V; of its U or D
-    int64_t thread_floats;                              // of one thread's scratch
+    int block, depth;               // tiles transformed at once; channels summed at once
+    bool keep;                      // U of all panels is made first, for many blocks; else U of one panel and depth
+    int64_t v_step, u_step, m_step; // floats from element to element of V and D, U, M
+    int64_t v_floats, u_floats;     // of one thread's V; of its U or D
+    int64_t thread_floats;          // of one thread's scratch
 } Plan;
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -220,7 +222,7 @@ static void divide(Plan *p, int n, int unit) {
     enum { TRANSFORM = 8 };
     int64_t best = INT64_MAX;
     int threads = omp_get_max_threads();
-    for (int parts = 1; parts <= threads; parts++) {
+    for (int parts = threads; parts >= 1; parts--) {
         int size = unit * divide_up(n / unit, parts), size_k = VEC * divide_up(p->k / VEC, threads / parts);
         int64_t cost = (int64_t)(size + TRANSFORM) * (size_k + TRANSFORM);
         if (cost >= best) continue;
@@ -230,35 +232,31 @@ static void divide(Plan *p, int n, int unit) {
 }
 static Plan plan_apply(const Conv2dShape *z, bool turned) {
     Plan p = plan_of(z, turned);
-    divide(&p, p.tiles, 1);
+    divide(&p, p.tiles, p.tiles_w);
     p.block = equal_parts(p.size, TILES);
-    p.v_step = stagger((int64_t)p.block * p.c);
-    p.u_step = stagger((int64_t)PANEL * p.c);
-    p.m_step = stagger(TILES * PANEL);
-    p.v_floats = ELEMENTS * p.v_step;
-    p.u_floats = ELEMENTS * p.u_step * divide_up(p.size_k, PANEL);
-    p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step;
+    p.keep = p.size > p.block;
+    p.depth = p.keep ? p.c : least(DEPTH, p.c);
+    p.v_step = p.m_step = stagger((int64_t)p.block * VEC);
+    p.u_step = stagger((int64_t)PANEL * p.depth);
+    p.v_floats = ELEMENTS * p.v_step * (p.c / VEC);
+    p.u_floats = ELEMENTS * p.u_step * (p.keep ? divide_up(p.size_k, PANEL) : 1);
+    p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step * (PANEL / VEC);
     return p;
 }
-// Tiles are taken in blocks whose transforms take at most CHUNK bytes.
-enum { CHUNK = 8 << 20 };
 static Plan plan_weight(const Conv2dShape *z) {
+    enum { CHUNK = 8 << 20 };       // bytes of V and D, about: they stay in the third-level cache for every panel
     Plan p = plan_of(z, false);
     divide(&p, p.c, VEC);
     int most = CHUNK / (ELEMENTS * (int)sizeof(float) * (p.size + p.size_k));
     p.block = equal_parts(p.tiles, most > 0 ? most : 1);
-    p.v_step = p.d_step = stagger((int64_t)p.block * PANEL);
-    p.m_step = stagger(FILTERS * PANEL);
-    p.v_floats = ELEMENTS * p.v_step * divide_up(p.size, PANEL);
-    p.u_floats = ELEMENTS * p.d_step * divide_up(p.size_k, PANEL);
-    p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step;
+    p.v_step = stagger((int64_t)p.block * VEC);
+    p.m_step = stagger(FILTERS * VEC);
+    p.v_floats = ELEMENTS * p.v_step * (p.size / VEC);
+    p.u_floats = ELEMENTS * p.v_step * (p.size_k / VEC);
+    p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step * (PANEL / VEC);
     return p;
 }
-static size_t plan_bytes(const Plan *p) { return sizeof(float) * (size_t)(p->parts * p->parts_k * p->thread_floats); }
-
-// Panels of 64 from the beginning of a part on; the last is narrower.
-static float *panel_of(float *p, int64_t step, int j) { return p + j / PANEL * ELEMENTS * step; }
-static int panel_width(int size, int j) { return least(PANEL, size - j / PANEL * PANEL); }
+static size_t plan_bytes(Plan p) { return sizeof(float) * (size_t)(p.parts * p.parts_k * p.thread_floats); }
 
 // ---- tiles in and out
 // size x size pixels from row y0, column x0 of image i, channels k0 to k0 + 15; zero outside the image.
@@ -273,11 +271,25 @@ INLINE void load_tile(const Plan *p, const Image *m, int i, int y0, int x0, int 
         }
     }
 }
+// Reads the rows of pixels under `tiles` tiles from t0 on, channels k0 to k0 + 15, for the sake of reading: in this
+// order the processor foresees what comes next, in the order of the tiles it does not.
+static void read_rows(const Plan *p, const Image *m, int t0, int tiles, int k0) {
+    int64_t hw = (int64_t)p->h * p->w, step = m->layout == LAYOUT_C16 ? VEC : m->ld;
+    Vec sum = fill(0.0f);
+    for (int t = t0, next; t < t0 + tiles; t = next) {
+        int i = t / p->tiles_image, first = i * p->tiles_image;
+        next = least(first + p->tiles_image, t0 + tiles);
+        int64_t begin = (int64_t)((t - first) / p->tiles_w) * 4 * p->w;
+        int64_t end = (int64_t)least(p->h, ((next - 1 - first) / p->tiles_w + 1) * 4) * p->w;
+        const float *from = m->p + layout_index(m->layout, hw, m->ld, i, 0, k0);
+        for (int64_t x = begin; x < end; x++) sum = add(sum, load(from + x * step));
+    }
+    __asm__ volatile("" : : "m"(sum));           // or the compiler sees that it is for nothing
+}
 // Tile t of x, channels k0.. -> its 36 elements at v, step apart.
 static void input_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image;
     Vec d[36], e[36], row[6];
-    for (int x = 0; x < 36; x++) fetch_to_write(v + x * step);
     load_tile(p, m, i, j / p->tiles_w * 4 - 1, j % p->tiles_w * 4 - 1, k0, 6, d);
     for (int x = 0; x < 6; x++) transform_input(d + x, 6, e + x, 6);
     for (int y = 0; y < 6; y++) {
@@ -288,12 +300,24 @@ static void input_tile(const Plan *p, const Image *m, int t, int k0, float *v, i
 static void gradient_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image;
     Vec d[16], e[24], row[6];
-    for (int x = 0; x < 36; x++) fetch_to_write(v + x * step);
     load_tile(p, m, i, j / p->tiles_w * 4, j % p->tiles_w * 4, k0, 4, d);
     for (int x = 0; x < 4; x++) transform_gradient(d + x, 4, e + x, 4);
     for (int y = 0; y < 6; y++) {
         transform_gradient(e + 4 * y, 1, row, 1);
         for (int x = 0; x < 6; x++) store(v + (6 * y + x) * step, row[x]);
+    }
+}
+// As above for `tiles` tiles from t0 on: 16 floats from tile to tile.
+static void input_tiles(const Plan *p, const Image *m, int t0, int tiles, int k0, float *v) {
+    for (int t = 0; t < tiles; t++) {
+        if (t % TILES == 0) read_rows(p, m, t0 + t, least(TILES, tiles - t), k0);
+        input_tile(p, m, t0 + t, k0, v + t * VEC, p->v_step);
+    }
+}
+static void gradient_tiles(const Plan *p, const Image *m, int t0, int tiles, int k0, float *d) {
+    for (int t = 0; t < tiles; t++) {
+        if (t % TILES == 0) read_rows(p, m, t0 + t, least(TILES, tiles - t), k0);
+        gradient_tile(p, m, t0 + t, k0, d + t * VEC, p->v_step);
     }
 }
 // What a finished sum is added to: bias (k), row (n,k), image (n,h,w,k); NULL if absent.
@@ -324,6 +348,13 @@ static void output_tile(const Plan *p, const Image *out, const Terms *terms, int
     }
 }
 
+static void output_tiles(const Plan *p, const Image *out, const Terms *terms, int t0, int tiles, int k0,
+                         const float *m) {
+    read_rows(p, out, t0, tiles, k0);            // what is written is read before, by the processor
+    if (terms->image.p) read_rows(p, &terms->image, t0, tiles, k0);
+    for (int t = 0; t < tiles; t++) output_tile(p, out, terms, t0 + t, k0, m + t * VEC, p->m_step);
+}
+
 // ---- filters. w (k,3,3,c) as stored: z->k filters of z->c channels.
 // Sixteen channels j of one lane each, at channel i of the sum -> the 36 elements at u, step apart.
 static void filter_element(const Vec g[9], float *u, int64_t step) {
@@ -350,15 +381,19 @@ static void filter_block(const Plan *p, const float *w, bool turned, int j0, int
         filter_element(g[i], u + i * row, p->u_step);
 }
 
-// Channels k0.. of y, one panel, of `tiles` tiles from t0 on. v, u: their transforms.
-static void apply_block(const Plan *p, const Image *out, const Terms *terms, int t0, int tiles, int k0, int width,
-                        const float *v, const float *u, float *m) {
-    for (int e = 0; e < ELEMENTS; e++)
-        product_panel(tiles, width, m + e * p->m_step, width, v + e * p->v_step, p->c, 1, u + e * p->u_step, width,
-                      p->c, v + least(e + 1, ELEMENTS - 1) * p->v_step, false);
-    for (int half = 0; half < width; half += VEC)
-        for (int t = 0; t < tiles; t++)
-            output_tile(p, out, terms, t0 + t, k0 + half, m + t * width + half, p->m_step);
+// M (width/16, 36, tile, 16) = or += over `depth` channels of V and U.
+static void multiply(const Plan *p, int tiles, int width, int depth, float *v, float *u, float *m, bool accumulate) {
+    for (int e = 0; e < ELEMENTS; e++) {
+        Matrix y = { m + e * p->m_step, VEC, 1, ELEMENTS * p->m_step };
+        Matrix a = { v + e * p->v_step, VEC, 1, ELEMENTS * p->v_step }, b = { u + e * p->u_step, width, 1, VEC };
+        const float *after = v + least(e + 1, ELEMENTS - 1) * p->v_step;
+        product_panel(tiles, width, y, a, b, depth, true, after, accumulate);
+    }
+}
+// U (36, depth, width) of the panel from k0 on, channels c0.. of the sum.
+static void filter_panel(const Plan *p, const float *w, bool turned, int k0, int width, int c0, int depth, float *u) {
+    for (int j = 0; j < width; j += VEC)
+        for (int i = 0; i < depth; i += VEC) filter_block(p, w, turned, k0 + j, c0 + i, u + i * width + j, width);
 }
 
 // One thread's part of y = conv(x, w) + terms, or with turned: of the input gradient, x being dy.
@@ -366,18 +401,23 @@ static void apply_part(const Plan *p, int part, const float *w, bool turned, con
                        const Terms *terms, float *scratch) {
     int k0 = part % p->parts_k * p->size_k, k = least(p->size_k, p->k - k0);
     int t0 = part / p->parts_k * p->size, t1 = least(t0 + p->size, p->tiles);
+    int64_t v_block = ELEMENTS * p->v_step, u_panel = ELEMENTS * p->u_step, m_block = ELEMENTS * p->m_step;
     float *v = scratch, *u = v + p->v_floats, *m = u + p->u_floats;
-    for (int j = 0; j < k; j += VEC)
-        for (int i = 0; i < p->c; i += VEC) {
-            int width = panel_width(k, j);
-            filter_block(p, w, turned, k0 + j, i, panel_of(u, p->u_step, j) + i * width + j % PANEL, width);
-        }
+    for (int j = 0; p->keep && j < k; j += PANEL)
+        filter_panel(p, w, turned, k0 + j, least(PANEL, k - j), 0, p->c, u + j / PANEL * u_panel);
     for (; t0 < t1; t0 += p->block) {
         int tiles = least(p->block, t1 - t0);
-        for (int i = 0; i < p->c; i += VEC)
-            for (int t = 0; t < tiles; t++) input_tile(p, in, t0 + t, i, v + t * p->c + i, p->v_step);
-        for (int j = 0; j < k; j += PANEL)
-            apply_block(p, out, terms, t0, tiles, k0 + j, panel_width(k, j), v, panel_of(u, p->u_step, j), m);
+        for (int i = 0; i < p->c; i += VEC) input_tiles(p, in, t0, tiles, i, v + i / VEC * v_block);
+        for (int j = 0; j < k; j += PANEL) {
+            int width = least(PANEL, k - j);
+            for (int i = 0; i < p->c; i += p->depth) {
+                int depth = least(p->depth, p->c - i);
+                if (!p->keep) filter_panel(p, w, turned, k0 + j, width, i, depth, u);
+                multiply(p, tiles, width, depth, v + i / VEC * v_block, p->keep ? u + j / PANEL * u_panel : u, m, i > 0);
+            }
+            for (int i = 0; i < width; i += VEC)
+                output_tiles(p, out, terms, t0, tiles, k0 + j + i, m + i / VEC * m_block);
+        }
     }
 }
 static void apply(const Plan *p, const float *w, bool turned, const Image *in, const Image *out, const Terms *terms,
@@ -402,14 +442,18 @@ static void taps_of(const Plan *p, int k, int c0, const float *u, int64_t step, 
     }
 }
 // dw of filters k0.., at most FILTERS, channels c0.., one panel, = or += the sum over these tiles.
-static void weight_block(const Plan *p, int k0, int rows, int c0, int width, int tiles, const float *v, const float *d,
-                         float *m, float *dw, bool accumulate) {
+static void weight_block(const Plan *p, int k0, int rows, int c0, int width, int tiles, float *v, float *d, float *m,
+                         float *dw, bool accumulate) {
     for (int e = 0; e < ELEMENTS; e++)
-        product_panel(rows, width, m + e * p->m_step, width, d + e * p->d_step, 1, rows,
-                      v + e * p->v_step, width, tiles, v, false);
-    for (int k = 0; k < rows; k++)
-        for (int half = 0; half < width; half += VEC)
-            taps_of(p, k0 + k, c0 + half, m + k * width + half, p->m_step, dw, accumulate);
+        for (int k = 0; k < rows; k += VEC) {
+            Matrix y = { m + e * p->m_step + k * VEC, VEC, 1, ELEMENTS * p->m_step };
+            Matrix a = { d + (k / VEC * ELEMENTS + e) * p->v_step, 1, VEC, VEC * VEC };
+            Matrix b = { v + e * p->v_step, VEC, 1, ELEMENTS * p->v_step };
+            product_panel(VEC, width, y, a, b, tiles, false, NULL, false);
+        }
+    for (int i = 0; i < width; i += VEC)
+        for (int k = 0; k < rows; k++)
+            taps_of(p, k0 + k, c0 + i, m + i / VEC * ELEMENTS * p->m_step + k * VEC, p->m_step, dw, accumulate);
 }
 
 // One thread's part of dw (k,3,3,c) = or += from x and dy.
@@ -417,21 +461,16 @@ static void weight_part(const Plan *p, int part, const Image *x, const Image *dy
                         float *scratch) {
     int k0 = part % p->parts_k * p->size_k, k = least(p->size_k, p->k - k0);
     int c0 = part / p->parts_k * p->size, c = least(p->size, p->c - c0);
+    int64_t block = ELEMENTS * p->v_step;
     float *v = scratch, *d = v + p->v_floats, *m = d + p->u_floats;
     for (int t0 = 0; t0 < p->tiles; t0 += p->block) {
         int tiles = least(p->block, p->tiles - t0);
-        for (int i = 0; i < c; i += VEC)
-            for (int t = 0; t < tiles; t++)
-                input_tile(p, x, t0 + t, c0 + i, panel_of(v, p->v_step, i) + t * panel_width(c, i) + i % PANEL,
-                           p->v_step);
-        for (int j = 0; j < k; j += VEC)
-            for (int t = 0; t < tiles; t++)
-                gradient_tile(p, dy, t0 + t, k0 + j, panel_of(d, p->d_step, j) + t * panel_width(k, j) + j % PANEL,
-                              p->d_step);
+        for (int i = 0; i < c; i += VEC) input_tiles(p, x, t0, tiles, c0 + i, v + i / VEC * block);
+        for (int j = 0; j < k; j += VEC) gradient_tiles(p, dy, t0, tiles, k0 + j, d + j / VEC * block);
         for (int i = 0; i < c; i += PANEL)
-            for (int j = 0; j < k; j += PANEL)
-                weight_block(p, k0 + j, panel_width(k, j), c0 + i, panel_width(c, i), tiles,
-                             panel_of(v, p->v_step, i), panel_of(d, p->d_step, j), m, dw, accumulate || t0 > 0);
+            for (int j = 0; j < k; j += FILTERS)
+                weight_block(p, k0 + j, least(FILTERS, k - j), c0 + i, least(PANEL, c - i), tiles,
+                             v + i / VEC * block, d + j / VEC * block, m, dw, accumulate || t0 > 0);
     }
 }
 static void weight_gradient(const Plan *p, const Image *x, const Image *dy, float *dw, bool accumulate,
@@ -450,7 +489,7 @@ static bool can(const Conv2dShape *z) {
         && z->pad_w == 1 && z->p == z->h && z->q == z->w && z->c % VEC == 0 && z->k % VEC == 0;
 }
 
-static size_t forward_scratch(const Conv2dShape *z) { return plan_bytes((Plan[]){ plan_apply(z, false) }); }
+static size_t forward_scratch(const Conv2dShape *z) { return plan_bytes(plan_apply(z, false)); }
 static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_apply(z, false);
     Image x = { a->x, z->lx, z->c, z->ldx }, y = { a->y, z->ly, z->k, z->ldy };
@@ -459,7 +498,7 @@ static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w
 }
 
 static bool can_input(const Conv2dShape *z) { return can(z) && !(z->use & CONV_BIAS); }
-static size_t input_scratch(const Conv2dShape *z) { return plan_bytes((Plan[]){ plan_apply(z, true) }); }
+static size_t input_scratch(const Conv2dShape *z) { return plan_bytes(plan_apply(z, true)); }
 static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_apply(z, true);
     Image dx = { a->dx, z->lx, z->c, z->ldx }, dy = { a->dy, z->ly, z->k, z->ldy };
@@ -468,7 +507,7 @@ static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a,
 }
 
 static size_t weight_scratch(const Conv2dShape *z) {
-    return plan_bytes((Plan[]){ plan_weight(z) }) + conv2d_sums_bytes(z);
+    return plan_bytes(plan_weight(z)) + conv2d_sums_bytes(z);
 }
 static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_weight(z);
