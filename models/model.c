@@ -22,8 +22,8 @@ const Flag model_flags[] = {
     { "classes", "-1", "label classes; 0: unconditional; -1: from the data", FLAG_INT, FIELD(classes), NULL, -1, 1e6 },
     { "augment-input", "false", "the 9-number augmentation input", FLAG_BOOL, FIELD(augment), NULL, 0, 0 },
     { "dropout", "0.1", "dropout probability in residual blocks", FLAG_F64, FIELD(dropout), NULL, 0, 0.9 },
-    { "attention", "merged", "compute with the products of the attention's weights, two convolutions in place of four, "
-      "or with each; the same function", FLAG_ENUM, FIELD(attention), attention_choices, 0, 0 },
+    { "attention", "merged", "merged: the attention's four 1x1 convolutions as two, by products of their weights; the "
+      "same function", FLAG_ENUM, FIELD(attention), attention_choices, 0, 0 },
     { NULL, NULL, "diffusion", FLAG_STR, 0, NULL, 0, 0 },
     { "T", "1000", "steps of the forward process", FLAG_INT, FIELD(T), NULL, 2, 100000 },
     { "beta-1", "1e-4", "first beta of the linear schedule", FLAG_F64, FIELD(beta_1), NULL, 1e-12, 0.999 },

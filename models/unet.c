@@ -180,9 +180,9 @@ static Tensor *apply_product(Pass *f, Tensor *filter, Tensor *bias, Tensor *x) {
     return op_conv2d(f->g, x, op_cast(f->g, filter, graph_dtype(f->g)), bias, 1, 0);
 }
 
-// With rows h_i, q_i = h_i Wq' + bq, k_j = h_j Wk' + bk:
-//   q_i . k_j = h_j . (Wk'Wq h_i + Wk' bq) + bk . q_i, whose last term is equal for all j and drops out of the softmax
-//   sum_j p_ij (Wv h_j + bv) = Wv (sum_j p_ij h_j) + bv, since sum_j p_ij = 1
+// As attention() below; with pixels h_i as columns, q_i = Wq h_i + bq, k_j = Wk h_j + bk, v_j = Wv h_j + bv:
+//   q_i . k_j = h_j . (Wk'Wq h_i + Wk'bq) + bk . q_i, whose last term is equal for all j and drops out of the softmax
+//   Wo sum_j p_ij v_j + bo = Wo Wv (sum_j p_ij h_j) + Wo bv + bo, since sum_j p_ij = 1
 // so that the keys and the values are h itself, and two convolutions of C by C channels are left of four.
 static Tensor *merged_attention(Pass *f, const Attention *a, Tensor *x) {
     Graph *g = f->g;

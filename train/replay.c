@@ -363,10 +363,10 @@ int replay_main(int argc, char **argv) {
         ok = error_set(&err, ERR_USAGE, "--device %s computes nothing: a replay needs cpu or a reference device",
                        c.device);
     Replay *r = xcalloc(1, sizeof *r);
+    r->attention = (AttentionForm)c.attention;
     if (ok) ok = (r->path = words[0], r->st = st_open(r->path, &err)) && (r->device = device_open(c.device, &err)) &&
                  device_prefer_list(r->device, c.kernels, c.kernel, &err) &&
-                 graph_choose_dtype(r->device, c.dtype, &r->dtype, &err) &&
-             (r->attention = (AttentionForm)c.attention, replay(r, c.output, &err));
+                 graph_choose_dtype(r->device, c.dtype, &r->dtype, &err) && replay(r, c.output, &err);
     unet_free(r->net);
     schedule_free(r->schedule);
     arena_free(r->arena);

@@ -35,8 +35,8 @@ const OpDef op_def_conv2d_input_grad = { .name = "conv2d_input_grad", .launcher 
 // ---- backward to the filter: in = dy, x, w, bias, temb; out = dw, dbias, dtemb
 // Of a parameter, its gradient in place; of a filter that the graph computes, a tensor in f32, as that of a parameter.
 static Tensor *weight_target(Graph *g, Tensor *w) {
-    if (!w || w->flags & TENSOR_PERSISTENT) return w ? w->grad : NULL;
-    return graph_tensor(g, DT_F32, w->ndim, w->shape);
+    if (!tensor_needs_grad(w)) return NULL;
+    return w->flags & TENSOR_PERSISTENT ? w->grad : graph_tensor(g, DT_F32, w->ndim, w->shape);
 }
 static void weight_infer(Graph *g, Node *n) {
     n->out[0] = weight_target(g, n->in[2]);
@@ -85,13 +85,13 @@ static void backward(Graph *g, const Node *n) {
     Tensor *dy = n->out[0]->grad, *w = n->in[W], *b = n->in[B];
     graph_add_grad(g, n->in[RESIDUAL], dy);
     if (tensor_needs_grad(w)) {
-        CHECK(!b || !((w->flags ^ b->flags) & TENSOR_PERSISTENT), "conv2d: one of %s and %s is a parameter",
-              tensor_str(w), tensor_str(b));
+        CHECK(!tensor_needs_grad(b) || !((w->flags ^ b->flags) & TENSOR_PERSISTENT),
+              "conv2d: one of %s and %s is a parameter", tensor_str(w), tensor_str(b));
         a.accumulate = graph_accumulates(g) && w->flags & TENSOR_PERSISTENT;
         Tensor *in[] = { dy, n->in[X], w, b, n->in[TEMB] };
         Node *grad = graph_append(g, &conv2d_weight_grad, &a, sizeof a, 5, in);
         graph_add_grad(g, w, grad->out[0]);
-        if (b) graph_add_grad(g, b, grad->out[1]);
+        graph_add_grad(g, b, grad->out[1]);
         graph_add_grad(g, n->in[TEMB], grad->out[2]);
     }
     if (tensor_needs_grad(n->in[X])) {
