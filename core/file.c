@@ -25,6 +25,13 @@ static int open_retried(const char *path, int flags, mode_t mode) {
     }
 }
 
+// 0, or the errno of what went wrong.
+static int sync_file(int fd) {
+    for (int tries = 0; fsync(fd) != 0;)
+        if (errno != EINTR || tries++ == EINTR_MAX) return errno;
+    return 0;
+}
+
 // ---- reading
 
 static ssize_t read_retried(int fd, void *bytes, size_t n) {
@@ -84,9 +91,25 @@ bool file_exists(const char *path) {
 
 // ---- folders
 
+// Makes durable that path has its name: it was made in its folder, or renamed to it. Where a file system cannot sync
+// folders there is no more to do.
+static bool dir_sync(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *dir = !slash ? xstrdup(".") : slash == path ? xstrdup("/") : xasprintf("%.*s", (int)(slash - path), path);
+    int fd = open_retried(dir, O_RDONLY | O_DIRECTORY, 0);
+    free(dir);
+    if (fd < 0) return errno == EACCES;                         // a folder that may be written but not listed
+    int why = sync_file(fd);
+    close(fd);
+    errno = why;
+    return !why || why == EINVAL || why == ENOTSUP;
+}
+
 static bool dir_make_one(const char *path, Error *err) {
     struct stat s;
-    if (mkdir(path, 0777) == 0) return true;
+    if (mkdir(path, 0777) == 0)
+        return dir_sync(path) || error_set(err, ERR_IO, "%s: made, but its folder cannot be synced: %s", path,
+                                           strerror(errno));
     int why = errno;                // anything may be the errno for a folder that is there, EROFS included
     if (stat(path, &s) == 0) {
         if (S_ISDIR(s.st_mode)) return true;
@@ -97,6 +120,7 @@ static bool dir_make_one(const char *path, Error *err) {
 
 bool dir_make(const char *path, Error *err) {
     char *part = xstrdup(path);
+    for (size_t n = strlen(part); n > 1 && part[n - 1] == '/';) part[--n] = 0;
     bool ok = *path || error_set(err, ERR_IO, "the name of a folder is empty");
     for (char *s = part + (*part == '/'); ok && *s; s++) {
         if (*s != '/' || s[-1] == '/') continue;
@@ -107,21 +131,6 @@ bool dir_make(const char *path, Error *err) {
     if (ok) ok = dir_make_one(part, err);
     free(part);
     return ok;
-}
-
-// Makes a rename within the folder of path durable. Where a file system cannot sync folders there is no more to do.
-static bool dir_sync(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char *dir = !slash ? xstrdup(".") : slash == path ? xstrdup("/") : xasprintf("%.*s", (int)(slash - path), path);
-    int fd = open_retried(dir, O_RDONLY | O_DIRECTORY, 0), tries = 0;
-    free(dir);
-    if (fd < 0) return errno == EACCES;                         // a folder that may be written but not listed
-    int status = fsync(fd);
-    while (status != 0 && errno == EINTR && tries++ < EINTR_MAX) status = fsync(fd);
-    int why = errno;
-    close(fd);
-    errno = why;
-    return status == 0 || why == EINVAL || why == ENOTSUP;
 }
 
 // ---- writing
@@ -135,6 +144,21 @@ struct FileWriter {
     size_t filled;                  // bytes waiting in buffer
     uint8_t buffer[BUFFER_BYTES];
 };
+
+// Writes all of it and returns 0, or the errno of what went wrong. Short writes go on where they stopped.
+static int write_all(int fd, const uint8_t *bytes, size_t n) {
+    for (int tries = 0; n;) {
+        ssize_t done = write(fd, bytes, n);
+        if (done > 0) {
+            bytes += done;
+            n -= (size_t)done;
+            tries = 0;
+        } else if (done == 0 || errno != EINTR || tries++ == EINTR_MAX) {
+            return done == 0 ? EIO : errno;
+        }
+    }
+    return 0;
+}
 
 FileWriter *file_create(const char *path, Error *err) {
     struct stat s;
@@ -174,23 +198,8 @@ uint64_t file_offset(const FileWriter *w) {
     return w->offset;
 }
 
-// Writes to the file itself. Short writes go on where they stopped.
-static void write_through(FileWriter *w, const uint8_t *bytes, size_t n) {
-    int tries = 0;
-    while (n && !w->why) {
-        ssize_t done = write(w->fd, bytes, n);
-        if (done > 0) {
-            bytes += done;
-            n -= (size_t)done;
-            tries = 0;
-        } else if (done == 0 || errno != EINTR || tries++ == EINTR_MAX) {
-            w->why = done == 0 ? EIO : errno;
-        }
-    }
-}
-
 static void flush_buffer(FileWriter *w) {
-    write_through(w, w->buffer, w->filled);
+    if (!w->why) w->why = write_all(w->fd, w->buffer, w->filled);
     w->filled = 0;
 }
 
@@ -198,7 +207,7 @@ bool file_write(FileWriter *w, const void *bytes, size_t n) {
     w->offset += n;                 // counted after a failure too: the message then tells the whole need
     if (n > BUFFER_BYTES - w->filled) flush_buffer(w);
     if (n >= BUFFER_BYTES) {
-        write_through(w, bytes, n);
+        if (!w->why) w->why = write_all(w->fd, bytes, n);
     } else if (n) {
         memcpy(w->buffer + w->filled, bytes, n);
         w->filled += n;
@@ -226,12 +235,10 @@ bool file_patch(FileWriter *w, uint64_t offset, const void *bytes, size_t n) {
 // Flush, sync, close, rename, sync the folder. Sets w->why on failure; *renamed: the new file is in place.
 static void finish(FileWriter *w, bool *renamed) {
     flush_buffer(w);
-    int tries = 0;
-    while (!w->why && fsync(w->fd) != 0)
-        if (errno != EINTR || tries++ == EINTR_MAX) w->why = errno;
+    if (!w->why) w->why = sync_file(w->fd);
     if (close(w->fd) != 0 && errno != EINTR && !w->why) w->why = errno;
     w->fd = -1;
-    for (tries = 0; !w->why && rename(w->tmp, w->path) != 0;)
+    for (int tries = 0; !w->why && rename(w->tmp, w->path) != 0;)
         if (errno != EINTR || tries++ == EINTR_MAX) w->why = errno;
     *renamed = !w->why;
     if (!w->why && !dir_sync(w->path)) w->why = errno;
@@ -291,4 +298,50 @@ bool file_write_text(const char *path, const char *text, Error *err) {
     if (!w) return false;
     file_write(w, text, strlen(text));
     return file_commit(w, err);
+}
+
+// ---- logs
+
+struct FileLog { char *path; int fd; };
+
+FileLog *file_log_open(const char *path, bool anew, Error *err) {
+    int flags = O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | (anew ? O_TRUNC : 0);
+    int fd = open_retried(path, flags, 0644);
+    struct stat s;
+    bool ok = fd >= 0 && fstat(fd, &s) == 0;
+    if (!ok) error_set(err, ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
+    else if (!S_ISREG(s.st_mode)) ok = error_set(err, ERR_IO, "%s: cannot be written: not an ordinary file", path);
+    if (!ok && fd >= 0) close(fd);
+    if (!ok) return NULL;
+    FileLog *l = xmalloc(sizeof *l);
+    *l = (FileLog){ xstrdup(path), fd };
+    return l;
+}
+
+bool file_log_line(FileLog *l, const char *text, Error *err) {
+    struct stat s;
+    size_t n = strlen(text);
+    uint8_t *line = xmalloc(n + 1);
+    memcpy(line, text, n);
+    line[n] = '\n';
+    bool known = fstat(l->fd, &s) == 0;
+    int why = known ? write_all(l->fd, line, n + 1) : errno;
+    free(line);
+    if (!why) return true;
+    bool whole = !known || ftruncate(l->fd, s.st_size) == 0;       // a torn line would spoil the next one
+    return error_set(err, ERR_IO, "%s: a line is not written%s: %s", l->path, whole ? "" : " whole", strerror(why));
+}
+
+bool file_log_sync(FileLog *l, Error *err) {
+    int why = sync_file(l->fd);
+    if (!why || why == EINVAL || why == ENOTSUP) return true;
+    return error_set(err, ERR_IO, "%s: cannot be synced: %s: its last lines may be lost with the power", l->path,
+                     strerror(why));
+}
+
+void file_log_close(FileLog *l) {
+    if (!l) return;
+    close(l->fd);
+    free(l->path);
+    free(l);
 }

@@ -24,6 +24,13 @@ void file_expect(FileWriter *w, uint64_t bytes);              // the size it wil
 uint64_t file_offset(const FileWriter *w);                    // bytes handed over so far
 bool file_patch(FileWriter *w, uint64_t offset, const void *bytes, size_t n);       // overwrites what was handed over
 bool file_write_text(const char *path, const char *text, Error *err);
+// A file that grows line by line. A line is there whole or, where it cannot be written, not at all; from file_log_line
+// on a kill cannot take it back, from file_log_sync on the loss of power cannot.
+typedef struct FileLog FileLog;
+FileLog *file_log_open(const char *path, bool anew, Error *err);        // anew: empties it; NULL: *err
+bool file_log_line(FileLog *l, const char *text, Error *err);           // adds the line break
+bool file_log_sync(FileLog *l, Error *err);
+void file_log_close(FileLog *l);                                        // NULL is fine
 
 // ---- digests
 void sha256(const void *bytes, size_t n, char hex[65]);

@@ -3,6 +3,7 @@
 //
 //   conv2d, add_channel       -> conv2d with a time embedding
 //   conv2d, add               -> conv2d with a residual
+//   upsample2x, conv2d        -> conv2d_up, for filters of 3x3
 //   groupnorm, dropout        -> groupnorm with dropout, which keeps a mask of bits instead of drawing twice
 // and, once gradients are recorded,
 //   conv2d_input_grad, add    -> conv2d_input_grad that adds another contribution to what it writes
@@ -14,7 +15,9 @@
 #include "core/graph_impl.h"
 #include "core/ops/channel.h"
 #include "core/ops/conv2d.h"
+#include "core/ops/conv2d_up.h"
 #include "core/ops/groupnorm.h"
+#include "core/ops/resample.h"
 
 static int uses_of(const Graph *g, const Tensor *t) {
     int uses = t->flags & TENSOR_OUTPUT ? 1 : 0;
@@ -56,6 +59,12 @@ static void fuse_node(Graph *g, Node *c) {
             absorb(g, p, c);
             return;
         }
+    } else if (c->op == &op_def_conv2d) {
+        Node *p = sole_producer(g, c->in[CONV2D_IN_X], &op_def_upsample2x);
+        if (!p || !conv2d_up_can(c)) return;
+        c->op = &op_def_conv2d_up;
+        c->in[CONV2D_IN_X] = p->in[0];
+        g->nodes[p->id] = NULL;
     } else if (c->op == &op_def_dropout) {
         Node *p = sole_producer(g, c->in[0], &op_def_groupnorm);
         if (!p) return;

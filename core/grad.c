@@ -1,8 +1,9 @@
 // core/grad.c - reverse-mode differentiation: gradients are ordinary nodes, appended by each op's backward.
 //
 // A tensor's gradient has exactly one writer. Where a tensor is used twice, a node adds the second contribution to the
-// first into a new tensor. Where views of a tensor are used, each use writes its own part of one gradient tensor (an
-// assembly); parts that nobody writes are filled with zeros when the sweep reaches the tensor's producer.
+// first into a new tensor; a parameter's gradient has its place, and products that use it twice add there. Where views
+// of a tensor are used, each use writes its own part of one gradient tensor (an assembly); parts that nobody writes are
+// filled with zeros when the sweep reaches the tensor's producer.
 #include <string.h>
 
 #include "core/graph_impl.h"
@@ -87,6 +88,15 @@ void graph_add_grad(Graph *g, Tensor *x, Tensor *dx) {
         op_copy_to(g, dx, part);
         x->base->grad = x->base->grad ? op_add(g, x->base->grad, part->base) : part->base;
     }
+}
+
+bool graph_grad_adds(const Graph *g, const Tensor *x) {
+    if (!(x->flags & TENSOR_PERSISTENT)) return false;
+    if (g->accumulate) return true;
+    for (int i = 0; i < g->n_nodes; i++)
+        for (int j = 0; j < g->nodes[i]->n_out; j++)
+            if (g->nodes[i]->out[j] == x->grad) return true;
+    return false;
 }
 
 // Fills what no view's gradient covers and joins the assembly with the gradient that came through whole uses.

@@ -70,6 +70,9 @@ void    graph_rewrite_forward(Graph *g);
 void    graph_rewrite_backward(Graph *g);                     // after graph_backward
 void    graph_backward(Graph *g, Tensor *loss);               // reverse sweep; loss is a scalar or of an is_loss op
 void    graph_add_grad(Graph *g, Tensor *x, Tensor *dx);      // for backward(): x's gradient = dx, or a node adds
+// For backward(): whether a node must add to x's gradient, not write it: x is a parameter, and the graph accumulates or
+// an earlier node writes there. Where x is no parameter, graph_add_grad sums.
+bool    graph_grad_adds(const Graph *g, const Tensor *x);
 // For infer() of gradient nodes: the tensor to write x's gradient to, with x's shape, layout and ld: a new one, or for
 // a view the same view of its base's gradient. NULL if x needs none.
 Tensor *graph_grad_out(Graph *g, Tensor *x);

@@ -11,6 +11,9 @@ Tensor *op_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad
 Tensor *op_conv2d_to(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad, DType out);
 // Different padding of rows and columns, as filters of 1x7 need it.
 Tensor *op_conv2d_pads(Graph *g, Tensor *x, Tensor *w, Tensor *b, int stride, int pad_h, int pad_w);
+// op(a) (M,K), op(b) (K,N), bias (N) or NULL -> (M,N); ta, tb: read transposed. Filters of 1x1 are matrices (K,C), a
+// vector is a row; y has as many dimensions as a. All gradients, also where a and b are parameters.
+Tensor *op_matmul(Graph *g, Tensor *a, bool ta, Tensor *b, bool tb, Tensor *bias);
 // (M,C), (K,C), (K) or NULL -> (M,K)
 Tensor *op_linear(Graph *g, Tensor *x, Tensor *w, Tensor *b);
 // (N,H,W,C), (C), (C) -> (N,H,W,C); act is applied to the result in the same pass

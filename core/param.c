@@ -129,8 +129,8 @@ void param_seal(ParamSet *ps, ParamUse use, uint64_t seed) {
         p->gradient.flags = p->average.flags = TENSOR_PERSISTENT;
         p->value.grad = p->copy[WEIGHTS_TRAIN].grad = &p->gradient;
         span[i] = (ParamSpan){ p->begin, p->begin + tensor_numel(&p->value) };
-        has[1][i] = 1;
-        has[0][i] = !p->label;
+        has[1][i] = !p->unread;
+        has[0][i] = !p->unread && !p->label;
         if (device_is_null(ps->device)) continue;
         float *init = xmalloc((size_t)tensor_numel(&p->value) * sizeof *init);
         initialise(p, seed, init);
@@ -161,6 +161,7 @@ Tensor     *param_value(Param *p) { return &p->value; }
 Tensor     *param_ema(Param *p) { return &p->average; }
 Tensor     *param_state(ParamSet *ps) { return ps->state; }
 void        param_mark_label(Param *p) { p->label = true; }
+void        param_mark_unread(Param *p) { p->unread = true; }
 size_t      param_buffer_bytes(const ParamSet *ps) {
     return (size_t)ps->elements * dtype_size(device_real(ps->device));
 }

@@ -38,7 +38,8 @@ void        param_state_write(ParamSet *ps, const StepState *s);
 
 // Append the optimiser to a training graph whose backward has been recorded, or to a graph of its own that closes a
 // series of micro-batches: norm, clip, Adam with a step count per tensor, EMA. Every parameter counts as one that has a
-// gradient; those of param_mark_label only if has_label_grad says that the batch was a labelled one.
+// gradient; those of param_mark_label only if has_label_grad says that the batch was a labelled one, those of
+// param_mark_unread never.
 typedef struct { double lr, beta1, beta2, eps, clip_norm, ema_decay; int64_t warmup; bool ema_ramp; } AdamConfig;
 void        param_append_adam(ParamSet *ps, Graph *g, const AdamConfig *c, bool has_label_grad);
 // The same with SGD: g += weight_decay w; m = momentum m + g; w -= lr m, as PyTorch computes it. lr (1): a persistent
@@ -50,6 +51,8 @@ void        param_append_sgd(ParamSet *ps, Graph *g, Tensor *lr, const SgdConfig
 void        param_append_zero_grad(ParamSet *ps, Graph *g);   // before a series of micro-batches
 // Parameters whose gradient a labelled batch writes and an unlabelled one does not. Before param_seal.
 void        param_mark_label(Param *p);
+// A parameter that the network's graphs do not read: its gradient is zero. Before param_seal.
+void        param_mark_unread(Param *p);
 
 // Arrays as files hold them: filters KCRS (PyTorch's order), all else as in memory. n = param's elements, f32.
 void        param_read_published(const Tensor *t, float *out);

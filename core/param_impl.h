@@ -10,7 +10,7 @@ struct Param {
     Init    init;
     float   gain;
     int64_t begin;                                // first element in each buffer
-    bool    label;
+    bool    label, unread;
 };
 // A bf16 copy of the weights or of the averages: made if a graph wants it. `cast` is a graph of one node.
 typedef struct { bool wanted; Tensor *buffer; Graph *cast; Arena *arena; } Copy;

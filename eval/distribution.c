@@ -7,7 +7,7 @@
 #include "eval/linalg.h"
 #include "kernels/common/rng.h"
 
-enum { SHUFFLE_SEED = 2020, DIRECTIONS = 128, PROJECT_ROWS = 512, PURPOSE = 0x4D49 };
+enum { SHUFFLE_SEED = 2020, DIRECTIONS_LEAST = 128, DIRECTIONS_MOST = 1024, PROJECT_ROWS = 512, PURPOSE = 0x4D49 };
 
 // ---- Inception Score
 // exp of the mean KL divergence of rows begin..end-1 to their mean, as the mean of sum p log p less sum m log m.
@@ -201,14 +201,22 @@ static Rows as_many(Rows r, int64_t n, Mt19937 *m, int64_t *order) {
     return (Rows){ r.f, order, n };
 }
 
+// How many directions are taken together: the rows are read and centred once for all of them, and their projections of
+// one side take 32 MiB, as long as that leaves enough for a product.
+static int directions_at_once(int directions, int64_t n) {
+    int64_t fit = (1 << 23) / n;
+    int most = fit < DIRECTIONS_LEAST ? DIRECTIONS_LEAST : fit > DIRECTIONS_MOST ? DIRECTIONS_MOST : (int)fit;
+    return directions < most ? directions : most;
+}
+
 double mind(Rows a, Rows b, int directions, uint64_t seed) {
     CHECK(directions >= 1, "%d directions", directions);
     CHECK(a.f->dim == b.f->dim, "%d and %d dimensions", a.f->dim, b.f->dim);
     int64_t n = a.n < b.n ? a.n : b.n, more = a.n < b.n ? b.n : a.n;
     if (n < 1) return (double)NAN;
     CHECK(more <= INT32_MAX, "%lld rows", (long long)more);
-    int dim = a.f->dim;
-    size_t chunk = (size_t)(directions < DIRECTIONS ? directions : DIRECTIONS);
+    int dim = a.f->dim, at_once = directions_at_once(directions, n);
+    size_t chunk = (size_t)at_once;
     uint32_t key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
     int64_t *order = xmalloc((size_t)more * sizeof *order);
     Mt19937 m;
@@ -219,8 +227,9 @@ double mind(Rows a, Rows b, int directions, uint64_t seed) {
     float *of_a = xmalloc(chunk * (size_t)n * sizeof *of_a), *of_b = xmalloc(chunk * (size_t)n * sizeof *of_b);
     double *each = xmalloc((size_t)directions * sizeof *each);
     rows_centre(&a, &b, centre);
-    for (int begin = 0; begin < directions; begin += DIRECTIONS) {
-        int count = directions - begin < DIRECTIONS ? directions - begin : DIRECTIONS;
+    for (int begin = 0; begin < directions; begin += at_once) {
+        int count = directions - begin < at_once ? directions - begin : at_once;
+        #pragma omp parallel for
         for (int i = 0; i < count; i++) direction(key, begin + i, dim, unit + (int64_t)i * dim);
         project(a, centre, unit, count, of_a);
         project(b, centre, unit, count, of_b);

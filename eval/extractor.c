@@ -53,3 +53,9 @@ void extractor_run(Extractor *e, const ImageSet *s, bool quantise, float *featur
     log_progress(NULL);
     free(batch);
 }
+
+void extractor_table(Extractor *e, const ImageSet *s, bool quantise, Features *out) {
+    float *x, *probs;
+    features_make(s->n, e->dim, s->label, e->classes, s->name, out, &x, &probs);
+    extractor_run(e, s, quantise, x, probs);
+}

@@ -3,6 +3,7 @@
 #ifndef EVAL_EXTRACTOR_H
 #define EVAL_EXTRACTOR_H
 #include "core/device.h"
+#include "eval/features.h"
 #include "eval/images.h"
 EXTERN_C_BEGIN
 // cbdm: floats as drawn, half-pixel bilinear resize, 2v/255 - 1 (the published CBDM evaluation; on 8-bit images
@@ -40,5 +41,7 @@ void       extractor_softmax(const float *logits, int n, float *probs);
 bool       extractor_check(const Extractor *e, const ImageSet *s, Error *err);
 // All images of s. features (n,dim), probs (n,classes) or NULL: written. progress on stderr.
 void       extractor_run(Extractor *e, const ImageSet *s, bool quantise, float *features, float *probs);
+// The same as a table of its own, with the labels of s.
+void       extractor_table(Extractor *e, const ImageSet *s, bool quantise, Features *out);
 EXTERN_C_END
 #endif

@@ -285,15 +285,28 @@ bool features_read(const char *path, const char *labels, const char *probs, Feat
     return true;
 }
 
-void features_copy(int64_t n, int dim, const float *x, const int32_t *label, int classes, const float *probs,
-                   const char *name, Features *out) {
+void features_make(int64_t n, int dim, const int32_t *label, int classes, const char *name, Features *out, float **x,
+                   float **probs) {
     Owner *o = owner_new();
     size_t rows = (size_t)n;
-    *out = (Features){ .n = n, .dim = dim, .classes = probs ? classes : 0, .name = xstrdup(name), .owner = o };
-    out->x = memcpy(own(o, xmalloc(rows * (size_t)dim * sizeof *x)), x, rows * (size_t)dim * sizeof *x);
+    *out = (Features){ .n = n, .dim = dim, .classes = classes, .name = xstrdup(name), .owner = o };
+    out->x = *x = own(o, xmalloc(rows * (size_t)dim * sizeof **x));
     if (label) out->label = memcpy(own(o, xmalloc(rows * sizeof *label)), label, rows * sizeof *label);
-    size_t bytes = rows * (size_t)classes * sizeof *probs;
-    if (probs) out->probs = memcpy(own(o, xmalloc(bytes)), probs, bytes);
+    out->probs = *probs = classes ? own(o, xmalloc(rows * (size_t)classes * sizeof **probs)) : NULL;
+}
+
+void features_copy(int64_t n, int dim, const float *x, const int32_t *label, int classes, const float *probs,
+                   const char *name, Features *out) {
+    float *own_x, *own_probs;
+    features_make(n, dim, label, probs ? classes : 0, name, out, &own_x, &own_probs);
+    memcpy(own_x, x, (size_t)n * (size_t)dim * sizeof *x);
+    if (probs) memcpy(own_probs, probs, (size_t)n * (size_t)classes * sizeof *probs);
+}
+
+int64_t features_broken(const Features *f) {
+    for (int64_t i = 0; i < f->n * f->dim; i++)
+        if (!isfinite(f->x[i])) return i / f->dim;
+    return -1;
 }
 
 bool features_write(const char *path, const Features *f, const char *const *keys, const char *const *values, int n_meta,

@@ -19,12 +19,18 @@ typedef struct {
 bool features_read(const char *path, const char *labels, const char *probs, Features *out, Error *err);
 // The same from a file's bytes, which must outlive *out.
 bool features_parse(const uint8_t *bytes, size_t n, const char *where, Features *out, Error *err);
+// A table to be filled: x (n,dim) and probs (n,classes; NULL where classes is 0) are its own memory. label is copied;
+// NULL if absent.
+void features_make(int64_t n, int dim, const int32_t *label, int classes, const char *name, Features *out, float **x,
+                   float **probs);
 // A copy of arrays at hand. label, probs: NULL if absent.
 void features_copy(int64_t n, int dim, const float *x, const int32_t *label, int classes, const float *probs,
                    const char *name, Features *out);
 // safetensors: features, labels, probs; metadata of the caller (protocol, extractor, digest of the images).
 bool features_write(const char *path, const Features *f, const char *const *keys, const char *const *values, int n_meta,
                     Error *err);
+// The first row of x with a value that is not finite, or -1. Files hold none: features_read refuses them.
+int64_t features_broken(const Features *f);
 void features_free(Features *f);                                  // fine on a zeroed one
 EXTERN_C_END
 #endif

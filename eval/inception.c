@@ -96,7 +96,7 @@ struct Inception {
     int     batch;
 };
 
-// What the recording of the pass goes through: the file's tensors, each read once.
+// What the recording of the pass goes through: the file's tensors, each read once. Where ok is false none is.
 typedef struct { Inception *p; const WeightFile *file; int used; bool ok; Error *err; } Loader;
 
 // ---- weights
@@ -239,22 +239,37 @@ static bool check_rest(Loader *l) {
                                   "pt_inception-2015-12-05-6726825d.pth", l->file->path, left, other);
 }
 
-Inception *inception_new(Device *d, const WeightFile *file, int batch, Error *err) {
+static Inception *start(Device *d, int batch) {
     Inception *p = xcalloc(1, sizeof *p);
-    Loader l = { p, file, 0, true, err };
     p->device = d;
     p->batch = batch;
-    record(&l);
-    if (!l.ok || !check_rest(&l)) {
-        inception_free(p);
-        return NULL;
-    }
-    p->arena = arena_new(d);
+    return p;
+}
+
+static Inception *finish(Inception *p) {
+    p->arena = arena_new(p->device);
     graph_rewrite_forward(p->graph);
     graph_plan(p->graph, p->arena);
     arena_seal(p->arena);
     return p;
 }
+
+Inception *inception_new(Device *d, const WeightFile *file, int batch, Error *err) {
+    Inception *p = start(d, batch);
+    Loader l = { p, file, 0, true, err };
+    record(&l);
+    if (l.ok && check_rest(&l)) return finish(p);
+    inception_free(p);
+    return NULL;
+}
+
+Inception *inception_bare(Device *d, int batch) {
+    Loader l = { .p = start(d, batch), .ok = false };
+    record(&l);
+    return finish(l.p);
+}
+
+const Graph *inception_graph(const Inception *p) { return p->graph; }
 
 void inception_free(Inception *p) {
     if (!p) return;

@@ -2,7 +2,7 @@
 // it) and the files its weights come in. eval/extractor.h is what others use.
 #ifndef EVAL_INCEPTION_H
 #define EVAL_INCEPTION_H
-#include "core/device.h"
+#include "core/graph.h"
 #include "core/torch_file.h"
 EXTERN_C_BEGIN
 enum {
@@ -23,6 +23,9 @@ char *inception_find_weights(const char *given, Error *err);
 // The network with its weights on the device and a recorded pass over `batch` images.
 typedef struct Inception Inception;
 Inception *inception_new(Device *d, const WeightFile *w, int batch, Error *err);    // NULL: *err names the tensor
+// The same with weights that are left undefined, for who wants to know what the pass is made of.
+Inception *inception_bare(Device *d, int batch);
+const Graph *inception_graph(const Inception *p);
 void inception_free(Inception *p);                                                  // NULL is fine
 // images (batch,299,299,3), scaled as the protocol says; features (batch,2048): what pool3 gives; logits (batch,1008),
 // without the bias, as the Inception Score takes them.

@@ -7,7 +7,7 @@
 #include "eval/linalg.h"
 #include "eval/pairs_impl.h"
 
-enum { LANES = 16, BLOCK_LEAST = 32, BLOCK_MOST = 512, BLOCKS_WANTED = 4, CENTRE_ROWS = 1000 };
+enum { LANES = 16, BLOCK_LEAST = 32, BLOCK_MOST = 512, BLOCKS_WANTED = 4, STRIP = 128, CENTRE_ROWS = 1000 };
 #define WORK_BYTES (256.0 * 1048576)
 
 double row_distance2(const float *x, const float *y, int dim) {
@@ -180,17 +180,29 @@ static void panel_load(const PairSpace *s, Rows r, int64_t block, void *panel, i
     else rows_centred(r, s->centre, block * s->block, count, panel);
 }
 
-void pair_tile(const PairSpace *s, const PairSide *a, int64_t I, const PairSide *b, int64_t J, PairWork *w) {
-    int rows = block_rows(s, a->rows.n, I), columns = block_rows(s, b->rows.n, J), ld = s->block;
-    panel_load(s, a->rows, I, w->a, &w->a_at);
-    bool same = a == b && I == J;
-    if (!same) panel_load(s, b->rows, J, w->b, &w->b_at);
-    const void *pb = same ? w->a : w->b;
+// Rows first .. first + rows - 1 of the tile, from column `from` on.
+static void multiply(const PairSpace *s, const void *a, const void *b, int first, int rows, int from, int columns,
+                     PairWork *w) {
+    int64_t dim = s->dim, ld = s->block, at = first * ld + from;
     if (s->in_double) {
-        linalg_dgemm(false, true, rows, columns, s->dim, 1, w->a, s->dim, pb, s->dim, 0, w->tile, ld);
+        linalg_dgemm(false, true, rows, columns - from, s->dim, 1, (const double *)a + first * dim, s->dim,
+                     (const double *)b + from * dim, s->dim, 0, w->tile + at, s->block);
         return;
     }
-    linalg_sgemm(false, true, rows, columns, s->dim, 1, w->a, s->dim, pb, s->dim, 0, w->products, ld);
+    linalg_sgemm(false, true, rows, columns - from, s->dim, 1, (const float *)a + first * dim, s->dim,
+                 (const float *)b + from * dim, s->dim, 0, w->products + at, s->block);
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < columns; j++) w->tile[i * ld + j] = (double)w->products[i * ld + j];
+        for (int j = 0; j < columns - from; j++) w->tile[at + i * ld + j] = (double)w->products[at + i * ld + j];
+}
+
+void pair_tile(const PairSpace *s, const PairSide *a, int64_t I, const PairSide *b, int64_t J, PairWork *w) {
+    int rows = block_rows(s, a->rows.n, I), columns = block_rows(s, b->rows.n, J);
+    panel_load(s, a->rows, I, w->a, &w->a_at);
+    if (a != b || I != J) {
+        panel_load(s, b->rows, J, w->b, &w->b_at);
+        multiply(s, w->a, w->b, 0, rows, 0, columns, w);
+        return;
+    }
+    for (int i = 0; i < rows; i += STRIP)        // of a symmetric tile, little more than the upper half
+        multiply(s, w->a, w->a, i, rows - i < STRIP ? rows - i : STRIP, i, columns, w);
 }

@@ -45,17 +45,14 @@ static bool write_cache(const char *path, const Extractor *e, const char *digest
     return ok;
 }
 
-// Extracted, written and read again: a file that is mapped takes no memory of its own.
+// Extracted and written; then what is mapped from the file, which takes no memory of its own, takes the table's place.
+// There is never more than one copy: where the file is gone at once, the images are extracted again.
 static void extract(Extractor *e, const ImageSet *s, const char *path, const char *digest, Protocol p, Features *out) {
-    size_t n = (size_t)s->n;
-    float *x = xmalloc(n * (size_t)e->dim * sizeof *x), *probs = xmalloc(n * (size_t)e->classes * sizeof *probs);
     log_info("features of %lld images of %s by the %s", (long long)s->n, s->name, e->name);
-    extractor_run(e, s, protocol_quantises(p), x, probs);
-    Features f = { .n = s->n, .dim = e->dim, .classes = e->classes, .x = x, .label = s->label, .probs = probs };
-    if (!path || !write_cache(path, e, digest, p, &f) || !read_cache(path, e, s, out))
-        features_copy(s->n, e->dim, x, s->label, e->classes, probs, s->name, out);
-    free(x);
-    free(probs);
+    extractor_table(e, s, protocol_quantises(p), out);
+    if (!path || features_broken(out) >= 0 || !write_cache(path, e, digest, p, out)) return;
+    features_free(out);
+    if (!read_cache(path, e, s, out)) extract(e, s, NULL, digest, p, out);
 }
 
 bool reference_features(Extractor *e, const ImageSet *s, const char *digest, Protocol p, Features *out, Error *err) {

@@ -190,8 +190,37 @@ static void name_entries(const RunSet *runs, EntrySet *s) {
     }
 }
 
+static int compare_numbers(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Each of the strengths that are asked for must be one of some result; else *err lists those that there are.
+static bool check_omegas(const RunSet *s, const double *omegas, int n_omegas, Error *err) {
+    int n = 0, missing = -1;
+    for (int i = 0; i < s->n; i++) n += s->run[i].n_results;
+    double *there = xcalloc((size_t)n + 1, sizeof *there);
+    n = 0;
+    for (int i = 0; i < s->n; i++)
+        for (int k = 0; k < s->run[i].n_results; k++)
+            if (isfinite(s->run[i].results[k]->omega)) there[n++] = s->run[i].results[k]->omega;
+    qsort(there, (size_t)n, sizeof *there, compare_numbers);
+    for (int o = n_omegas - 1; o >= 0; o--)
+        if (!bsearch(&omegas[o], there, (size_t)n, sizeof *there, compare_numbers)) missing = o;
+    Text t = { 0 };
+    for (int i = 0; i < n && missing >= 0; i++)
+        if (i == 0 || there[i] != there[i - 1]) text_add(&t, "%s%g", i ? ", " : "", there[i]);
+    if (missing >= 0)
+        error_set(err, ERR_USAGE, "--omega %g: no result is of this guidance strength; there are %.400s",
+                  omegas[missing], t.s ? t.s : "none at all");
+    text_free(&t);
+    free(there);
+    return missing < 0;
+}
+
 bool entries_of(const RunSet *s, const double *omegas, int n_omegas, EntrySet *out, Error *err) {
     *out = (EntrySet){ 0 };
+    if (!check_omegas(s, omegas, n_omegas, err)) return false;
     for (int i = 0; i < s->n; i++)
         for (int k = 0; k < s->run[i].n_results; k++) {
             const Result *r = s->run[i].results[k];

@@ -15,7 +15,8 @@ typedef struct {
     const Result **result;            // (n)
 } Entry;
 typedef struct { int n, families; Entry *entry; const Result **family; } EntrySet;  // family (families): one of each
-// omegas (n_omegas): only results of these; 0: all. False: two results of one run that cannot be told apart.
+// omegas (n_omegas): only results of these; 0: all. False: no result is of one of them, or two results of one run
+// cannot be told apart.
 bool entries_of(const RunSet *s, const double *omegas, int n_omegas, EntrySet *out, Error *err);
 void entries_free(EntrySet *e);
 

@@ -344,8 +344,9 @@ static void add_hash(Text *t, const char *what, const char *hash) {
 
 char *result_protocol(const Result *r) {
     Text t = { 0 };
-    text_add(&t, "Protocol %s; features of %s", r->protocol ? r->protocol : "none (feature files)",
-             r->extractor ? r->extractor : "an unnamed extractor");
+    bool classifier = r->extractor && strncmp(r->extractor, "classifier", strlen("classifier")) == 0;
+    text_add(&t, "Protocol %s%s; features of %s", r->protocol ? r->protocol : "none (feature files)",
+             classifier ? " (images not resized)" : "", r->extractor ? r->extractor : "an unnamed extractor");
     add_hash(&t, "SHA-256", r->extractor_sha256);
     if (isfinite(r->count)) text_add(&t, "; %.0f generated images", r->count);
     text_add(&t, "; reference: ");

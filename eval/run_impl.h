@@ -23,7 +23,7 @@ extern const char *const clf_preset_names[];     // "auto", "standard", "quick",
 
 typedef struct {
     RunFlags     c;
-    bool         ask[ASK_COUNT];
+    bool         ask[ASK_COUNT], omega_given;    // --omega, with --samples
     Device      *device;
     Dataset     *train, *test, *lt;              // all training images; the test split or NULL; the subset
     int          padded;                         // size that the images were padded to for the samples; 0: they fit

@@ -33,11 +33,20 @@ static bool open_splits(Run *r, Error *err) {
     return error_set(err, why.code, "%.400s; without one, --split train --questions none is left", why.msg);
 }
 
+// The guidance strength that --omega names for samples which do not name one themselves.
+static bool take_omega(const Run *r, SampleOrigin *o, Error *err) {
+    if (!isnan(o->omega) && o->omega != r->c.draw.omega)
+        return error_set(err, ERR_USAGE, "%s was drawn at omega %g, not %g: leave out --omega", o->source, o->omega,
+                         r->c.draw.omega);
+    o->omega = r->c.draw.omega;
+    return true;
+}
+
 static bool read_samples(Run *r, Error *err) {
     const DatasetInfo *d = dataset_info(r->train);
     bool ok = *r->c.samples ? samples_read(r->c.samples, r->c.gen_labels, d, &r->samples, err)
                             : (r->drawing = drawing_open(r->device, &r->c.draw, d, &r->samples, err)) != NULL;
-    if (!ok) return false;
+    if (!ok || (r->omega_given && !take_omega(r, &r->samples.origin, err))) return false;
     const ImageSet *s = &r->samples.images;
     log_info("%lld samples of %d x %d x %d: %s", (long long)s->n, s->height, s->width, s->channels,
              r->samples.understood);
@@ -65,14 +74,18 @@ static bool open_subset(Run *r, Error *err) {
     return r->lt != NULL;
 }
 
-// A checkpoint knows how many images of each class it was trained on.
+// A checkpoint knows how many images of each class it was trained on, and a folder of samples what its checkpoint knew.
 static bool check_counts(const Run *r, Error *err) {
-    const int64_t *known = r->samples.origin.class_counts;            // NULL: it does not say
-    for (int c = 0; known && c < r->table.classes; c++)
-        if (known[c] != r->table.train_counts[c])
-            return error_set(err, ERR_USAGE, "%s was trained on %lld images of class %d, the subset named here has "
-                             "%lld: repeat its --data, --imb-type, --imb-factor, --lt-seed or --lt-index",
-                             r->samples.origin.source, (long long)known[c], c, (long long)r->table.train_counts[c]);
+    const SampleOrigin *o = &r->samples.origin;
+    const char *who = r->drawing ? "" : "the model of ";
+    if (o->n_counts && o->n_counts != r->table.classes)
+        return error_set(err, ERR_USAGE, "%s%s was trained on %d classes, %s has %d: name its data with --data", who,
+                         o->source, o->n_counts, r->c.data, r->table.classes);
+    for (int c = 0; c < o->n_counts; c++)
+        if (o->class_counts[c] != r->table.train_counts[c])
+            return error_set(err, ERR_USAGE, "%s%s was trained on %lld images of class %d, the subset named here has "
+                             "%lld: repeat its --data, --imb-type, --imb-factor, --lt-seed or --lt-index", who,
+                             o->source, (long long)o->class_counts[c], c, (long long)r->table.train_counts[c]);
     return true;
 }
 
@@ -175,24 +188,11 @@ bool run_open_extractor(Run *r, Error *err) {
     return classifier || !r->ask[ASK_FIDELITY] || open_judge(r, err);
 }
 
-static void extract_samples(Run *r) {
-    const ImageSet *s = &r->samples.images;
-    const Extractor *e = r->extractor;
-    float *x = xmalloc((size_t)s->n * (size_t)e->dim * sizeof *x);
-    float *probs = xmalloc((size_t)s->n * (size_t)e->classes * sizeof *probs);
-    extractor_run(r->extractor, s, protocol_quantises((Protocol)r->c.protocol), x, probs);
-    features_copy(s->n, e->dim, x, s->label, e->classes, probs, s->name, &r->gen);
-    free(x);
-    free(probs);
-}
-
 // Diverged networks and broken weights show here first; no metric is defined on them.
 static bool check_finite(const Features *f, Error *err) {
-    for (int64_t i = 0; i < f->n * f->dim; i++)
-        if (!isfinite(f->x[i]))
-            return error_set(err, ERR_DIVERGED, "%s: the features of image %lld are not finite", f->name,
-                             (long long)(i / f->dim));
-    return true;
+    int64_t row = features_broken(f);
+    return row < 0 || error_set(err, ERR_DIVERGED, "%s: the features of image %lld are not finite", f->name,
+                                (long long)row);
 }
 
 static bool extract_real(Run *r, const Dataset *d, Features *out, Error *err) {
@@ -202,7 +202,7 @@ static bool extract_real(Run *r, const Dataset *d, Features *out, Error *err) {
 }
 
 bool run_extract(Run *r, Error *err) {
-    extract_samples(r);
+    extractor_table(r->extractor, &r->samples.images, protocol_quantises((Protocol)r->c.protocol), &r->gen);
     bool wanted = r->ask[ASK_FIDELITY] || r->ask[ASK_NEAREST] || r->ask[ASK_DIVERSITY];
     if (!check_finite(&r->gen, err) || !extract_real(r, run_reference(r), &r->ref, err)) return false;
     r->real = &r->ref;

@@ -20,11 +20,12 @@ static const char *base_name(const char *path, int *n) {
     return path + begin;
 }
 
+// The classifier takes images as large as they are: of a protocol it keeps the rounding, and the title says so.
 char *run_title(const Run *r) {
     bool inception = strncmp(r->extractor->name, "inception", strlen("inception")) == 0;
     int n;
     const char *data = base_name(r->c.data, &n);
-    return xasprintf("fid[%s%s%s,n=%lld,ref=%.*s.%s]", run_protocol(r), inception ? "" : ",features=",
+    return xasprintf("fid[%s%s%s,n=%lld,ref=%.*s.%s]", run_protocol(r), inception ? "" : ",not resized,features=",
                      inception ? "" : r->extractor->name, (long long)r->samples.images.n, n, data,
                      split_names[r->c.split]);
 }

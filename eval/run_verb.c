@@ -43,7 +43,8 @@ static const Flag flags[] = {
     { "seed", "0", "key of all draws", FLAG_I64, FIELD(draw.seed), NULL, 0, max_seed },
     { "labels", "balanced", "balanced, iid, none, a list that cycles, or @FILE", FLAG_LIST, FIELD(draw.labels), NULL,
       0, 0 },
-    { "omega", "0", "guidance strength", FLAG_F64, FIELD(draw.omega), NULL, -1, 100 },
+    { "omega", "0", "guidance strength; with --samples, the one that they were drawn at", FLAG_F64, FIELD(draw.omega),
+      NULL, -1, 100 },
     { "sampler", "ddim", "ancestral sampling or DDIM", FLAG_ENUM, FIELD(draw.sampler), sampler_names, 0, 0 },
     { "steps", "0", "network evaluations; 0: all T of ddpm, 50 of ddim", FLAG_INT, FIELD(draw.steps), NULL, 0, 100000 },
     { "eta", "0", "ddim: share of the ancestral noise", FLAG_F64, FIELD(draw.eta), NULL, 0, 1 },
@@ -94,7 +95,6 @@ static const Flag flags[] = {
     { "save-features", "", ".safetensors of the samples' features, labels and probabilities", FLAG_STR,
       FIELD(save_features), NULL, 0, 0 },
 };
-#undef FIELD
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
 static const char usage[] = "cbdm eval run --samples DIR|NPZ|NPY | --checkpoint RUN --data PATH [options]";
 static const char about[] =
@@ -120,12 +120,28 @@ static bool parse_questions(Run *r, Error *err) {
     }
 }
 
-static bool check_flags(Run *r, Error *err) {
+// Samples are drawn already: of the flags that say how, none says anything of them but --omega, which is recorded.
+static bool check_drawing_flags(Run *r, const bool *set, Error *err) {
+    for (int i = 0; i < N_FLAGS; i++) {
+        const Flag *f = &flags[i];
+        bool draws = f->name && f->offset >= FIELD(draw) && f->offset < FIELD(draw) + sizeof(DrawConfig);
+        if (!draws || !set[i]) continue;
+        if (f->offset == FIELD(draw.omega)) r->omega_given = true;
+        else if (f->offset != FIELD(draw.checkpoint))
+            return error_set(err, ERR_USAGE, "--%s says how to draw from a --checkpoint; those of --samples are drawn "
+                             "already: leave it out", f->name);
+    }
+    return true;
+}
+#undef FIELD
+
+static bool check_flags(Run *r, const bool *set, Error *err) {
     if (!*r->c.samples == !*r->c.draw.checkpoint)
         return error_set(err, ERR_USAGE, "usage: %s (--help lists the options)", usage);
     if (!*r->c.data) return error_set(err, ERR_USAGE, "no data named: give --data PATH, or --data builtin");
     if (*r->c.gen_labels && !*r->c.samples)
         return error_set(err, ERR_USAGE, "--gen-labels belongs to --samples; labels to draw are --labels");
+    if (*r->c.samples && !check_drawing_flags(r, set, err)) return false;
     r->c.metrics.strict = !r->c.loose;
     if (!linalg_there(err) || (*r->c.json && !file_can_write(r->c.json, err)) ||
         (*r->c.save_features && !file_can_write(r->c.save_features, err)))
@@ -220,14 +236,15 @@ static void run_free(Run *r) {
 int run_main(int argc, char **argv) {
     Run r = { 0 };
     Error err = { 0 };
+    bool set[N_FLAGS];
     r.c.metrics = metric_options;
     cli_defaults(flags, N_FLAGS, &r.c);
     if (cli_wants_help(argc, argv)) {
         cli_help(flags, N_FLAGS, usage, about);
         return 0;
     }
-    bool ok = cli_parse(flags, N_FLAGS, &r.c, argc - 1, argv + 1, NULL, NULL, NULL, &err) && check_flags(&r, &err) &&
-              (r.device = device_open(r.c.device, &err));
+    bool ok = cli_parse(flags, N_FLAGS, &r.c, argc - 1, argv + 1, NULL, NULL, set, &err) &&
+              check_flags(&r, set, &err) && (r.device = device_open(r.c.device, &err));
     if (ok && device_is_null(r.device))
         ok = error_set(&err, ERR_USAGE, "--device %s plans and computes nothing: evaluation needs another", r.c.device);
     ok = ok && evaluate(&r, &err);

@@ -11,7 +11,8 @@ typedef struct {
     int64_t step, seed;               // -1: unknown
     int     steps;                    // network evaluations; 0: unknown
     double  omega;                    // NaN: unknown
-    int64_t *class_counts;            // training images of each class of the data set; NULL: unknown
+    int64_t *class_counts;            // (n_counts) training images of each class; NULL: unknown
+    int     n_counts;
 } SampleOrigin;
 typedef struct {
     ImageSet     images;              // label NULL: no image has one
@@ -49,7 +50,8 @@ bool samples_count(const Samples *s, const DatasetInfo *d, int64_t least, int64_
 typedef struct { int64_t n, *number; int32_t *label; char **file; double omega; char *sampler, *sha256; } Manifest;
 bool manifest_parse(const char *text, size_t bytes, const char *where, Manifest *out, Error *err);
 void manifest_free(Manifest *m);
-// Fills what sampling.json says: checkpoint, seed, steps, sampler, omega if it names one. *omegas: how many it names.
+// Fills what sampling.json says: checkpoint, class_counts, seed, steps, sampler, omega if it names one. *omegas: how
+// many it names.
 bool sampling_parse(const char *text, size_t bytes, const char *where, SampleOrigin *o, int *omegas, Error *err);
 // Parts of samples_read. origin and source are filled by it; all else of a zeroed *out by these.
 bool samples_read_folder(const char *path, const DatasetInfo *d, Samples *out, Error *err);

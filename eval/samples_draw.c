@@ -98,6 +98,7 @@ static bool prepare(Drawing *g, const DrawConfig *c, const DatasetInfo *d, Sampl
     for (int k = 0; k < classes; k++) known = known || m->class_counts[k] > 0;
     if (known) o->class_counts = xmalloc((size_t)classes * sizeof *o->class_counts);
     if (known) memcpy(o->class_counts, m->class_counts, (size_t)classes * sizeof *o->class_counts);
+    o->n_counts = known ? classes : 0;
     return true;
 }
 

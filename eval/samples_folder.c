@@ -9,7 +9,7 @@
 #include "core/file.h"
 #include "eval/samples.h"
 
-enum { TEXT_BYTES = 1 << 30, MAX_IMAGES = 10000000 };
+enum { TEXT_BYTES = 1 << 30, MAX_IMAGES = 10000000, MAX_CLASSES = 65536 };
 
 static bool ends_with(const char *text, const char *end) {
     size_t n = strlen(text), m = strlen(end);
@@ -106,6 +106,21 @@ void manifest_free(Manifest *m) {
 // ---- sampling.json
 static bool whole_in(double v, double max) { return v >= 0 && v <= max && floor(v) == v; }
 
+static void parse_counts(JsonReader *r, SampleOrigin *o) {
+    size_t cap = 0;
+    o->n_counts = 0;
+    if (!json_enter(r, '[')) return;
+    for (uint64_t v; json_item(r) && json_u64(r, &v);) {
+        if (o->n_counts == MAX_CLASSES) {
+            r->why = "more classes than there can be";
+            return;
+        }
+        if ((size_t)o->n_counts >= cap)
+            o->class_counts = xrealloc(o->class_counts, (cap = cap ? 2 * cap : 64) * sizeof *o->class_counts);
+        o->class_counts[o->n_counts++] = v < INT64_MAX ? (int64_t)v : INT64_MAX;
+    }
+}
+
 bool sampling_parse(const char *text, size_t bytes, const char *where, SampleOrigin *o, int *omegas, Error *err) {
     double steps = 0, seed = -1, omega = 0;
     JsonReader r;
@@ -116,6 +131,7 @@ bool sampling_parse(const char *text, size_t bytes, const char *where, SampleOri
             if (strcmp(key, "path") == 0) keep_string(&r, &o->checkpoint);
             else if (strcmp(key, "checkpoint") == 0) keep_string(&r, &o->sha256);
             else if (strcmp(key, "sampler") == 0) keep_string(&r, &o->sampler);
+            else if (strcmp(key, "class_counts") == 0) parse_counts(&r, o);
             else if (strcmp(key, "steps") == 0) json_double(&r, &steps);
             else if (strcmp(key, "seed") == 0) json_double(&r, &seed);
             else if (strcmp(key, "omega") == 0) {

@@ -78,16 +78,10 @@ static bool open_classifier(Judge *j, Device *device, const char *path, Error *e
     return true;
 }
 
-static bool all_finite(const float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return false;
-    return true;
-}
-
 // Distances of each part, NaN where either side has fewer than 2 rows or a diverged network gave no numbers.
 static void measure(const Judge *j, const Features *f, double fid[PARTS], double kid[PARTS]) {
     Part part[PARTS];
-    bool finite = all_finite(f->x, f->n * f->dim);
+    bool finite = features_broken(f) < 0;
     find_parts(j, f, part);
     for (int g = 0; g < PARTS; g++) {
         fid[g] = kid[g] = NAN;
@@ -105,16 +99,13 @@ static void measure(const Judge *j, const Features *f, double fid[PARTS], double
 static void ask_classifier(Judge *j, int64_t n, const float *images, const int32_t *label, Tally *made,
                            double fid[PARTS], double kid[PARTS]) {
     const DatasetInfo *d = j->held_out;
-    const Extractor *e = j->extractor;
     ImageSet s = { .n = n, .height = d->height, .width = d->width, .channels = d->channels, .f32 = images,
                    .label = label, .name = "samples" };
-    float *x = xmalloc((size_t)(n * e->dim) * sizeof *x), *probs = xmalloc((size_t)(n * e->classes) * sizeof *probs);
-    extractor_run(j->extractor, &s, false, x, probs);
-    Features f = { .n = n, .dim = e->dim, .classes = e->classes, .x = x, .label = label, .probs = probs };
+    Features f;
+    extractor_table(j->extractor, &s, false, &f);
     recognise(&f, made);
     measure(j, &f, fid, kid);
-    free(x);
-    free(probs);
+    features_free(&f);
 }
 
 // ---- without one

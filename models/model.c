@@ -22,6 +22,8 @@ const Flag model_flags[] = {
     { "classes", "-1", "label classes; 0: unconditional; -1: from the data", FLAG_INT, FIELD(classes), NULL, -1, 1e6 },
     { "augment-input", "false", "the 9-number augmentation input", FLAG_BOOL, FIELD(augment), NULL, 0, 0 },
     { "dropout", "0.1", "dropout probability in residual blocks", FLAG_F64, FIELD(dropout), NULL, 0, 0.9 },
+    { "attention", "merged", "compute with the products of the attention's weights, two convolutions in place of four, "
+      "or with each; the same function", FLAG_ENUM, FIELD(attention), attention_choices, 0, 0 },
     { NULL, NULL, "diffusion", FLAG_STR, 0, NULL, 0, 0 },
     { "T", "1000", "steps of the forward process", FLAG_INT, FIELD(T), NULL, 2, 100000 },
     { "beta-1", "1e-4", "first beta of the linear schedule", FLAG_F64, FIELD(beta_1), NULL, 1e-12, 0.999 },
@@ -66,10 +68,12 @@ int64_t *list_parse(const char *flag, const char *text, int64_t min, int64_t max
     return out;
 }
 
+void model_config_stored(ModelConfig *c) { c->attention = ATTENTION_SEPARATE; }
+
 bool model_unet_config(const ModelConfig *c, UNetConfig *u, Error *err) {
     *u = (UNetConfig){ .image_size = c->image_size, .in_channels = c->in_channels, .channels = c->ch,
                        .res_blocks = c->res_blocks, .groups = c->groups, .classes = c->classes < 0 ? 0 : c->classes,
-                       .augment = c->augment, .dropout = c->dropout };
+                       .augment = c->augment, .dropout = c->dropout, .attention = (AttentionForm)c->attention };
     int64_t n;
     int64_t *list = list_parse("--ch-mult", c->ch_mult, 1, 64, UNET_MAX_LEVELS, &n, err);
     if (!list) return false;
@@ -196,6 +200,7 @@ static bool read_config(Model *m, const SafeTensors *st, Error *err) {
         return error_set(err, ERR_FILE, "%s is not a checkpoint of this program: metadata format is %s, not "
                          "cbdm-checkpoint-1", m->path, format ? format : "missing");
     cli_defaults(model_flags, n_model_flags, &m->config);
+    model_config_stored(&m->config);
     if (!cli_from_json(model_flags, n_model_flags, &m->config, model, m->path, err)) return false;
     m->step = step ? strtoll(step, NULL, 10) : 0;
     const char *decay = st_meta(st, "ema_decay"), *ramp = st_meta(st, "ema_ramp");

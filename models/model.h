@@ -11,12 +11,15 @@ typedef struct {
     int         res_blocks, groups, classes;
     bool        augment;
     double      dropout;
+    int         attention;                      // AttentionForm
     int         T;
     double      beta_1, beta_T;
     int         beta_rounding;                  // BetaRounding
 } ModelConfig;
 extern const Flag model_flags[];
 extern const int  n_model_flags;
+// Call before reading a stored configuration over the defaults: what those of programs without a flag meant by it.
+void model_config_stored(ModelConfig *c);
 bool model_unet_config(const ModelConfig *c, UNetConfig *u, Error *err);   // parses the lists, then unet_check
 Schedule *model_schedule(const ModelConfig *c, Device *d);
 

@@ -30,6 +30,7 @@ struct UNet {
     int        n_down, n_up;
 };
 static const double norm_eps = 1e-5;
+const char *const attention_choices[] = { "separate", "merged", NULL };
 
 // ---- configuration
 bool unet_check(const UNetConfig *c, Error *err) {
@@ -93,6 +94,7 @@ static void add_res_block(UNet *m, Block *b, const char *list, int i, int c_in, 
     b->attn.norm = norm(m, p, "attn.group_norm", c_out);
     b->attn.q = conv(m, p, "attn.proj_q", c_out, c_out, 1, 1);
     b->attn.k = conv(m, p, "attn.proj_k", c_out, c_out, 1, 1);
+    if (m->cfg.attention == ATTENTION_MERGED) param_mark_unread(b->attn.k.bias);
     b->attn.v = conv(m, p, "attn.proj_v", c_out, c_out, 1, 1);
     b->attn.proj = conv(m, p, "attn.proj", c_out, c_out, 1, 1);
 }
@@ -173,7 +175,30 @@ static Tensor *apply_linear(Pass *f, const Layer *l, Tensor *x) {
     return op_linear(f->g, x, param_tensor(l->weight, f->g), param_tensor(l->bias, f->g));
 }
 
+// A 1x1 convolution with weights that the graph computes, in f32; the filter is rounded once, to how activations lie.
+static Tensor *apply_product(Pass *f, Tensor *filter, Tensor *bias, Tensor *x) {
+    return op_conv2d(f->g, x, op_cast(f->g, filter, graph_dtype(f->g)), bias, 1, 0);
+}
+
+// With rows h_i, q_i = h_i Wq' + bq, k_j = h_j Wk' + bk:
+//   q_i . k_j = h_j . (Wk'Wq h_i + Wk' bq) + bk . q_i, whose last term is equal for all j and drops out of the softmax
+//   sum_j p_ij (Wv h_j + bv) = Wv (sum_j p_ij h_j) + bv, since sum_j p_ij = 1
+// so that the keys and the values are h itself, and two convolutions of C by C channels are left of four.
+static Tensor *merged_attention(Pass *f, const Attention *a, Tensor *x) {
+    Graph *g = f->g;
+    Tensor *wq = param_tensor(a->q.weight, g), *bq = param_tensor(a->q.bias, g), *wk = param_tensor(a->k.weight, g);
+    Tensor *wv = param_tensor(a->v.weight, g), *bv = param_tensor(a->v.bias, g);
+    Tensor *wo = param_tensor(a->proj.weight, g), *bo = param_tensor(a->proj.bias, g);
+    Tensor *h = apply_norm(f, &a->norm, x, ACT_NONE);                              // (N,H,W,C)
+    Tensor *to_query = op_matmul(g, wk, true, wq, false, NULL);                    // (C,1,1,C)
+    Tensor *q = apply_product(f, to_query, op_matmul(g, bq, false, wk, false, NULL), h);
+    Tensor *o = op_attention(g, q, h, h, 1, (float)(1.0 / sqrt((double)x->shape[3])));
+    Tensor *to_out = op_matmul(g, wo, false, wv, false, NULL);                     // (C,1,1,C)
+    return op_add(g, apply_product(f, to_out, op_matmul(g, bv, false, wo, true, bo), o), x);
+}
+
 static Tensor *attention(Pass *f, const Attention *a, Tensor *x) {
+    if (f->m->cfg.attention == ATTENTION_MERGED) return merged_attention(f, a, x);
     Tensor *h = apply_norm(f, &a->norm, x, ACT_NONE);                              // (N,H,W,C)
     Tensor *q = apply_conv(f, &a->q, h, 1, 0);
     Tensor *k = apply_conv(f, &a->k, h, 1, 0);

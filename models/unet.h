@@ -4,6 +4,10 @@
 #include "core/ops.h"
 EXTERN_C_BEGIN
 enum { UNET_MAX_LEVELS = 8 };
+// How attention's projections enter the graph: as four convolutions, or multiplied into two where the algebra of a
+// single head allows it. The same function of the same parameters, but for rounding.
+typedef enum { ATTENTION_SEPARATE, ATTENTION_MERGED } AttentionForm;
+extern const char *const attention_choices[];    // of an --attention flag, NULL-terminated
 typedef struct {
     int      image_size, in_channels, channels;  // 32, 3, 128
     int      levels, mult[UNET_MAX_LEVELS];      // 4, {1,2,2,2}
@@ -11,6 +15,7 @@ typedef struct {
     int      res_blocks, groups, classes;        // 2, 32, 100; classes 0: unconditional
     bool     augment;                            // the 9-number augmentation input
     double   dropout;
+    AttentionForm attention;
 } UNetConfig;
 typedef struct UNet UNet;
 // Refuses impossible configurations: sizes the levels do not divide (naming the nearest legal ones), groups that do not

@@ -132,15 +132,29 @@ static void warn_of_short_average(const SampleRun *r) {
 }
 
 // ---- settings
+// Training images of each class, which whoever judges the samples needs to know; NULL: the checkpoint does not say.
+static cJSON *class_counts_of(const Model *m) {
+    cJSON *counts = cJSON_CreateArray();
+    bool known = false;
+    for (int c = 0; c < m->config.classes; c++) {
+        known |= m->class_counts[c] > 0;
+        cJSON_AddItemToArray(counts, cJSON_CreateNumber((double)m->class_counts[c]));
+    }
+    if (known) return counts;
+    cJSON_Delete(counts);
+    return NULL;
+}
+
 // Everything that the bits of the images, or the set of files, depend on.
 static cJSON *settings_of(const SampleRun *r) {
     const SampleFlags *c = &r->c;
     char digest[65];
-    cJSON *s = cJSON_CreateObject(), *machine = cJSON_CreateObject(),
+    cJSON *s = cJSON_CreateObject(), *machine = cJSON_CreateObject(), *counts = class_counts_of(r->model),
           *omegas = cJSON_CreateDoubleArray(r->omega, r->n_omega);
     const char *isa = getenv("ONEDNN_MAX_CPU_ISA");
     cJSON_AddStringToObject(s, "path", r->model->path);
     cJSON_AddStringToObject(s, "checkpoint", r->model->hash);
+    if (counts) cJSON_AddItemToObject(s, "class_counts", counts);
     cJSON_AddStringToObject(s, "weights", weight_names[c->weights]);
     cJSON_AddStringToObject(s, "device", device_name(r->model->device));
     cJSON_AddStringToObject(s, "dtype", dtype_name(r->dtype));

@@ -35,7 +35,8 @@ static bool has_foreign_files(const char *dir) {
 static bool compare_settings(const char *dir, const cJSON *old, const cJSON *settings, Error *err) {
     for (const cJSON *s = settings->child; s; s = s->next) {
         const cJSON *was = cJSON_GetObjectItemCaseSensitive(old, s->string);
-        if (strcmp(s->string, "path") == 0 || cJSON_Compare(was, s, true)) continue;
+        bool implied = strcmp(s->string, "path") == 0 || strcmp(s->string, "class_counts") == 0;   // by the checkpoint
+        if (implied || cJSON_Compare(was, s, true)) continue;
         if (strcmp(s->string, "machine") == 0) {
             for (const cJSON *m = s->child; m; m = m->next)
                 if (!cJSON_Compare(cJSON_GetObjectItemCaseSensitive(was, m->string), m, true))

@@ -2,8 +2,10 @@
 // timed, beside every other implementation of it.
 //
 // The shapes come from a step recorded on a null device: one row per launcher and shape, with the number of nodes that
-// have it. Implementations of a row are timed in turns (ABAB...), so that a change of clock meets them all. Buffer sets
-// rotate so that a set has left the caches when its turn comes again (--warm: one set).
+// have it. Launchers that it has no use for come from the networks of the evaluation: a training step of the
+// classifier, a pass of the FID's network, each at the largest of the batch sizes. Implementations of a row are timed
+// in turns (ABAB...), so that a change of clock meets them all. Buffer sets rotate so that a set has left the caches
+// when its turn comes again (--warm: one set).
 // A result is compared with that of the most general implementation of the same device (the largest `order`), which the
 // tables of cases hold to ref: |y - y_general| <= 2^-8 |y_general| in the Frobenius norm for bf16 outputs - one unit in
 // the last place of every element - and 2^-14 for f32 ones: u sqrt(K) for sums of K = 10^6 terms. A vendor's twin may
@@ -17,12 +19,14 @@
 #include "core/call.h"
 #include "core/cli.h"
 #include "core/graph.h"
+#include "eval/classifier_impl.h"
+#include "eval/inception.h"
 #include "kernels/common/launch_log.h"
 #include "kernels/pointwise/pointwise.h"
 #include "models/model.h"
 #include "workbench.h"
 
-enum { MAX_ROWS = 1024, MAX_IMPLS = 32, MAX_SETS = 8, MAX_ROUNDS = 64 };
+enum { MAX_ROWS = 1024, MAX_LAUNCHERS = 256, MAX_IMPLS = 32, MAX_SETS = 8, MAX_ROUNDS = 64 };
 static const double CACHE_BYTES = 128e6;         // twice the L2 of an H200, four times the L3 of a workstation
 
 typedef struct {
@@ -83,6 +87,12 @@ typedef struct {
     const char        *with;
     int                nodes, batch;
 } Row;
+typedef struct {
+    Row             row[MAX_ROWS];
+    int             n;
+    const Launcher *of_step[MAX_LAUNCHERS];      // of the diffusion step, whether the filter wants them or not
+    int             n_of_step;
+} Rows;
 
 static void name_row(const Row *r) {
     printf("%s %s (batch %d, %d node%s)\n", r->what->launcher->name, r->text, r->batch, r->nodes,
@@ -94,13 +104,14 @@ static const char *usual_arrays(const Launcher *l) {
     static const char *const usual[][2] = {
         { "groupnorm_backward", "dgamma+dbeta" }, { "cbdm_loss", "all" }, { "axpby", "b" }, { "gemm", "bias" },
         { "adam_ema", "shadow" }, { "sampler_step", "uncond" }, { "add_channel_backward", "dx" }, { "dropout", "" },
+        { "batchnorm_forward", "residual" }, { "batchnorm_backward", "all" }, { "cross_entropy", "dlogits" },
     };
     for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
         if (strcmp(l->name, usual[i][0]) == 0) return usual[i][1];
     return "";
 }
 
-static void add_row(Row *rows, int *n, const Node *node, int batch, const char *filter) {
+static void add_row(Rows *rows, const Node *node, int batch, const char *filter) {
     const Launcher *l = node->op->launcher;
     const Description *what = l ? description_find(l->name) : NULL;
     if (!what) return;
@@ -111,28 +122,38 @@ static void add_row(Row *rows, int *n, const Node *node, int batch, const char *
     description_print(what, shape, NULL, text, sizeof text);
     snprintf(key, sizeof key, "%s %s", l->name, text);
     bool known = !matches(filter, key);
-    for (int i = 0; i < *n && !known; i++) {
-        known = rows[i].what == what && strcmp(rows[i].text, text) == 0;
-        rows[i].nodes += known;
+    for (int i = 0; i < rows->n && !known; i++) {
+        known = rows->row[i].what == what && strcmp(rows->row[i].text, text) == 0;
+        rows->row[i].nodes += known;
     }
     if (known) {
         free(shape);
         return;
     }
-    CHECK(*n < MAX_ROWS, "more than %d rows", MAX_ROWS);
-    Row *r = &rows[(*n)++];
+    CHECK(rows->n < MAX_ROWS, "more than %d rows", MAX_ROWS);
+    Row *r = &rows->row[rows->n++];
     *r = (Row){ .what = what, .nodes = 1, .batch = batch, .with = usual_arrays(l), .shape = shape };
     snprintf(r->text, sizeof r->text, "%s", text);
     r->args = xcalloc(1, l->args_bytes);
 }
 
-// Records the step of one batch size on a null device of the same kind and collects its nodes.
-static bool add_rows(const Config *c, const char *device, DType dtype, int batch, Row *rows, int *n, Error *err) {
+static bool is_of_step(const Rows *rows, const Launcher *l) {
+    for (int i = 0; i < rows->n_of_step; i++)
+        if (rows->of_step[i] == l) return true;
+    return false;
+}
+
+static Device *open_null(const char *device, Error *err) {
     char spec[64];
     snprintf(spec, sizeof spec, "%s%s", strncmp(device, "null", 4) == 0 ? "" : "null:", device);
+    return device_open(spec, err);
+}
+
+// Records the step of one batch size on a null device of the same kind and collects its nodes.
+static bool add_rows(const Config *c, const char *device, DType dtype, int batch, Rows *rows, Error *err) {
     UNetConfig u;
     if (!model_unet_config(&c->model, &u, err)) return false;
-    Device *d = device_open(spec, err);
+    Device *d = open_null(device, err);
     if (!d) return false;
     UNet *net = unet_new(&u, d);
     ParamSet *ps = unet_params(net);
@@ -147,11 +168,44 @@ static bool add_rows(const Config *c, const char *device, DType dtype, int batch
     param_append_adam(ps, g, &(AdamConfig){ .lr = 2e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip_norm = 1,
                                             .ema_decay = 0.9999, .warmup = 5000 }, true);
     graph_plan(g, arena);
-    for (int i = 0; i < graph_node_count(g); i++) add_row(rows, n, graph_node(g, i), batch, c->filter);
+    for (int i = 0; i < graph_node_count(g); i++) {
+        const Launcher *l = graph_node(g, i)->op->launcher;
+        add_row(rows, graph_node(g, i), batch, c->filter);
+        if (!l || is_of_step(rows, l)) continue;
+        CHECK(rows->n_of_step < MAX_LAUNCHERS, "more than %d launchers", MAX_LAUNCHERS);
+        rows->of_step[rows->n_of_step++] = l;
+    }
     graph_free(g);
     arena_free(arena);
     schedule_free(schedule);
     unet_free(net);
+    device_close(d);
+    return true;
+}
+
+static void add_others(Rows *rows, const Graph *g, int batch, const char *filter) {
+    for (int i = 0; i < graph_node_count(g); i++) {
+        const Node *node = graph_node(g, i);
+        if (node->op->launcher && !is_of_step(rows, node->op->launcher)) add_row(rows, node, batch, filter);
+    }
+}
+
+// What only the networks of the evaluation launch. The classifier takes the images of the model, or CIFAR's where it
+// cannot.
+static bool add_evaluation_rows(const Config *c, const char *device, int batch, Rows *rows, Error *err) {
+    Device *d = open_null(device, err);
+    if (!d) return false;
+    ClassifierRecipe recipe = classifier_recipe;
+    recipe.batch = batch;
+    int classes = c->model.classes > 0 ? c->model.classes : 10, side = c->model.image_size;
+    int channels = c->model.in_channels == 1 ? 1 : 3;
+    if (side < 8 || side > 512) side = 32;
+    Classifier *classifier = classifier_new(d, classes, side, side, channels, &recipe);
+    Inception *inception = inception_bare(d, batch);
+    add_others(rows, classifier->train.graph, batch, c->filter);
+    add_others(rows, inception_graph(inception), batch, c->filter);
+    inception_free(inception);
+    classifier_close(classifier);
     device_close(d);
     return true;
 }
@@ -444,8 +498,8 @@ static bool bench_rows(const Config *c, Device *d, const Row *rows, int n, DType
 }
 
 static bool run(const Config *c, Error *err) {
-    static Row rows[MAX_ROWS];
-    int n = 0;
+    static Rows rows;
+    int largest = 1;
     DType dtype = DT_F32;
     Device *d = device_open(c->device, err);
     bool ok = d && graph_choose_dtype(d, c->dtype, &dtype, err);
@@ -454,14 +508,17 @@ static bool run(const Config *c, Error *err) {
     const char *usual = ok && device_kind(d) == DEV_CUDA ? "48,64,128" : ok && device_kind(d) == DEV_EMU ? "1" : "8";
     int64_t n_batches = 0, *batches = NULL;
     if (ok) ok = (batches = list_parse("batch", *c->batch ? c->batch : usual, 1, 4096, 16, &n_batches, err)) != NULL;
-    for (int64_t i = 0; ok && i < n_batches; i++)
-        ok = add_rows(c, device_name(d), dtype, (int)batches[i], rows, &n, err);
-    if (ok && n == 0)
+    for (int64_t i = 0; ok && i < n_batches; i++) {
+        ok = add_rows(c, device_name(d), dtype, (int)batches[i], &rows, err);
+        if (batches[i] > largest) largest = (int)batches[i];
+    }
+    ok = ok && add_evaluation_rows(c, device_name(d), largest, &rows, err);
+    if (ok && rows.n == 0)
         ok = error_set(err, ERR_USAGE, "no launcher or shape contains \"%s\"; --list names the rows", c->filter);
-    for (int i = 0; ok && c->list && i < n; i++)
-        name_row(&rows[i]);
-    if (ok && !c->list) ok = bench_rows(c, d, rows, n, dtype, err);
-    for (int i = 0; i < n; i++) free(rows[i].shape), free(rows[i].args);
+    for (int i = 0; ok && c->list && i < rows.n; i++)
+        name_row(&rows.row[i]);
+    if (ok && !c->list) ok = bench_rows(c, d, rows.row, rows.n, dtype, err);
+    for (int i = 0; i < rows.n; i++) free(rows.row[i].shape), free(rows.row[i].args);
     free(batches);
     device_close(d);
     return ok;

@@ -214,7 +214,8 @@ static void held_out_images_are_as_good_as_real_ones(void **unused) {
     cJSON *j = read_result("held.json");
     assert_string_equal(text_at(j, "format"), "cbdm-eval-1");
     assert_string_equal(text_at(j, "protocol"), "cbdm,uint8");
-    assert_string_equal(text_at(j, "title"), "fid[cbdm,uint8,features=classifier resnet8,n=90,ref=fine.test]");
+    assert_string_equal(text_at(j, "title"),
+                        "fid[cbdm,uint8,not resized,features=classifier resnet8,n=90,ref=fine.test]");
     static const char *const numbers[] = {
         "fid", "kid", "mind", "prd_f8", "prd_f1_8", "inception_score.mean", "pr3.density", "pr5.coverage",
         "per_class_fid.2", "per_class.1.fid", "per_group.few.kid", "overall.fid", "label_fidelity.per_group.medium",
@@ -320,6 +321,19 @@ static void checkpoints_need_no_samples_on_disk(void **unused) {
         assert_true(least >= 5 && least <= 16);                    // image numbers, not positions
         cJSON_Delete(of[i]);
     }
+    program_expect(ERR_USAGE, RUN "--samples drawn --imb-type none");
+    expect_in_stderr("the model of drawn was trained on 25 images of class 1, the subset named here has 80");
+    program_expect(ERR_USAGE, RUN "--samples drawn --omega 1");
+    expect_in_stderr("drawn was drawn at omega 0.7, not 1");
+}
+
+static void a_guidance_strength_is_recorded(void **unused) {
+    (void)unused;
+    program_expect(0, RUN "--samples test.npz --omega 1.25 --questions none --no-per-class --skip prd,mind,kid,prdc,is "
+                   "--json named.json");
+    cJSON *j = read_result("named.json");
+    assert_true(number_at(j, "generated.omega") == 1.25);
+    cJSON_Delete(j);
 }
 
 static void the_classifier_of_the_cache_is_found(void **unused) {
@@ -354,6 +368,8 @@ static void every_mistake_has_its_line(void **unused) {
     static const struct { int code; const char *flags, *says; } wrong[] = {
         { ERR_USAGE, "", "usage: cbdm eval run" },
         { ERR_USAGE, "--samples test.npz --checkpoint net.safetensors", "usage: cbdm eval run" },
+        { ERR_USAGE, "--samples test.npz --steps 5", "--steps says how to draw from a --checkpoint" },
+        { ERR_USAGE, "--samples test.npz --seed 0", "--seed says how to draw" },
         { ERR_USAGE, "--samples test.npz --questions fidelty", "--questions fidelty" },
         { ERR_USAGE, "--samples test.npz --questions fidelity,", "--questions" },
         { ERR_USAGE, "--samples test.npz --skip fud", "--skip" },
@@ -407,6 +423,7 @@ int main(void) {
         cmocka_unit_test(floats_and_bytes_have_names_of_their_own),
         cmocka_unit_test(classifiers_learn_from_samples),
         cmocka_unit_test(checkpoints_need_no_samples_on_disk),
+        cmocka_unit_test(a_guidance_strength_is_recorded),
         cmocka_unit_test(the_classifier_of_the_cache_is_found),
         cmocka_unit_test(a_classifier_of_other_images_is_warned_of),
         cmocka_unit_test(every_mistake_has_its_line),

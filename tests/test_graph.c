@@ -247,13 +247,15 @@ static ResBlock block_new(Device *d) {
     b.x->flags |= TENSOR_NEEDS_GRAD;
     b.temb->flags |= TENSOR_NEEDS_GRAD;
     Tensor *w1 = weight(&b, "w1", 4, (int64_t[]){ c, 3, 3, c }), *w2 = weight(&b, "w2", 4, (int64_t[]){ c, 3, 3, c });
+    Tensor *w3 = weight(&b, "w3", 4, (int64_t[]){ c, 3, 3, c });
     Tensor *gamma = weight(&b, "gamma", 1, &c), *beta = weight(&b, "beta", 1, &c), *bias = weight(&b, "bias", 1, &c);
     param_seal(b.ps, PARAM_TRAIN, 7);
     Tensor *x = op_relayout(b.g, b.x, device_layout(d));
     Tensor *h = op_add_channel(b.g, op_conv2d(b.g, x, w1, NULL, 1, 1), b.temb);
     h = op_groupnorm(b.g, h, gamma, beta, 8, 1e-5, ACT_SILU);
     h = op_dropout(b.g, h, 0.25, op_purpose("layer"), b.sample, param_state(b.ps));
-    b.y = graph_output(b.g, op_add(b.g, op_conv2d(b.g, h, w2, bias, 1, 1), x));
+    h = op_add(b.g, op_conv2d(b.g, h, w2, bias, 1, 1), x);
+    b.y = graph_output(b.g, op_conv2d(b.g, op_upsample2x(b.g, h), w3, NULL, 1, 1));
     graph_rewrite_forward(b.g);
     graph_backward(b.g, graph_output(b.g, op_mean(b.g, op_mul(b.g, b.y, b.y))));
     b.dx = graph_output(b.g, b.x->grad);
@@ -296,6 +298,8 @@ static void test_fusion(void **state) {
     assert_int_equal(unsetenv("CBDM_NO_FUSE"), 0);
     assert_int_equal(count_nodes(fused.g, "add_channel") + count_nodes(fused.g, "dropout"), 0);
     assert_int_equal(count_nodes(plain.g, "add_channel"), 1);
+    assert_int_equal(count_nodes(fused.g, "conv2d_up") + count_nodes(plain.g, "upsample2x"), 2);
+    assert_int_equal(count_nodes(plain.g, "conv2d_up") + count_nodes(fused.g, "upsample2x"), 0);
     assert_int_equal(count_nodes(fused.g, "add"), 1);             // y's two uses in y * y, which no kernel writes
     assert_int_equal(count_nodes(plain.g, "add"), 3);             // and the residual's sum, forward and backward
     assert_int_equal(count_nodes(plain.g, "dropout"), 2);        // forward and backward
@@ -324,8 +328,14 @@ static void test_no_fusion_of_shared(void **state) {
         if (kind == 1) graph_output(g, h);
         if (kind == 2) graph_output(g, op_silu(g, h));
         graph_output(g, op_add(g, h, x));
+        Tensor *up = op_upsample2x(g, x);
+        graph_output(g, op_conv2d(g, up, param_tensor(w, g), NULL, 1, 1));
+        if (kind == 1) graph_output(g, up);
+        if (kind == 2) graph_output(g, op_silu(g, up));
         graph_rewrite_forward(g);
         assert_int_equal(count_nodes(g, "axpby") + count_nodes(g, "add"), kind == 0 ? 0 : 1);
+        assert_int_equal(count_nodes(g, "upsample2x"), kind == 0 ? 0 : 1);
+        assert_int_equal(count_nodes(g, "conv2d_up"), kind == 0 ? 1 : 0);
         graph_free(g);
     }
     param_set_free(ps);

@@ -196,6 +196,13 @@ static void results_of_other_protocols_differ(void **state) {
     char *protocol = result_differs(r[0], r[2]), *options = result_differs(r[0], r[3]);
     assert_string_equal(protocol, "the protocol: tf and clean");
     assert_non_null(strstr(options, "options"));
+    char *e = result_protocol(r[0]), *of_classifier;
+    r[0]->extractor = "classifier resnet32";
+    of_classifier = result_protocol(r[0]);
+    assert_null(strstr(e, "not resized"));
+    assert_non_null(strstr(of_classifier, "Protocol tf (images not resized); features of classifier resnet32"));
+    free(e);
+    free(of_classifier);
     free(protocol);
     free(options);
     for (int i = 0; i < 4; i++) result_free(r[i]);
@@ -386,6 +393,10 @@ static void mistakes_are_named(void **state) {
     program_expect(ERR_USAGE, "report a-s0 --table md --metric fidd");
     expect_in_stderr("fidd is not known; did you mean fid");
     program_expect(ERR_USAGE, "report a-s0 --table md --rows rare");
+    program_expect(ERR_USAGE, "report a-s0 b-s0 --table md --metric fid --omega 0,2");
+    expect_in_stderr("--omega 2: no result is of this guidance strength; there are 0, 1.5\n");
+    program_expect(ERR_USAGE, "report a-s0 --omega 7 --out x.html");
+    assert_false(file_exists(temp_path("x.html")));
     program_expect(ERR_USAGE, "report a-s0 b-s0 --names a --out x.html");
     program_expect(ERR_FILE, "report a-s0 --samples b-s0 --out x.html");
     program_expect(ERR_USAGE, "report --compare a,b");

@@ -352,6 +352,24 @@ static void other_settings_are_refused(void **unused) {
     CBDM_FAILS(2, "holds no sampling.json", "sample --checkpoint %s --device ref %s --out %s", run_dir, same, tempdir);
 }
 
+// Versions before this one did not write them; the checkpoint's digest vouches for them.
+static void a_folder_without_class_counts_goes_on(void **unused) {
+    (void)unused;
+    const char *same = "--seeds 0-1 --batch 2 --sampler ddim --steps 2", *dir = temp_path("older");
+    char *path = xasprintf("%s/sampling.json", dir), *text;
+    size_t n;
+    Error err;
+    CBDM_OK("sample --checkpoint %s --device ref %s --out %s", run_dir, same, dir);
+    assert_true(file_read(path, 1 << 20, (uint8_t **)&text, &n, &err));
+    char *counts = strstr(text, "\"class_counts\""), *end = counts ? strchr(counts, ']') : NULL;
+    assert_non_null(end);
+    memset(counts, ' ', (size_t)(end - counts) + 2);               // the comma too
+    assert_true(file_write_text(path, text, &err));
+    CBDM_OK("sample --checkpoint %s --device ref %s --out %s", run_dir, same, dir);
+    free(text);
+    free(path);
+}
+
 static int64_t count_files(const char *dir) {
     int64_t n = 0;
     for (int y = 0; y < CLASSES; y++) {
@@ -514,6 +532,7 @@ int main(void) {
         cmocka_unit_test(unconditional_networks_need_no_flags),
         cmocka_unit_test(a_young_average_is_warned_of),
         cmocka_unit_test(other_settings_are_refused),
+        cmocka_unit_test(a_folder_without_class_counts_goes_on),
         cmocka_unit_test(interrupted_runs_go_on),
         cmocka_unit_test(damaged_images_are_named),
         cmocka_unit_test(info_tells_what_is_there),

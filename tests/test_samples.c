@@ -77,8 +77,9 @@ static void write_manifest(const char *name) {
 }
 
 static const char settings[] =
-    "{\"path\": \"runs/a/checkpoints/step-000000400.safetensors\", \"checkpoint\": \"abc\", \"weights\": \"ema\","
-    " \"seed\": 7, \"omega\": [1.5], \"sampler\": \"ddim\", \"steps\": 25, \"machine\": {\"threads\": 1}}";
+    "{\"path\": \"runs/a/checkpoints/step-000000400.safetensors\", \"checkpoint\": \"abc\", \"class_counts\": "
+    "[80, 25, 8], \"weights\": \"ema\", \"seed\": 7, \"omega\": [1.5], \"sampler\": \"ddim\", \"steps\": 25, "
+    "\"machine\": {\"threads\": 1}}";
 
 static Samples read_well(const char *name, const char *labels) {
     Samples s;
@@ -183,6 +184,8 @@ static void a_finished_folder(void **unused) {
         assert_int_equal(s.origin.steps, 25);
         assert_int_equal(s.origin.seed, 7);
         assert_true(s.origin.omega == 1.5);
+        assert_int_equal(s.origin.n_counts, 3);
+        assert_memory_equal(s.origin.class_counts, ((int64_t[]){ 80, 25, 8 }), 3 * sizeof(int64_t));
         samples_free(&s);
     }
 }
@@ -268,6 +271,8 @@ static void refusals_name_thing_and_mend(void **unused) {
     make_folder("stray/fish");
     make_folder("many");
     write_text("many/sampling.json", "{\"omega\": [0, 1.5]}");
+    make_folder("odd");
+    write_text("odd/sampling.json", "{\"class_counts\": [80, 2.5]}");
     expect_refusal("absent", "", ERR_FILE, "name a folder");
     expect_refusal("small.npz", "", ERR_USAGE, "images of 2 x 2 x 1, animals of 4 x 4 x 1");
     expect_refusal("rgb.npz", "", ERR_USAGE, "4 x 4 x 3");
@@ -282,6 +287,7 @@ static void refusals_name_thing_and_mend(void **unused) {
     expect_refusal("empty", "few.npy", ERR_USAGE, "leave out --gen-labels");
     expect_refusal("stray", "", ERR_USAGE, "stray/fish is no class of animals");
     expect_refusal("many", "", ERR_USAGE, "2 guidance strengths");
+    expect_refusal("odd", "", ERR_FILE, "odd/sampling.json, byte");
 }
 
 static void counts_name_what_is_missing(void **unused) {

@@ -53,8 +53,8 @@ static const Flag own_flags[] = {
     { "ema-decay", "0.9999", "decay of the weights' moving average", FLAG_F64, FIELD(ema_decay), NULL, 0, 0.9999999 },
     { "ema-ramp", "true", "decay at step s is at most (1 + s) / (10 + s)", FLAG_BOOL, FIELD(ema_ramp), NULL, 0, 0 },
     { "seed", "0", "of initial weights, order of images, noise, dropout", FLAG_I64, FIELD(seed), NULL, 0, 9e15 },
-    { "compat", "fixed", "official: as published (drop-last, no warm-up cap, no ema-ramp)", FLAG_ENUM, FIELD(compat),
-      compat_names, 0, 0 },
+    { "compat", "fixed", "official: as published (drop-last, no warm-up cap, no ema-ramp, --attention separate)",
+      FLAG_ENUM, FIELD(compat), compat_names, 0, 0 },
     { NULL, NULL, "run", FLAG_STR, 0, NULL, 0, 0 },
     { "preset", "", "full, demo or quick: other defaults; flags given count over it", FLAG_STR, FIELD(preset), NULL,
       0, 0 },
@@ -190,6 +190,7 @@ static bool apply_resume(RunConfig *c, const bool *set, Error *err) {
     bool ok = st && (config || error_set(err, ERR_FILE, "%s holds no run configuration: it cannot be resumed; start "
                                          "from it with --init-from", path));
     cli_defaults(flags, n, c);
+    model_config_stored(&c->model);
     ok = ok && cli_from_json(flags, n, c, config, path, err);
     for (int i = 0; ok && i < n; i++) {
         if (!flags[i].name || !set[i]) continue;
@@ -228,7 +229,8 @@ bool run_config_parse(RunConfig *c, int argc, char **argv, Error *err) {
     if (set[warmup - flags] && !set[cap - flags]) c->warmup_cap = false;
     if (c->compat != COMPAT_OFFICIAL) return true;
     static const struct { const char *flag, *value; } official[] = {
-        { "drop-last", "true" }, { "warmup-cap", "false" }, { "ema-ramp", "false" }, { "beta-rounding", "float32" } };
+        { "drop-last", "true" }, { "warmup-cap", "false" }, { "ema-ramp", "false" }, { "beta-rounding", "float32" },
+        { "attention", "separate" } };
     for (size_t i = 0; i < sizeof official / sizeof official[0]; i++) {
         const Flag *f = flag_named(official[i].flag);
         if (!set[f - flags] && !cli_set(f, c, official[i].value, err)) return false;

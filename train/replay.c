@@ -9,12 +9,14 @@
 #include "core/file.h"
 #include "models/diffusion.h"
 
-typedef struct { const char *output, *device, *kernels, *kernel; int dtype; } ReplayConfig;
+typedef struct { const char *output, *device, *kernels, *kernel; int dtype, attention; } ReplayConfig;
 static const Flag flags[] = {
     { "output", "", "safetensors file to write the results to", FLAG_STR, offsetof(ReplayConfig, output), NULL, 0, 0 },
     { "device", "auto", "auto, cpu, ref, ref32 or ref64", FLAG_STR, offsetof(ReplayConfig, device), NULL, 0, 0 },
     { "dtype", "f32", "how activations are stored; auto: bf16 on cuda, f32 elsewhere", FLAG_ENUM,
       offsetof(ReplayConfig, dtype), dtype_choices, 0, 0 },
+    { "attention", "separate", "separate, as published, or merged: see `cbdm train --help`", FLAG_ENUM,
+      offsetof(ReplayConfig, attention), attention_choices, 0, 0 },
     { "kernels", "", DEVICE_KERNELS_HELP, FLAG_STR, offsetof(ReplayConfig, kernels), NULL, 0, 0 },
     { "kernel", "", DEVICE_KERNEL_HELP, FLAG_STR, offsetof(ReplayConfig, kernel), NULL, 0, 0 },
 };
@@ -25,6 +27,7 @@ typedef struct {
     SafeTensors *st;
     Device      *device;
     DType        dtype;
+    AttentionForm attention;
     UNet        *net;
     Schedule    *schedule;
     Arena       *arena;
@@ -70,7 +73,7 @@ static bool meta_list(const Replay *r, const char *key, int largest, int *out, i
 
 static bool read_unet_config(const Replay *r, UNetConfig *u, Error *err) {
     int attn[UNET_MAX_LEVELS], n_attn, augment;
-    *u = (UNetConfig){ .groups = 32 };
+    *u = (UNetConfig){ .groups = 32, .attention = r->attention };
     if (!meta_int(r, "ch", 2, 4096, &u->channels, err) || !meta_int(r, "img_size", 1, 1024, &u->image_size, err) ||
         !meta_int(r, "in_channels", 1, 64, &u->in_channels, err) ||
         !meta_int(r, "num_class", 0, 100000, &u->classes, err) ||
@@ -362,7 +365,8 @@ int replay_main(int argc, char **argv) {
     Replay *r = xcalloc(1, sizeof *r);
     if (ok) ok = (r->path = words[0], r->st = st_open(r->path, &err)) && (r->device = device_open(c.device, &err)) &&
                  device_prefer_list(r->device, c.kernels, c.kernel, &err) &&
-                 graph_choose_dtype(r->device, c.dtype, &r->dtype, &err) && replay(r, c.output, &err);
+                 graph_choose_dtype(r->device, c.dtype, &r->dtype, &err) &&
+             (r->attention = (AttentionForm)c.attention, replay(r, c.output, &err));
     unet_free(r->net);
     schedule_free(r->schedule);
     arena_free(r->arena);

@@ -10,7 +10,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-struct RunDir { char *path; int lock; FILE *stats; };
+struct RunDir { char *path; int lock; FileLog *stats; };
 
 const char *run_dir_path(const RunDir *r) { return r->path; }
 
@@ -55,8 +55,8 @@ RunDir *run_dir_open(const char *dir, bool resume, Error *err) {
         remove_leftovers(dir);
         remove_leftovers(checkpoints);
         remove_leftovers(previews);
-        r->stats = fopen(stats, resume ? "a" : "w");
-        if (!r->stats) ok = error_set(err, ERR_IO, "%s: %s", stats, strerror(errno));
+        r->stats = file_log_open(stats, !resume, err);
+        ok = r->stats != NULL;
     }
     if (!resume) free(steps);
     free(checkpoints);
@@ -69,7 +69,7 @@ RunDir *run_dir_open(const char *dir, bool resume, Error *err) {
 
 void run_dir_close(RunDir *r) {
     if (!r) return;
-    if (r->stats) fclose(r->stats);
+    file_log_close(r->stats);
     if (r->lock >= 0) close(r->lock);
     free(r->path);
     free(r);
@@ -109,17 +109,17 @@ bool run_dir_rewind(RunDir *r, int64_t step, Error *err) {
     ok = w && file_commit(w, err);
     free(bytes);
     if (ok) {
-        fclose(r->stats);
-        r->stats = fopen(path, "a");
-        if (!r->stats) ok = error_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+        file_log_close(r->stats);
+        r->stats = file_log_open(path, false, err);
+        ok = r->stats != NULL;
     }
     free(path);
     return ok;
 }
 
 void run_dir_stat(RunDir *r, const char *json_line) {
-    if (fprintf(r->stats, "%s\n", json_line) < 0 || fflush(r->stats) != 0)
-        log_warn("%s/stats.jsonl: %s", r->path, strerror(errno));
+    Error err;
+    if (!file_log_line(r->stats, json_line, &err)) log_warn("%s", err.msg);
 }
 
 static char *json_names(const DatasetInfo *d) {
@@ -167,6 +167,8 @@ bool run_dir_save(RunDir *r, const RunConfig *c, const DatasetInfo *data, const 
                      xasprintf("%.17g", c->ema_decay), json_names(data), json_counts(data) };
     const char *values[] = { "cbdm-checkpoint-1", made[0], made[1], made[2], made[3], c->ema_ramp ? "true" : "false",
                              made[4], made[5], data->digest, machine, "cbdm " CBDM_VERSION, loop };
+    Error torn;                                         // lines of steps before it must not be lost if it is not
+    if (!file_log_sync(r->stats, &torn)) log_warn("%s", torn.msg);
     bool ok = ckpt_save(ps, path, keys, values, sizeof keys / sizeof keys[0], err);
     for (size_t i = 0; i < sizeof made / sizeof made[0]; i++) free(made[i]);
     free(path);

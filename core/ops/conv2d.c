@@ -33,9 +33,14 @@ const OpDef op_def_conv2d_input_grad = { .name = "conv2d_input_grad", .launcher 
                                          .infer = input_infer, .bind = input_bind, .cost = input_cost };
 
 // ---- backward to the filter: in = dy, x, w, bias, temb; out = dw, dbias, dtemb
+// Of a parameter, its gradient in place; of a filter that the graph computes, a tensor in f32, as that of a parameter.
+static Tensor *weight_target(Graph *g, Tensor *w) {
+    if (!w || w->flags & TENSOR_PERSISTENT) return w ? w->grad : NULL;
+    return graph_tensor(g, DT_F32, w->ndim, w->shape);
+}
 static void weight_infer(Graph *g, Node *n) {
-    n->out[0] = n->in[2]->grad;
-    n->out[1] = n->in[3] ? n->in[3]->grad : NULL;
+    n->out[0] = weight_target(g, n->in[2]);
+    n->out[1] = weight_target(g, n->in[3]);
     n->out[2] = graph_grad_out(g, n->in[4]);
     n->n_out = 3;
 }
@@ -77,16 +82,20 @@ static void bind(const Node *n, void *shape, void *args) {
 }
 static void backward(Graph *g, const Node *n) {
     Conv2dAttr a = *NODE_ATTR(n, Conv2dAttr);
-    a.accumulate = graph_accumulates(g);
-    Tensor *dy = n->out[0]->grad;
+    Tensor *dy = n->out[0]->grad, *w = n->in[W], *b = n->in[B];
     graph_add_grad(g, n->in[RESIDUAL], dy);
-    if (tensor_needs_grad(n->in[W])) {
-        Tensor *in[] = { dy, n->in[X], n->in[W], n->in[B], n->in[TEMB] };
+    if (tensor_needs_grad(w)) {
+        CHECK(!b || !((w->flags ^ b->flags) & TENSOR_PERSISTENT), "conv2d: one of %s and %s is a parameter",
+              tensor_str(w), tensor_str(b));
+        a.accumulate = graph_accumulates(g) && w->flags & TENSOR_PERSISTENT;
+        Tensor *in[] = { dy, n->in[X], w, b, n->in[TEMB] };
         Node *grad = graph_append(g, &conv2d_weight_grad, &a, sizeof a, 5, in);
+        graph_add_grad(g, w, grad->out[0]);
+        if (b) graph_add_grad(g, b, grad->out[1]);
         graph_add_grad(g, n->in[TEMB], grad->out[2]);
     }
     if (tensor_needs_grad(n->in[X])) {
-        Tensor *in[] = { dy, n->in[W], n->in[X], NULL };
+        Tensor *in[] = { dy, w, n->in[X], NULL };
         graph_add_grad(g, n->in[X], graph_append(g, &op_def_conv2d_input_grad, &a, sizeof a, 4, in)->out[0]);
     }
 }

@@ -1,5 +1,6 @@
 // core/ops/resample.c - the graph's view of upsampling, concatenation, repetition and changes of layout.
-#include "core/ops.h"
+#include "core/ops/resample.h"
+
 #include "kernels/pointwise/pointwise.h"
 #include "kernels/resample/resample.h"
 
@@ -37,9 +38,9 @@ static void upsample_backward(Graph *g, const Node *n) {
     Tensor *in[] = { graph_grad_dense(g, n->out[0]), n->in[0] };
     graph_add_grad(g, n->in[0], graph_append(g, &upsample_grad, NULL, 0, 2, in)->out[0]);
 }
-static const OpDef upsample = { .name = "upsample2x", .launcher = &upsample2x_forward, .infer = upsample_infer,
-                                .bind = upsample_bind, .backward = upsample_backward };
-Tensor *op_upsample2x(Graph *g, Tensor *x) { return graph_append(g, &upsample, NULL, 0, 1, &x)->out[0]; }
+const OpDef op_def_upsample2x = { .name = "upsample2x", .launcher = &upsample2x_forward, .infer = upsample_infer,
+                                  .bind = upsample_bind, .backward = upsample_backward };
+Tensor *op_upsample2x(Graph *g, Tensor *x) { return graph_append(g, &op_def_upsample2x, NULL, 0, 1, &x)->out[0]; }
 
 // ---- concat: in = a, b; out = y. Its backward is two views of dy.
 static void concat_infer(Graph *g, Node *n) {

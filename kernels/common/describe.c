@@ -7,6 +7,7 @@
 #include <string.h>
 
 extern const Description describe_conv2d_forward, describe_conv2d_backward_input, describe_conv2d_backward_weight,
+    describe_conv2d_up_forward, describe_conv2d_up_backward_input, describe_conv2d_up_backward_weight,
     describe_gemm, describe_bias_backward, describe_groupnorm_forward, describe_groupnorm_backward,
     describe_attention_forward, describe_attention_backward, describe_axpby, describe_multiply, describe_silu_forward,
     describe_silu_backward, describe_fill, describe_add_channel_forward, describe_add_channel_backward,
@@ -19,17 +20,19 @@ extern const Description describe_conv2d_forward, describe_conv2d_backward_input
     describe_pool_all_forward, describe_pool_all_backward, describe_cross_entropy;
 
 const Description *const descriptions[] = {
-    &describe_conv2d_forward, &describe_conv2d_backward_input, &describe_conv2d_backward_weight, &describe_gemm,
-    &describe_bias_backward, &describe_groupnorm_forward, &describe_groupnorm_backward, &describe_attention_forward,
-    &describe_attention_backward, &describe_axpby, &describe_multiply, &describe_silu_forward, &describe_silu_backward,
-    &describe_fill, &describe_add_channel_forward, &describe_add_channel_backward, &describe_relayout,
-    &describe_mean_forward, &describe_mean_backward, &describe_randn, &describe_dropout, &describe_upsample2x_forward,
-    &describe_upsample2x_backward, &describe_concat_forward, &describe_repeat_batch_forward,
-    &describe_repeat_batch_backward, &describe_embed_forward, &describe_embed_backward, &describe_sinusoid,
-    &describe_add_noise, &describe_q_sample, &describe_sampler_step, &describe_cbdm_loss, &describe_step_advance,
-    &describe_grad_norm, &describe_adam_ema, &describe_sgd, &describe_relu_forward, &describe_relu_backward,
-    &describe_batchnorm_forward, &describe_batchnorm_backward, &describe_pool_forward, &describe_pool_backward,
-    &describe_pool_all_forward, &describe_pool_all_backward, &describe_cross_entropy, NULL,
+    &describe_conv2d_forward, &describe_conv2d_backward_input, &describe_conv2d_backward_weight,
+    &describe_conv2d_up_forward, &describe_conv2d_up_backward_input, &describe_conv2d_up_backward_weight,
+    &describe_gemm, &describe_bias_backward, &describe_groupnorm_forward, &describe_groupnorm_backward,
+    &describe_attention_forward, &describe_attention_backward, &describe_axpby, &describe_multiply,
+    &describe_silu_forward, &describe_silu_backward, &describe_fill, &describe_add_channel_forward,
+    &describe_add_channel_backward, &describe_relayout, &describe_mean_forward, &describe_mean_backward,
+    &describe_randn, &describe_dropout, &describe_upsample2x_forward, &describe_upsample2x_backward,
+    &describe_concat_forward, &describe_repeat_batch_forward, &describe_repeat_batch_backward, &describe_embed_forward,
+    &describe_embed_backward, &describe_sinusoid, &describe_add_noise, &describe_q_sample, &describe_sampler_step,
+    &describe_cbdm_loss, &describe_step_advance, &describe_grad_norm, &describe_adam_ema, &describe_sgd,
+    &describe_relu_forward, &describe_relu_backward, &describe_batchnorm_forward, &describe_batchnorm_backward,
+    &describe_pool_forward, &describe_pool_backward, &describe_pool_all_forward, &describe_pool_all_backward,
+    &describe_cross_entropy, NULL,
 };
 
 const Description *description_find(const char *launcher) {

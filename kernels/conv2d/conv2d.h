@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
     const void  *x, *x2;          // (n,h,w,c), (n,h,w,c2): the concat [x, x2], which is never stored
     const void  *w;               // (k,r,s,c+c2)
-    const real *bias;            // (k)
+    const real *bias;            // (k); backward_input: (c+c2)
     const real *temb;            // (n,k)
     const void  *residual;        // (n,p,q,k)
     const void  *xs, *xs2, *ws;   // (n,p,q,cs), (n,p,q,cs2), (k,cs+cs2): the shortcut, extra terms of the same sum
@@ -36,7 +36,8 @@ typedef struct {
     const void  *add;             // (n,h,w,c+c2), dense: backward_input adds it to the finished gradient
     void        *y;               // (n,p,q,k)
     real        *stats;           // (n,k,2): mean over p*q and sum of squared deviations, of y as stored
-    void        *dx, *dx2;        // gradient of u if scale is given, else of x: times mask, keep_scale, silu'(u)
+    void        *dx, *dx2;        // gradient of u if scale is given, else of x: times mask, keep_scale, silu'(u);
+                                  // then plus add and bias
     real        *sums;            // (n,c+c2,2): sums over h*w of du and of du * xhat, du before rounding
     real        *dw, *dbias;      // (k,r,s,c+c2), (k)
     real        *dtemb;           // (n,k): sum of dy over p*q
@@ -56,7 +57,8 @@ typedef struct {
 // y = conv(a, w) + bias + temb + residual + shortcut. Rounding points, defined by ref: a once to dtype; the whole sum
 // in the accumulator; y once to out. Written: y, stats.
 LAUNCHER(conv2d_forward, Conv2dShape, Conv2dArgs);
-// Reads dy, w; for the epilogue x, x2, scale, shift, mask, mean, rstd, add. Rounds once, to dtype. dx, dx2, sums: =.
+// Reads dy, w; for the epilogue x, x2, scale, shift, mask, mean, rstd, add, bias. Rounds once, to dtype. dx, dx2,
+// sums: =. With a bias it is the forward pass of a transposed convolution.
 LAUNCHER(conv2d_backward_input, Conv2dShape, Conv2dArgs);
 // Reads dy, and x, x2 through the same prologue; a once to dtype. Sums in a fixed order. dw, dbias: = or +=; dtemb: =.
 // The shortcut's gradient is a call of its own with r = s = 1.

@@ -51,9 +51,9 @@ static void run_conv(Stream *s, void *conv, const void *x, const void *w, const 
         stream_fail(s, 1, "oneDNN failed to run a convolution");
 }
 
-// y (n,hw,k) += row (n,k) + image (n,hw,k). row, image: NULL if absent.
-static void add_terms(float *y, int ldy, const float *image, int ldi, const float *row, Layout l, int n, int hw,
-                      int k) {
+// y (n,hw,k) += row (n,k) + image (n,hw,k). row, image: NULL if absent. step_row: k, or 0 if one row is for all images.
+static void add_terms(float *y, int ldy, const float *image, int ldi, const float *row, int step_row, Layout l, int n,
+                      int hw, int k) {
     if (!row && !image) return;
     int blocks = (k + BLOCK - 1) / BLOCK;
     int step_y = l == LAYOUT_C16 ? BLOCK : ldy, step_i = l == LAYOUT_C16 ? BLOCK : ldi;
@@ -63,7 +63,7 @@ static void add_terms(float *y, int ldy, const float *image, int ldi, const floa
             int k0 = b * BLOCK, width = k - k0 < BLOCK ? k - k0 : BLOCK;
             float *to = y + layout_index(l, hw, ldy, i, 0, k0), add[BLOCK] = { 0 };
             const float *from = image ? image + layout_index(l, hw, ldi, i, 0, k0) : NULL;
-            for (int j = 0; row && j < width; j++) add[j] = row[(int64_t)i * k + k0 + j];
+            for (int j = 0; row && j < width; j++) add[j] = row[(int64_t)i * step_row + k0 + j];
             for (int64_t p = 0; p < hw; p++) {
                 if (from)
                     for (int j = 0; j < width; j++) to[p * step_y + j] += add[j] + from[p * step_i + j];
@@ -105,14 +105,14 @@ void conv2d_bias_gradients(const Conv2dShape *z, const Conv2dArgs *a, float *sum
 // ---- forward
 static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     run_conv(s, w.state, a->x, a->w, a->bias, a->y, false, w.scratch);
-    add_terms(a->y, z->ldy, a->residual, z->ldr, a->temb, z->ly, z->n, z->p * z->q, z->k);
+    add_terms(a->y, z->ldy, a->residual, z->ldr, a->temb, z->k, z->ly, z->n, z->p * z->q, z->k);
 }
 PASS(forward, ONEDNN_FORWARD)
 
 // ---- gradient of x
 static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     run_conv(s, w.state, a->dx, a->w, NULL, a->dy, false, w.scratch);
-    add_terms(a->dx, z->ldx, a->add, z->c, NULL, z->lx, z->n, z->h * z->w, z->c);
+    add_terms(a->dx, z->ldx, a->add, z->c, a->bias, 0, z->lx, z->n, z->h * z->w, z->c);
 }
 PASS(input, ONEDNN_BACKWARD_INPUT)
 

@@ -103,6 +103,7 @@ static void input_arrays(const void *shape, Arrays *l) {
         array_add(l, AT(rstd), ARRAY_IN, TYPE_F32, DIMS(z->n, z->groups))->fill = FILL_POSITIVE;
     }
     image(l, AT(add), ARRAY_IN, z->dtype, z->n, z->h, z->w, c, c)->optional = true;
+    if (z->use & CONV_BIAS) array_add(l, AT(bias), ARRAY_IN, TYPE_F32, DIMS(c));
     image(l, AT(dx), ARRAY_OUT, z->dtype, z->n, z->h, z->w, z->c, z->ldx);
     if (z->use & CONV_X2) image(l, AT(dx2), ARRAY_OUT, z->dtype, z->n, z->h, z->w, z->c2, z->ldx2);
     if (z->use & CONV_SUMS) array_add(l, AT(sums), ARRAY_OUT, TYPE_F32, DIMS(z->n, c, 2));

@@ -301,7 +301,7 @@ static bool forward_can(const Conv2dShape *z) {
     return end_can(z) && (z->c <= FEW_MOST || contract_can(z->k, z->c));
 }
 static bool backward_input_can(const Conv2dShape *z) {
-    return end_can(z) && (z->k <= FEW_MOST || contract_can(z->c, z->k));
+    return end_can(z) && !(z->use & CONV_BIAS) && (z->k <= FEW_MOST || contract_can(z->c, z->k));
 }
 static bool backward_weight_can(const Conv2dShape *z) {
     return end_can(z) && !(z->use & CONV_TEMB) && (z->c <= FEW_MOST || z->k <= FEW_MOST);

@@ -4,10 +4,11 @@
 #define KERNELS_CONV2D_EPILOGUE_CUH
 #include "kernels/conv2d/conv2d.cuh"
 
-// dx, dx2 = v + add at a pixel, channels c..c+3 of which `count` exist.
+// dx, dx2 = v + add + bias at a pixel, channels c..c+3 of which `count` exist.
 template <typename E>
 DEVICE void store_input_gradient(const Conv2dShape &z, const Conv2dArgs &a, int pixel, int c, int count, float4 v) {
     if (a.add) v = quad_add(v, load_quad<E>(a.add, z.dtype, (int64_t)pixel * (z.c + z.c2) + c, count));
+    if (a.bias) v = quad_add(v, load_reals<E>(a.bias, c, count));
     if constexpr (!IsAny<E>::value) {
         if (c < z.c) {
             if (a.dx) store_quad<E>(a.dx, z.dtype, (int64_t)pixel * z.ldx + c, count, v);

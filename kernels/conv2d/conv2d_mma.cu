@@ -263,6 +263,7 @@ template <int PLAN> static void backward_input(Stream *stream, const Conv2dShape
     f.y = a->dx, f.ldy = z->ldx, f.columns = z->c + z->c2, f.second = z->c;
     f.y2 = a->dx2, f.ldy2 = z->c2 ? z->ldx2 : 0;
     f.residual = static_cast<const bf16 *>(a->add), f.ldr = z->c + z->c2;
+    f.bias = a->bias;
     run_product<true>(stream, z, &e, PLAN, g, f, work);
 }
 

@@ -3,7 +3,7 @@
 //   y[i,p,q,k]  = sum over r,s,c of a[i, p*stride + r - pad_h, q*stride + s - pad_w, c] w[k,r,s,c]
 //                 + bias[k] + temb[i,k] + residual[i,p,q,k] + sum over c of xs[i,p,q,c] ws[k,c]
 //   da[i,h,w,c] = sum over r,s,k of dy[i,p,q,k] w[k,r,s,c] where p*stride + r - pad_h = h, q*stride + s - pad_w = w
-//   du          = da * mask * keep_scale * silu'(u);   dx = du + add
+//   du          = da * mask * keep_scale * silu'(u);   dx = du + add + bias
 //   dw[k,r,s,c] = sum over i,p,q of dy[i,p,q,k] a[i, p*stride + r - pad_h, q*stride + s - pad_w, c]
 // One image at a time is unpacked into dense arrays of acc, which hides layouts, views and element types from the
 // sums. `add` and `mask` are dense, dx and dx2 have the strides of x and x2.
@@ -189,6 +189,7 @@ static void backward_input_finish(const Conv2dShape *z, const Conv2dArgs *a, int
             sum_xhat += d * (ref_load(x, z->dtype, at) - (acc)a->mean[group]) * (acc)a->rstd[group];
         }
         if (a->add) d += ref_load(a->add, z->dtype, layout_index(z->lx, hw, c, i, p, k));
+        if (a->bias) d += (acc)a->bias[k];
         if (dx) ref_store(dx, z->dtype, at, d);
     }
     if (a->sums) {

@@ -6,12 +6,13 @@
 //   backward_input    the same with dy for x and the filter turned by half a turn, its channels exchanged
 //   backward_weight   dw = G' [sum over tiles (B' x B) . (A dy A')] G
 // The bracket is 36 matrix products, one for each element e of the 6x6 tile: 4 times fewer multiplications than the sum
-// by its definition. Tiles are taken in chunks. All threads together write
-//   V (36, tile, c)              the transform of x, or of dy in backward_input
-//   D (36, tile, k)              backward_weight: the transform of dy; V then is (36, panel of c, tile, 32)
-// and each thread takes panels of 32 channels, whose products stay in its second-level cache:
-//   U (36, c, 32)                a panel of transformed filters; (36, 64 filters, 32) in backward_weight
-//   M (36, 64 tiles, 32)         products, transformed into y with all that is added to it
+// by its definition. The threads share nothing that they make: each has a part of the tiles (backward_weight: of the
+// channels of x) and of the filters, and writes, 16 floats of adjacent channels being one vector,
+//   V (c/16, 36, tile, 16)       the transform of x, or of dy in backward_input, for a block of tiles
+//   D (k/16, 36, tile, 16)       backward_weight: the transform of dy
+//   U (panel, 36, c, 64)         transformed filters, a panel of 64 beside each other
+//   M (4, 36, 64 tiles, 16)      products of one panel, transformed into y with all that is added to it;
+//                                (4, 36, 64 filters, 16) in backward_weight
 // Every sum has one order, whatever the number of threads. oneDNN 2 has F(4x4,3x3) too; later versions dropped it.
 #include <omp.h>
 #include <string.h>
@@ -413,7 +414,8 @@ static void apply_part(const Plan *p, int part, const float *w, bool turned, con
             for (int i = 0; i < p->c; i += p->depth) {
                 int depth = least(p->depth, p->c - i);
                 if (!p->keep) filter_panel(p, w, turned, k0 + j, width, i, depth, u);
-                multiply(p, tiles, width, depth, v + i / VEC * v_block, p->keep ? u + j / PANEL * u_panel : u, m, i > 0);
+                multiply(p, tiles, width, depth, v + i / VEC * v_block, p->keep ? u + j / PANEL * u_panel : u, m,
+                         i > 0);
             }
             for (int i = 0; i < width; i += VEC)
                 output_tiles(p, out, terms, t0, tiles, k0 + j + i, m + i / VEC * m_block);
@@ -497,6 +499,7 @@ static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w
     apply(&p, a->w, false, &x, &y, &terms, w.scratch);
 }
 
+static bool can_input(const Conv2dShape *z) { return can(z) && !(z->use & CONV_BIAS); }
 static size_t input_scratch(const Conv2dShape *z) { return plan_bytes(plan_apply(z, true)); }
 static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_apply(z, true);
@@ -518,5 +521,5 @@ static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a
 
 IMPLS(conv2d_winograd_cpu,
     IMPL_FULL(conv2d_forward, "winograd", 10, 0, 0, can, forward_scratch, NULL, forward, NULL),
-    IMPL_FULL(conv2d_backward_input, "winograd", 10, 0, 0, can, input_scratch, NULL, backward_input, NULL),
+    IMPL_FULL(conv2d_backward_input, "winograd", 10, 0, 0, can_input, input_scratch, NULL, backward_input, NULL),
     IMPL_FULL(conv2d_backward_weight, "winograd", 10, 0, 0, can, weight_scratch, NULL, backward_weight, NULL))

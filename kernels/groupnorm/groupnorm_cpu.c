@@ -6,7 +6,7 @@
 // The channels of a group never straddle slabs: a slab holds a multiple of `unit`, the channels of a group, times what
 // makes that a multiple of 16 where 16 divides c.
 #include "kernels/common/cpu.h"
-#include "kernels/groupnorm/groupnorm.h"
+#include "kernels/groupnorm/groupnorm_cpu.h"
 
 enum {
     SLAB_BYTES = 256 << 10,   // of x in C16; with y or dx beside it half the second-level cache of a core
@@ -18,8 +18,13 @@ static bool can(const GroupNormShape *z) { return z->dtype == DT_F32; }
 // ---- slabs and strips
 static int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
 
+int groupnorm_unit(const GroupNormShape *z) {
+    int group = z->c / z->groups;
+    return z->c % 16 ? group : group * 16 / gcd(group, 16);
+}
+
 static int slab_channels(const GroupNormShape *z) {
-    int group = z->c / z->groups, unit = z->c % 16 ? group : group * 16 / gcd(group, 16);
+    int group = z->c / z->groups, unit = groupnorm_unit(z);
     // In NHWC fewer channels of all pixels lie in as few of the cache's sets: no gain from less than a strip.
     int64_t fit = z->layout == LAYOUT_C16 ? SLAB_BYTES / 4 / z->hw : CPU_WIDE;
     fit = cpu_min(cpu_min(fit, z->c), (int64_t)CPU_WIDE * group);             // at most CPU_WIDE groups
@@ -85,11 +90,9 @@ static void group_sums(const GroupNormShape *z, const float *x, int i, int k0, i
     }
 }
 
-// Means and sums of squared deviations of each group from those of every channel, stats (c,2).
-static void group_sums_given(const GroupNormShape *z, const float *stats, int k0, int k1, double *mean,
-                             double *square) {
+void groupnorm_sums_given(const GroupNormShape *z, const float *stats, int g0, int g1, double *mean, double *square) {
     int group = z->c / z->groups;
-    for (int g = k0 / group; g < k1 / group; g++) {
+    for (int g = g0; g < g1; g++) {
         double m = 0, sq = 0;
         for (int k = g * group; k < (g + 1) * group; k++) m += (double)stats[2 * k];
         m /= group;
@@ -97,30 +100,41 @@ static void group_sums_given(const GroupNormShape *z, const float *stats, int k0
             double d = (double)stats[2 * k] - m;
             sq += (double)stats[2 * k + 1] + z->hw * d * d;
         }
-        mean[g - k0 / group] = m;
-        square[g - k0 / group] = sq;
+        mean[g - g0] = m;
+        square[g - g0] = sq;
+    }
+}
+
+void groupnorm_finish_moments(const GroupNormShape *z, const GroupNormForwardArgs *a, int i, int g0, int g1,
+                              const double *square) {
+    int group = z->c / z->groups;
+    double size = (double)z->hw * group;
+    const float *mean = a->mean + (int64_t)i * z->groups;
+    float *rstd = a->rstd + (int64_t)i * z->groups;
+    for (int g = g0; g < g1; g++) {
+        rstd[g] = (float)(1.0 / sqrt(square[g - g0] / size + z->eps));
+        for (int k = g * group; k < (g + 1) * group; k++) {
+            float scale = rstd[g] * a->gamma[k];
+            if (a->scale) a->scale[(int64_t)i * z->c + k] = scale;
+            if (a->shift) a->shift[(int64_t)i * z->c + k] = a->beta[k] - mean[g] * scale;
+        }
     }
 }
 
 // Mean and rstd of the groups of a slab, and what a convolution's prologue needs.
 static void moments(const GroupNormShape *z, const GroupNormForwardArgs *a, int i, int k0, int k1) {
-    int group = z->c / z->groups, g0 = k0 / group, count = (k1 - k0) / group;
+    int group = z->c / z->groups, g0 = k0 / group, g1 = k1 / group;
     double mean[CPU_WIDE], square[CPU_WIDE], size = (double)z->hw * group;
-    float *m = a->mean + (int64_t)i * z->groups, *r = a->rstd + (int64_t)i * z->groups;
+    float *m = a->mean + (int64_t)i * z->groups;
     if (z->stats) {
-        group_sums_given(z, a->stats + (int64_t)i * z->c * 2, k0, k1, mean, square);
-        for (int g = 0; g < count; g++) m[g0 + g] = (float)mean[g];
+        groupnorm_sums_given(z, a->stats + (int64_t)i * z->c * 2, g0, g1, mean, square);
+        for (int g = g0; g < g1; g++) m[g] = (float)mean[g - g0];
     } else {
         group_sums(z, a->x, i, k0, k1, NULL, mean);
-        for (int g = 0; g < count; g++) m[g0 + g] = (float)(mean[g] / size);
+        for (int g = g0; g < g1; g++) m[g] = (float)(mean[g - g0] / size);
         group_sums(z, a->x, i, k0, k1, m, square);
     }
-    for (int g = 0; g < count; g++) r[g0 + g] = (float)(1.0 / sqrt(square[g] / size + z->eps));
-    for (int k = k0; k < k1; k++) {
-        float scale = r[k / group] * a->gamma[k];
-        if (a->scale) a->scale[(int64_t)i * z->c + k] = scale;
-        if (a->shift) a->shift[(int64_t)i * z->c + k] = a->beta[k] - m[k / group] * scale;
-    }
+    groupnorm_finish_moments(z, a, i, g0, g1, square);
 }
 
 // The forward's keep bits of a row, to where the mask wants them or to `own`: factors 0 or 1 / (1 - p).
@@ -295,6 +309,33 @@ static void finish_strip(const GroupNormShape *z, const GroupNormBackwardArgs *a
     }
 }
 
+void groupnorm_gradient_means(const GroupNormShape *z, const float *gamma, const float *ab, int g0, int g1,
+                              float *mean_a, float *mean_b) {
+    int group = z->c / z->groups;
+    for (int g = g0; g < g1; g++) {
+        double sa = 0, sb = 0;
+        for (int k = g * group; k < (g + 1) * group; k++) {
+            float term = gamma[k] * ab[2 * k];
+            sa += (double)term;
+            sb += (double)gamma[k] * (double)ab[2 * k + 1];
+        }
+        mean_a[g - g0] = (float)(sa / ((double)z->hw * group));
+        mean_b[g - g0] = (float)(sb / ((double)z->hw * group));
+    }
+}
+
+void groupnorm_parameter_gradients(const GroupNormShape *z, const GroupNormBackwardArgs *a, const float *ab) {
+    for (int k = 0; k < z->c; k++) {
+        double da = 0, db = 0;
+        for (int i = 0; i < z->n; i++) {
+            da += (double)ab[((int64_t)i * z->c + k) * 2];
+            db += (double)ab[((int64_t)i * z->c + k) * 2 + 1];
+        }
+        if (a->dgamma) a->dgamma[k] = (float)((a->accumulate ? (double)a->dgamma[k] : 0) + db);
+        if (a->dbeta) a->dbeta[k] = (float)((a->accumulate ? (double)a->dbeta[k] : 0) + da);
+    }
+}
+
 static void backward_slab(const GroupNormShape *z, const GroupNormBackwardArgs *a, int i, int k0, int k1, float *own) {
     int group = z->c / z->groups;
     const float *ab = a->sums ? a->sums + (int64_t)i * z->c * 2 : own;
@@ -305,16 +346,7 @@ static void backward_slab(const GroupNormShape *z, const GroupNormBackwardArgs *
     }
     if (!a->dx) return;
     float mean_a[CPU_WIDE], mean_b[CPU_WIDE];
-    for (int g = 0; g < (k1 - k0) / group; g++) {
-        double sa = 0, sb = 0;
-        for (int k = k0 + g * group; k < k0 + (g + 1) * group; k++) {
-            float term = a->gamma[k] * ab[2 * k];
-            sa += (double)term;
-            sb += (double)a->gamma[k] * (double)ab[2 * k + 1];
-        }
-        mean_a[g] = (float)(sa / ((double)z->hw * group));
-        mean_b[g] = (float)(sb / ((double)z->hw * group));
-    }
+    groupnorm_gradient_means(z, a->gamma, ab, k0 / group, k1 / group, mean_a, mean_b);
     for (int k = k0; k < k1;) {
         Strip s = strip_at(z, i, k, k1);
         finish_strip(z, a, i, &s, k0, mean_a, mean_b);
@@ -330,16 +362,7 @@ static void backward(Stream *st, const GroupNormShape *z, const GroupNormBackwar
         int i = task / slabs, k0 = task % slabs * slab;
         backward_slab(z, a, i, k0, (int)cpu_min(z->c, k0 + slab), own + (int64_t)i * z->c * 2);
     }
-    const float *ab = a->sums ? a->sums : own;
-    for (int k = 0; k < z->c; k++) {
-        double da = 0, db = 0;
-        for (int i = 0; i < z->n; i++) {
-            da += (double)ab[((int64_t)i * z->c + k) * 2];
-            db += (double)ab[((int64_t)i * z->c + k) * 2 + 1];
-        }
-        if (a->dgamma) a->dgamma[k] = (float)((a->accumulate ? (double)a->dgamma[k] : 0) + db);
-        if (a->dbeta) a->dbeta[k] = (float)((a->accumulate ? (double)a->dbeta[k] : 0) + da);
-    }
+    groupnorm_parameter_gradients(z, a, a->sums ? a->sums : own);
 }
 
 // ---- registration

@@ -24,6 +24,7 @@ static bool can(const Conv2dShape *z) {
     return !(z->use & fused) && !z->cs && !z->cs2 && is_stored(z->dtype) && z->out == z->dtype && whole &&
            conv_general_can(z) && z->pad_h >= 0 && z->pad_w >= 0;
 }
+static bool can_input(const Conv2dShape *z) { return can(z) && !(z->use & CONV_BIAS); }
 
 // ---- where things lie in scratch
 struct Places { size_t x, y, dw, sums, workspace, bytes; };
@@ -273,5 +274,5 @@ static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a
 
 IMPLS(conv2d_cudnn,
     IMPL_FULL(conv2d_forward, "cudnn", -1, 0, 0, can, scratch, prepare_forward, forward, release),
-    IMPL_FULL(conv2d_backward_input, "cudnn", -1, 0, 0, can, scratch, prepare_input, backward_input, release),
+    IMPL_FULL(conv2d_backward_input, "cudnn", -1, 0, 0, can_input, scratch, prepare_input, backward_input, release),
     IMPL_FULL(conv2d_backward_weight, "cudnn", -1, 0, 0, can, scratch, prepare_weight, backward_weight, release))

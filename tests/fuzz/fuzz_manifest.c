@@ -15,7 +15,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
             CHECK(m.number[i] >= 0 && m.label[i] >= -1 && m.file[i][0] != '/', "image %lld", (long long)i);
         manifest_free(&m);
     }
-    sampling_parse((const char *)bytes, n, "fuzz", &o, &omegas, &err);
+    if (sampling_parse((const char *)bytes, n, "fuzz", &o, &omegas, &err))
+        for (int c = 0; c < o.n_counts; c++) CHECK(o.class_counts[c] >= 0, "class %d", c);
+    free(o.class_counts);
     free(o.checkpoint);
     free(o.sha256);
     free(o.sampler);
