@@ -245,11 +245,11 @@ static Plan plan_apply(const Conv2dShape *z, bool turned) {
     return p;
 }
 static Plan plan_weight(const Conv2dShape *z) {
-    enum { CHUNK = 8 << 20 };       // bytes of V and D, about: they stay in the third-level cache for every panel
+    enum { CHUNK = 10 << 20 };      // bytes of V and D were there one thread: they stay in the third-level cache
     Plan p = plan_of(z, false);
     divide(&p, p.c, VEC);
-    int most = CHUNK / (ELEMENTS * (int)sizeof(float) * (p.size + p.size_k));
-    p.block = equal_parts(p.tiles, most > 0 ? most : 1);
+    int most = CHUNK / (ELEMENTS * (int)sizeof(float) * (p.c + p.k));
+    p.block = equal_parts(p.tiles, most > 0 ? most : 1);        // dw adds up blocks: the same for any number of threads
     p.v_step = stagger((int64_t)p.block * VEC);
     p.m_step = stagger(FILTERS * VEC);
     p.v_floats = ELEMENTS * p.v_step * (p.size / VEC);
