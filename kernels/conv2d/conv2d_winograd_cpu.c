@@ -6,12 +6,13 @@
 //   backward_input    the same with dy for x and the filter turned by half a turn, its channels exchanged
 //   backward_weight   dw = G' [sum over tiles (B' x B) . (A dy A')] G
 // The bracket is 36 matrix products, one for each element e of the 6x6 tile: 4 times fewer multiplications than the sum
-// by its definition. Tiles are taken in chunks. All threads together write
-//   V (36, tile, c)              the transform of x, or of dy in backward_input
-//   D (36, tile, k)              backward_weight: the transform of dy; V then is (36, panel of c, tile, 32)
-// and each thread takes panels of 32 channels, whose products stay in its second-level cache:
-//   U (36, c, 32)                a panel of transformed filters; (36, 64 filters, 32) in backward_weight
-//   M (36, 64 tiles, 32)         products, transformed into y with all that is added to it
+// by its definition. The threads share nothing that they make: each has a part of the tiles (backward_weight: of the
+// channels of x) and of the filters, and writes, 16 floats of adjacent channels being one vector,
+//   V (c/16, 36, tile, 16)       the transform of x, or of dy in backward_input, for a block of tiles
+//   D (k/16, 36, tile, 16)       backward_weight: the transform of dy
+//   U (panel, 36, c, 64)         transformed filters, a panel of 64 beside each other
+//   M (4, 36, 64 tiles, 16)      products of one panel, transformed into y with all that is added to it;
+//                                (4, 36, 64 filters, 16) in backward_weight
 // Every sum has one order, whatever the number of threads. oneDNN 2 has F(4x4,3x3) too; later versions dropped it.
 #include <omp.h>
 #include <string.h>
@@ -244,11 +245,11 @@ static Plan plan_apply(const Conv2dShape *z, bool turned) {
     return p;
 }
 static Plan plan_weight(const Conv2dShape *z) {
-    enum { CHUNK = 8 << 20 };       // bytes of V and D, about: they stay in the third-level cache for every panel
+    enum { CHUNK = 10 << 20 };      // bytes of V and D were there one thread: they stay in the third-level cache
     Plan p = plan_of(z, false);
     divide(&p, p.c, VEC);
-    int most = CHUNK / (ELEMENTS * (int)sizeof(float) * (p.size + p.size_k));
-    p.block = equal_parts(p.tiles, most > 0 ? most : 1);
+    int most = CHUNK / (ELEMENTS * (int)sizeof(float) * (p.c + p.k));
+    p.block = equal_parts(p.tiles, most > 0 ? most : 1);        // dw adds up blocks: the same for any number of threads
     p.v_step = stagger((int64_t)p.block * VEC);
     p.m_step = stagger(FILTERS * VEC);
     p.v_floats = ELEMENTS * p.v_step * (p.size / VEC);
@@ -413,7 +414,8 @@ static void apply_part(const Plan *p, int part, const float *w, bool turned, con
             for (int i = 0; i < p->c; i += p->depth) {
                 int depth = least(p->depth, p->c - i);
                 if (!p->keep) filter_panel(p, w, turned, k0 + j, width, i, depth, u);
-                multiply(p, tiles, width, depth, v + i / VEC * v_block, p->keep ? u + j / PANEL * u_panel : u, m, i > 0);
+                multiply(p, tiles, width, depth, v + i / VEC * v_block, p->keep ? u + j / PANEL * u_panel : u, m,
+                         i > 0);
             }
             for (int i = 0; i < width; i += VEC)
                 output_tiles(p, out, terms, t0, tiles, k0 + j + i, m + i / VEC * m_block);
