@@ -44,8 +44,8 @@ int  pair_threads(const PairSpace *s);           // as many as there are, but at
 void pair_work_make(const PairSpace *s, PairWork *w);
 void pair_work_free(PairWork *w);
 int64_t pair_blocks(const PairSpace *s, int64_t n);
-// w->tile (rows, columns; a row is s->block long): y_i . y_j of block I of a and block J of b. Of a block with itself (a
-// is b and I is J) only columns j >= i: what is below the diagonal is undefined.
+// w->tile (rows, columns; a row is s->block long): y_i . y_j of block I of a and block J of b. Of a block with itself
+// (a is b and I is J) only columns j >= i: what is below the diagonal is undefined.
 void pair_tile(const PairSpace *s, const PairSide *a, int64_t I, const PairSide *b, int64_t J, PairWork *w);
 
 // |d2 - (N_i + N_j - 2 g)| is at most this.

@@ -214,7 +214,8 @@ bool samples_read(const char *path, const char *labels, const DatasetInfo *d, Sa
         ok = error_set(err, ERR_USAGE, "%s is a folder and says itself which labels its images have: leave out "
                        "--gen-labels", path);
     else if (S_ISDIR(st.st_mode)) ok = samples_read_folder(path, d, out, err);
-    else if (text_ends_with(path, ".npz") || text_ends_with(path, ".npy")) ok = samples_read_array(path, labels, out, err);
+    else if (text_ends_with(path, ".npz") || text_ends_with(path, ".npy"))
+        ok = samples_read_array(path, labels, out, err);
     else ok = error_set(err, ERR_USAGE, "%s: samples are a folder, an .npz or an .npy", path);
     if (ok && !out->number) {
         out->number = xmalloc((size_t)out->images.n * sizeof *out->number);

@@ -344,7 +344,8 @@ static bool settings_above(const char *path) {
 }
 
 bool samples_read_folder(const char *path, const DatasetInfo *d, Samples *out, Error *err) {
-    char *settings = path_join(path, "sampling.json"), *manifest = path_join(path, "manifest.jsonl"), *above = path_join(path, "..");
+    char *settings = path_join(path, "sampling.json"), *manifest = path_join(path, "manifest.jsonl");
+    char *above = path_join(path, "..");
     bool here = file_exists(settings), ours = here || settings_above(path), listed = file_exists(manifest);
     int omegas = 0;
     bool ok = !ours || read_sampling(here ? path : above, &out->origin, &omegas, err);

@@ -27,6 +27,7 @@ refused 2 "there is no arm best" --data builtin --arms best
 refused 2 "name both" --data builtin --arms ddpm,cbdm-tau1-bf16
 refused 2 "there are train" --data builtin --stage cook
 refused 2 "unknown option --omega" --data builtin --omega 1
+refused 2 "there are classifier and inception" --data builtin --features dino
 refused 2 "needs a value" --data builtin --seeds
 
 case ${CBDM_LONG:-0} in ''|0) echo "refusals are right; the rest is a long test"; exit 0 ;; esac
@@ -53,4 +54,30 @@ results() { find "$out/quick" -path '*/eval/*.json' -printf '%p %T@\n' | sort; }
 results >"$out/before"
 sh "$script" "$@" >"$out/log" 2>&1 || fail "a finished experiment: $(cat "$out/log")"
 results | cmp -s - "$out/before" || fail "a finished experiment was measured again"
+sh "$script" "$@" --sample-steps 2 >"$out/log" 2>&1 || fail "other steps: $(cat "$out/log")"
+grep -q '^12 results were drawn otherwise .*: 0-19 ddim 3, not 0-19 ddim 2' "$out/log" ||
+    fail "results of other steps are used in silence: $(cat "$out/log")"
+results | cmp -s - "$out/before" || fail "results of other steps were not kept"
 echo "the whole of it ran, was stopped, went on, and was not done twice"
+
+# The CIFAR road on an archive of noise, a hundred images a class, each class a shade.
+noise() {            # noise IMAGES SEED
+    LC_ALL=C awk -v n="$1" -v x="$2" 'BEGIN {
+        for (i = 0; i < n; i++) {
+            printf "%c", i % 10
+            for (p = 0; p < 3072; p++) {
+                x = (x * 1103 + 12345) % 65536
+                printf "%c", int(x / 512) + (p % 32 < 16) * 12 * (i % 10)
+            }
+        }
+    }'
+}
+mkdir "$out/cifar-10-batches-bin"
+for k in 1 2 3 4 5; do noise 200 $k >"$out/cifar-10-batches-bin/data_batch_$k.bin"; done
+noise 100 6 >"$out/cifar-10-batches-bin/test_batch.bin"
+(cd "$out" && tar czf cifar.tar.gz cifar-10-batches-bin)
+sh "$script" --quick --set cifar10 --data "$out/cifar.tar.gz" --features classifier --steps 4 --sample-steps 2 \
+    --seeds 0 --omegas 0 --program "$program" --out "$out/cifar" >"$out/log" 2>&1 || fail "CIFAR: $(cat "$out/log")"
+grep -q '1000 images of .*cifar.tar.gz, train' "$out/cifar/report.html" ||
+    fail "CIFAR is not measured against its training images"
+echo "the road of CIFAR holds"

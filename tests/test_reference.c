@@ -1,5 +1,5 @@
-// tests/test_reference.c - features of real images: kept, found again, made anew where what is kept is damaged; and held
-// in memory once.
+// tests/test_reference.c - features of real images: kept, found again, made anew where what is kept is damaged; and
+// held in memory once.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

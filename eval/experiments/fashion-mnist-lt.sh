@@ -393,6 +393,12 @@ twin_lines() {
 
 finals() { final_file "$1" "$2" "$(cat "$out/$(base_of "$1").omega")"; }
 
+asked_metrics() {    # what the questions answer, as `cbdm report` names it
+    for pair in fidelity:fidelity diversity:diversity nearest:copy cas:cas; do
+        case ",$X_QUESTIONS," in *",${pair%:*},"*|*,all,*) echo "${pair#*:}" ;; esac
+    done
+}
+
 stage_report() {
     # shellcheck disable=SC2046
     set -- $(each run_of)
@@ -408,9 +414,9 @@ stage_report() {
             echo "$arm, FID by guidance (mean over seeds, $sweep_samples images each); chosen: $(cat "$out/$arm.omega")"
             awk '{ print "- omega " $1 ": " $2 }' "$out/$arm.sweep"
         done
-        for metric in fid kid recall coverage precision fidelity diversity copy; do
+        for metric in fid kid recall coverage precision $(asked_metrics); do
             echo
-            "$program" report "$@" --table md --metric $metric --rows all,many,medium,few
+            "$program" report "$@" --table md --metric "$metric" --rows all,many,medium,few
         done
         echo
         each twin_lines
