@@ -1,8 +1,8 @@
 // models/model.c - model configuration, checkpoints in run folders, and opening a network for sampling.
 #include "models/model.h"
 
-#include <errno.h>
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

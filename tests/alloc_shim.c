@@ -1,7 +1,7 @@
 // tests/alloc_shim.c - loaded before libc: the n-th request for memory finds none.
 //
-// Environment:  ALLOC_SHIM       N STICKY WHO: request number N of WHO finds none, and if STICKY is 1 nor do its later ones;
-//                                N = 0: all find some
+// Environment:  ALLOC_SHIM       N STICKY WHO: request number N of WHO finds none, and if STICKY is 1 nor do its later
+//                                ones; N = 0: all find some
 //               ALLOC_SHIM_LOG   file that gets, of the request that failed, "FAILED MODULE+OFFSET", and at the end the
 //                                number of WHO's requests
 // WHO: a beginning of a library's file name, or "program": the program and all libraries that are not named in
