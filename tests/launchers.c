@@ -90,6 +90,21 @@ static const Case cases[] = {
     { "conv2d_backward_input", "n=2 h=16 w=16 c=40 k=72 stride=2 r=4 pad_h=1 pad_w=1 p=8 q=8 use=bias dtype=bf16 "
                                "out=bf16" },
     { "conv2d_backward_input", "n=2 h=9 w=9 c=4 k=20 use=bias" },
+    { "conv2d_backward_input", "n=3 h=16 w=16 c=40 c2=8 k=72 stride=2 with=add dtype=bf16 out=bf16" },
+    { "conv2d_backward_input", "n=1 h=16 w=64 c=40 k=72 ldx=48 stride=2 r=4 pad_h=1 pad_w=1 p=8 q=32 dtype=bf16 "
+                               "out=bf16" },
+    { "conv2d_backward_input", "n=9 h=8 w=8 c=32 k=256 stride=2 use=bias dtype=bf16 out=bf16" },
+    { "conv2d_backward_input", "n=3 h=16 w=16 c=32 k=32 r=1 s=1 stride=2 dtype=bf16 out=bf16" },
+    { "conv2d_forward", "n=5 h=4 w=8 c=40 k=32 use=bias dtype=bf16 out=bf16" },
+    { "conv2d_backward_input", "n=5 h=4 w=8 c=40 k=32 dtype=bf16 out=bf16" },
+    { "conv2d_forward", "n=2 h=31 w=15 c=40 k=32 stride=2 use=bias dtype=bf16 out=bf16" },
+    { "conv2d_forward", "n=2 h=16 w=16 c=40 k=136 stride=2 r=4 pad_h=1 pad_w=1 p=8 q=8 use=bias dtype=bf16 out=bf16" },
+    { "conv2d_forward", "n=1 h=32 w=32 c=72 k=40 ldx=80 stride=2 r=4 pad_h=1 pad_w=1 p=16 q=16 dtype=bf16 out=bf16" },
+    { "conv2d_backward_weight", "n=5 h=4 w=8 c=40 k=32 use=bias dtype=bf16 out=bf16" },
+    { "conv2d_backward_weight", "n=2 h=31 w=15 c=40 k=32 stride=2 use=bias dtype=bf16 out=bf16" },
+    { "conv2d_backward_weight", "n=3 h=16 w=16 c=40 k=136 stride=2 r=4 pad_h=1 pad_w=1 p=8 q=8 dtype=bf16 out=bf16" },
+    { "conv2d_backward_weight", "n=1 h=32 w=32 c=136 k=40 stride=2 r=4 pad_h=1 pad_w=1 p=16 q=16 accumulate=1 "
+                                "dtype=bf16 out=bf16" },
     { "conv2d_up_forward", "n=2 h=5 w=3 c=16 k=24 use=bias" },
     { "conv2d_up_forward", "n=2 h=4 w=4 c=16 k=16 ldx=24 ldy=40 use=bias" },
     { "conv2d_up_forward", "n=1 h=3 w=5 c=5 k=7 ldx=6 ldy=9 use=bias" },
