@@ -8,7 +8,7 @@
 #   --arms LIST        ddpm,cbdm-tau1,cbdm-tau0.1: also twin-ARM (PyTorch, needs torch) and ARM-bf16 (on a GPU)
 #   --seeds LIST       0,1,2                --twin-seeds LIST               of the twins (the first of --seeds)
 #   --steps N          of training          --preset NAME   of cbdm train
-#   --omegas LIST      0,0.5,1,1.5,2,3      guidance strengths of the sweep, ascending
+#   --omegas LIST      0,1,2,3,4,6          guidance strengths of the sweep, ascending
 #   --sweep-samples N  500: images of each point of the sweep               --samples N     2000: at the chosen guidance
 #   --sample-steps N   25: of DDIM          --questions LIST                of cbdm eval run, at the chosen guidance
 #   --classifier FILE  of cbdm eval train-classifier, in place of one trained here
@@ -159,7 +159,7 @@ fi
 # stay paired; published DDPM: 64), the published evaluation (balanced training set, 50,000 images of 1000 steps).
 case $set_ in
     fashion-mnist)
-        : "${data:=/usr/share/datasets/fashion-mnist}" "${preset:=demo}" "${steps:=3000}" "${omegas:=0,0.5,1,1.5,2,3}"
+        : "${data:=/usr/share/datasets/fashion-mnist}" "${preset:=demo}" "${steps:=3000}" "${omegas:=0,1,2,3,4,6}"
         : "${arms:=ddpm,cbdm-tau1,cbdm-tau0.1}" "${sweep_samples:=500}" "${samples:=2000}" "${sample_steps:=25}"
         : "${questions:=fidelity,nearest,diversity}" "${device:=cpu}" "${features:=classifier}"
         X_SAVE=500 X_BATCH=50 X_TRAIN='' X_CLASSIFIER_FLAGS='--preset quick'
