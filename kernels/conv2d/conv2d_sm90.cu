@@ -13,6 +13,7 @@
 //
 // Backward with a stride of 2, every second tap meets a pixel of the result, by its phase: each phase is a product of
 // its own, of stride 1, whose tap t of row first + 2 t meets row  i + base - t  of dy for pixel  h = phase + 2 i.
+// Larger strides, and two sources with a stride, are left to conv2d_mma.cu.
 //
 // A block has one producer thread and two warpgroups that multiply, each its half of the pixels. Pixels and filter have
 // rings of their own in shared memory. Blocks live for many tiles, so that the copies of the next tile overlap the end
