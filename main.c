@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#ifndef CBDM_NO_CJSON
+#include <cjson/cJSON.h>
+#endif
 
 #include "core/cli.h"
 #include "sample/sample_verb.h"
@@ -48,6 +51,9 @@ static void calm_waiting_threads(char **argv) {
 
 int main(int argc, char **argv) {
     calm_waiting_threads(argv);
+#ifndef CBDM_NO_CJSON
+    cJSON_InitHooks(&(cJSON_Hooks){ xmalloc, free });      // else an object without memory loses fields silently
+#endif
     train_judge_register(&train_judge_of_eval);
     const char *known[N_VERBS];
     for (int i = 0; i < N_VERBS; i++) {

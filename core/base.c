@@ -137,7 +137,7 @@ void log_progress(const char *line) {
 
 // ---- memory
 
-NORETURN static void no_memory(size_t bytes) {
+void out_of_memory(size_t bytes) {
     fflush(stdout);
     fprintf(stderr, "cbdm: out of memory: %.1f MiB more are not to be had; close other programs or ask for less "
             "(a smaller --batch)\n", (double)bytes / 1048576);
@@ -150,21 +150,21 @@ bool mul_size(size_t a, size_t b, size_t *out) {
 
 void *xmalloc(size_t bytes) {
     void *p = malloc(bytes ? bytes : 1);
-    if (!p) no_memory(bytes);
+    if (!p) out_of_memory(bytes);
     return p;
 }
 
 void *xcalloc(size_t count, size_t size) {
     size_t bytes;
-    if (!mul_size(count, size, &bytes)) no_memory(SIZE_MAX);
+    if (!mul_size(count, size, &bytes)) out_of_memory(SIZE_MAX);
     void *p = calloc(bytes ? bytes : 1, 1);
-    if (!p) no_memory(bytes);
+    if (!p) out_of_memory(bytes);
     return p;
 }
 
 void *xrealloc(void *p, size_t bytes) {
     void *q = realloc(p, bytes ? bytes : 1);
-    if (!q) no_memory(bytes);
+    if (!q) out_of_memory(bytes);
     return q;
 }
 

@@ -18,6 +18,16 @@ NORETURN static void on_error(png_structp png, png_const_charp why) {
     png_longjmp(png, 1);
 }
 
+// libpng's own memory, and zlib's below it.
+static png_voidp get_memory(png_structp png, png_alloc_size_t n) {
+    (void)png;
+    return xmalloc(n);
+}
+static void give_memory_back(png_structp png, png_voidp p) {
+    (void)png;
+    free(p);
+}
+
 static void on_warning(png_structp png, png_const_charp why) {
     (void)png, (void)why;
 }
@@ -33,6 +43,7 @@ typedef struct {
     png_structp png;
     png_infop info;
     char reason[128];
+    bool no_memory;             // the reason is this machine's, not the file's
 } Reader;
 
 static void read_bytes(png_structp png, png_bytep out, size_t n) {
@@ -54,6 +65,11 @@ static void set_limits(png_structp png) {
 #else
     png_set_crc_action(png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
 #endif
+}
+
+NORETURN static void no_room(Reader *r) {
+    r->no_memory = true;
+    png_error(r->png, "its pixels do not fit in memory");
 }
 
 // Reads the header, refuses what is too large or cannot be true, and asks for 8-bit grey or RGB.
@@ -92,7 +108,7 @@ static void apply_palette(Reader *r) {
     r->pixels = malloc(3 * n);
     for (size_t i = 0; i < n && r->pixels; i++) memcpy(r->pixels + 3 * i, &palette[indices[i]], 3);
     free(indices);
-    if (!r->pixels) png_error(r->png, "its pixels do not fit in memory");
+    if (!r->pixels) no_room(r);
     r->channels = 3;
 }
 
@@ -103,7 +119,7 @@ static bool decode(Reader *r) {
     size_t stride = (size_t)r->w * (size_t)r->channels;
     r->pixels = malloc(stride * (size_t)r->h);
     r->rows = malloc(sizeof *r->rows * (size_t)r->h);
-    if (!r->pixels || !r->rows) png_error(r->png, "its pixels do not fit in memory");
+    if (!r->pixels || !r->rows) no_room(r);
     for (int y = 0; y < r->h; y++) r->rows[y] = r->pixels + stride * (size_t)y;
     png_read_image(r->png, r->rows);
     png_read_end(r->png, NULL);
@@ -127,7 +143,8 @@ bool png_parse(const uint8_t *bytes, size_t n, const char *where, int channels, 
     if (n < 8 || png_sig_cmp(bytes, 0, 8) != 0)
         return error_set(err, ERR_FILE, "%s: no PNG image: it does not begin as one", where);
     Reader r = { .bytes = bytes, .n = n };
-    r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, r.reason, on_error, on_warning);
+    r.png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, r.reason, on_error, on_warning, NULL, get_memory,
+                                     give_memory_back);
     if (r.png) r.info = png_create_info_struct(r.png);
     bool made = r.png && r.info, ok = made && decode(&r);
     png_destroy_read_struct(&r.png, &r.info, NULL);
@@ -135,6 +152,7 @@ bool png_parse(const uint8_t *bytes, size_t n, const char *where, int channels, 
     if (!ok) {
         free(r.pixels);
         if (!made) return error_set(err, ERR_MEMORY, "%s: libpng cannot be started", where);
+        if (r.no_memory) return error_set(err, ERR_MEMORY, "%s: %s", where, r.reason);
         return error_set(err, ERR_FILE, "%s: bad PNG image at offset %zu: %s", where, r.at, r.reason);
     }
     if (r.channels != channels) {
@@ -192,7 +210,8 @@ static bool encode(png_structp png, png_infop info, png_rw_ptr put, void *to, co
 static bool write_image(const char *where, png_rw_ptr put, void *to, const uint8_t *pixels, int w, int h, int channels,
                         Error *err) {
     char reason[128] = "libpng cannot be started";
-    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, reason, on_error, on_warning);
+    png_structp png = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, reason, on_error, on_warning, NULL, get_memory,
+                                                give_memory_back);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     bool ok = info && encode(png, info, put, to, pixels, w, h, channels);
     png_destroy_write_struct(&png, &info);

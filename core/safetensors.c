@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/file.h"
+#include "core/text.h"
 
 enum {
     HEADER_MAX = 8 << 20,
@@ -414,37 +415,35 @@ static const void *tensor_data(const StTensor *t, int i, StFetch *fetch, void *a
     return fetch(arg, i);
 }
 
-// The header's JSON, its length padded with spaces to a multiple of 8; caller frees. *crc_at: offset in the file of the
-// digits of crc32c, those of the header still 0.
-static char *header_text(const StTensor *t, int n, const char *const *keys, const char *const *values, int n_meta,
-                         StFetch *fetch, void *arg, size_t *length, size_t *crc_at) {
-    char *text = NULL;
-    FILE *f = open_memstream(&text, length);
-    CHECK(f, "no memory for a stream");
-    fprintf(f, "%s%s", common_start, own_start);
-    *crc_at = 8 + (size_t)ftell(f);
-    fputs("00000000", f);
-    for (int i = 0; i < n; i++) fprintf(f, "%08x", (unsigned)crc32c(0, tensor_data(&t[i], i, fetch, arg), t[i].bytes));
-    fputc('"', f);
+// The header's JSON, its length padded with spaces to a multiple of 8; freed by text_free. *crc_at: offset in the file
+// of the digits of crc32c, those of the header still 0.
+static Text header_text(const StTensor *t, int n, const char *const *keys, const char *const *values, int n_meta,
+                        StFetch *fetch, void *arg, size_t *crc_at) {
+    Text text = { 0 };
+    text_add(&text, "%s%s", common_start, own_start);
+    *crc_at = 8 + text.n;
+    text_add(&text, "00000000");
+    for (int i = 0; i < n; i++)
+        text_add(&text, "%08x", (unsigned)crc32c(0, tensor_data(&t[i], i, fetch, arg), t[i].bytes));
+    text_add(&text, "\"");
     for (int i = 0; i < n_meta; i++) {
         CHECK(strcmp(keys[i], crc_key) != 0 && strcmp(keys[i], writer_key) != 0, "%s is the writer's own key", keys[i]);
         CHECK(strlen(values[i]) <= META_BYTES, "the metadata value of %s is longer than 64 KB", keys[i]);
         char *key = json_quote(keys[i]), *value = json_quote(values[i]);
-        fprintf(f, ",%s:%s", key, value);
+        text_add(&text, ",%s:%s", key, value);
         free(key);
         free(value);
     }
-    fputc('}', f);
+    text_add(&text, "}");
     uint64_t offset = 0;
     for (int i = 0; i < n; i++) {
-        fprintf(f, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", t[i].name, types[t[i].type].name);
-        for (int d = 0; d < t[i].ndim; d++) fprintf(f, "%s%lld", d ? "," : "", (long long)t[i].shape[d]);
-        fprintf(f, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", offset, offset + t[i].bytes);
+        text_add(&text, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", t[i].name, types[t[i].type].name);
+        for (int d = 0; d < t[i].ndim; d++) text_add(&text, "%s%lld", d ? "," : "", (long long)t[i].shape[d]);
+        text_add(&text, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", offset, offset + t[i].bytes);
         offset += t[i].bytes;
     }
-    fputc('}', f);
-    while (ftell(f) % 8) fputc(' ', f);
-    CHECK(fclose(f) == 0, "no memory for the header");
+    text_add(&text, "}");
+    while (text.n % 8) text_add(&text, " ");
     return text;
 }
 
@@ -466,17 +465,19 @@ bool st_write_fetched(const char *path, const StTensor *t, int n, const char *co
     }
     FileWriter *w = file_create(path, err);
     if (!w) return false;
-    size_t length, crc_at;
-    char *text = header_text(t, n, keys, values, n_meta, fetch, arg, &length, &crc_at), digits[9];
+    size_t crc_at;
+    Text text = header_text(t, n, keys, values, n_meta, fetch, arg, &crc_at);
+    size_t length = text.n;
+    char digits[9];
     CHECK(length <= HEADER_MAX, "a header of %zu bytes", length);
     uint8_t *header = xmalloc(8 + length);
     for (int i = 0; i < 8; i++) header[i] = (uint8_t)((uint64_t)length >> 8 * i);
-    memcpy(header + 8, text, length);
+    memcpy(header + 8, text.s, length);
     snprintf(digits, sizeof digits, "%08x", (unsigned)header_crc(header, 8 + length, crc_at));
     memcpy(header + crc_at, digits, 8);
     file_expect(w, 8 + length + data_bytes);
     file_write(w, header, 8 + length);
-    free(text);
+    text_free(&text);
     free(header);
     bool ok = true;
     for (int i = 0; i < n && ok; i++) ok = file_write(w, tensor_data(&t[i], i, fetch, arg), t[i].bytes);

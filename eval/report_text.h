@@ -1,15 +1,8 @@
-// eval/report_text.h - text that grows, and what a report writes into it: escaped names, numbers, images in base64.
+// eval/report_text.h - what a report writes into a text: escaped names, numbers, images in base64.
 #ifndef EVAL_REPORT_TEXT_H
 #define EVAL_REPORT_TEXT_H
-#include "core/base.h"
+#include "core/text.h"
 EXTERN_C_BEGIN
-typedef struct { char *s; size_t n, room; } Text;                // s ends with a 0 byte; NULL while nothing is in it
-#ifdef __GNUC__
-__attribute__((format(printf, 2, 3)))
-#endif
-void text_add(Text *t, const char *fmt, ...);
-void text_put(Text *t, const char *bytes, size_t n);
-void text_free(Text *t);
 // Names from files and command lines are hostile: each of these makes any bytes harmless in its language. Bytes that
 // are no UTF-8, control characters and those that turn the direction of the text become U+FFFD.
 void text_html(Text *t, const char *name);                       // content and attributes, of HTML and SVG

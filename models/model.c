@@ -1,6 +1,7 @@
 // models/model.c - model configuration, checkpoints in run folders, and opening a network for sampling.
 #include "models/model.h"
 
+#include <errno.h>
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,6 +107,7 @@ static int ascending(const void *a, const void *b) {
 int checkpoint_list(const char *run, int64_t **steps) {
     char *dir = xasprintf("%s/checkpoints", run);
     DIR *d = opendir(dir);
+    if (!d && errno == ENOMEM) out_of_memory(sizeof(struct dirent));       // not to be taken for an empty run
     free(dir);
     *steps = NULL;
     if (!d) return -1;

@@ -5,6 +5,7 @@
 
 #include <cjson/cJSON.h>
 
+#include "core/text.h"
 #include "models/model.h"
 #include "sample/sample_verb.h"
 
@@ -38,8 +39,9 @@ static int compare_lines(const void *a, const void *b) { return strcmp(*(char *c
 // prefix, the frozen table left out: equal for a checkpoint's averages and their export.
 static int measure_part(const SafeTensors *st, bool ours, int part, int64_t *numbers, char digest[65]) {
     int n = st_count(st), count = 0, lines = 0;
-    char **line = xmalloc(((size_t)n + 1) * sizeof *line), *text = NULL;
-    size_t prefix = strlen(parts[part].prefix), bytes = 0;
+    char **line = xmalloc(((size_t)n + 1) * sizeof *line);
+    size_t prefix = strlen(parts[part].prefix);
+    Text text = { 0 };
     *numbers = 0;
     for (int i = 0; i < n; i++) {
         const StTensor *t = st_get(st, i);
@@ -52,15 +54,12 @@ static int measure_part(const SafeTensors *st, bool ours, int part, int64_t *num
         line[lines++] = xasprintf("%s %s\n", t->name + prefix, hex);
     }
     if (lines) qsort(line, (size_t)lines, sizeof *line, compare_lines);
-    FILE *f = open_memstream(&text, &bytes);
-    CHECK(f, "no memory for %d names", lines);
     for (int i = 0; i < lines; i++) {
-        fputs(line[i], f);
+        text_add(&text, "%s", line[i]);
         free(line[i]);
     }
-    CHECK(fclose(f) == 0, "no memory for %d names", lines);
-    sha256(text, bytes, digest);
-    free(text);
+    sha256(text.n ? text.s : "", text.n, digest);
+    text_free(&text);
     free(line);
     return count;
 }

@@ -22,6 +22,7 @@ static const char partial_name[] = "samples.f32.partial";
 // ---- settings
 static bool has_foreign_files(const char *dir) {
     DIR *d = opendir(dir);
+    if (!d && errno == ENOMEM) out_of_memory(sizeof(struct dirent));       // not to be taken for an empty folder
     bool foreign = false;
     for (struct dirent *e; d && !foreign && (e = readdir(d));) {
         size_t n = strlen(e->d_name);
@@ -255,8 +256,9 @@ static uint8_t *read_image(const SampleDir *d, int64_t i, Error *err) {
     Error why = { 0 };
     bool ok = png_read(path, s->channels, &pixels, &w, &h, &why);
     if (!ok || w != s->w || h != s->h) {
-        error_set(err, ERR_FILE, "%s is damaged%s%.200s: remove it and repeat the command, which draws it again", path,
-                  ok ? "" : ": ", why.msg);
+        if (why.code == ERR_MEMORY) *err = why;
+        else error_set(err, ERR_FILE, "%s is damaged%s%.200s: remove it and repeat the command, which draws it again",
+                       path, ok ? "" : ": ", why.msg);
         free(pixels);
         pixels = NULL;
     }

@@ -232,7 +232,7 @@ static void plan_reorders(OnednnConv *conv) {
 static OnednnConv *conv_plan(const OnednnConvShape *z) {
     pthread_once(&lib.once, lib_start);
     OnednnConv *conv = calloc(1, sizeof *conv);
-    CHECK(conv, "out of memory");
+    if (!conv) out_of_memory(sizeof *conv);
     conv->z = *z;
     if (choose_kernel(conv)) {
         plan_reorders(conv);

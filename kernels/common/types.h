@@ -70,6 +70,7 @@ typedef struct {
 // A broken invariant is a bug or a machine fault: say where, in which graph node, with which numbers; then abort.
 #define CHECK(cond, ...) ((cond) ? (void)0 : fatal(__FILE__, __LINE__, #cond, __VA_ARGS__))
 NORETURN void fatal(const char *file, int line, const char *cond, const char *fmt, ...);
+NORETURN void out_of_memory(size_t bytes);    // no bug: one line, exit code 4
 void crumb_set(const char *where);            // thread-local breadcrumb printed by fatal(); graph_run sets it per node
 EXTERN_C_END
 #endif

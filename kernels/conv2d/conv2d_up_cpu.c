@@ -31,7 +31,7 @@ typedef struct { const Impl *impl; void *state; } Inner;
 static void *inner_new(Stream *s, const Launcher *l, const Conv2dUpShape *z, const char *name) {
     Conv2dShape d = doubled(z);
     Inner *i = malloc(sizeof *i);
-    CHECK(i, "no memory for a convolution's state");
+    if (!i) out_of_memory(sizeof *i);
     *i = (Inner){ .impl = inner(l, z, name) };
     i->state = l->prepare(i->impl, s, &d, &(Conv2dArgs){ .x = NULL });       // on the host no state holds addresses
     return i;
