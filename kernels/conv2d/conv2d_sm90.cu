@@ -3,11 +3,17 @@
 // A tile is M pixels of the result, whole rows of one image or whole images, by N of its channels; a term is a tap of
 // the filter and a channel of the source: x and x2 forward, dy backward. TMA copies, in terms of 64 channels,
 //   pixels   the box (64 channels, width, rows, images) of the source under a tap: what lies beside the image is read
-//            as zero, which is the padding, and elements of a strided convolution are skipped by the map's strides
+//            as zero, which is the padding. A convolution of stride 2 reads under a tap only pixels of one phase, (row
+//            mod 2, column mod 2), which is an image of its own with a map of its own
 //   filter   forward (64 channels, tap, N output channels), terms innermost; backward (64 channels, tap, 64 output
 //            channels) N / 64 times, terms outermost as they lie in memory: wgmma turns them
-// both swizzled over 128 bytes. A filter of three rows shares pixels between them (ROW_TAPS 3): the box has two rows
-// more, and the taps of a column start a row apart, a multiple of the pattern's 1024 bytes where rows are of 8 pixels.
+// both swizzled over 128 bytes. Rows of the filter that read one phase share its pixels (ROW_TAPS of them): the box has
+// ROW_TAPS - 1 rows more, and the taps of a column start a row apart, a multiple of the pattern's 1024 bytes where rows
+// are of 8 pixels. Three rows do at stride 1, rows 0 and 2, and 1 and 3, of a 4x4 filter at stride 2.
+//
+// Backward with a stride of 2, every second tap meets a pixel of the result, by its phase: each phase is a product of
+// its own, of stride 1, whose tap t of row first + 2 t meets row  i + base - t  of dy for pixel  h = phase + 2 i.
+// Larger strides, and two sources with a stride, are left to conv2d_mma.cu.
 //
 // A block has one producer thread and two warpgroups that multiply, each its half of the pixels. Pixels and filter have
 // rings of their own in shared memory. Blocks live for many tiles, so that the copies of the next tile overlap the end
@@ -15,14 +21,15 @@
 // memory, 16 bytes a thread. Products with few tiles are split over their terms into f32 sums in scratch, which a
 // second kernel adds in order and finishes.
 //
-// From L2 at 256 x 128 and ROW_TAPS 3: 88 KiB for 12.6 MFLOP, 140 FLOP a byte.
+// From L2 at 256 x 128 and ROW_TAPS 3: 88 KiB for 12.6 MFLOP, 140 FLOP a byte; at ROW_TAPS 2 66 KiB for 8.4: 124.
+#include <math.h>
 #include "kernels/conv2d/conv2d_sm90.cuh"
 
-// M_ x N_ sums a block; ROW_TAPS_: taps of a column of the filter that share their pixels, 3 or 1.
+// M_ x N_ sums a block; ROW_TAPS_: taps of a column of the filter that share their pixels.
 template <int M_, int N_, int ROW_TAPS_, int A_STAGES_, int B_STAGES_> struct WgTile {
     static constexpr int M = M_, N = N_, ROW_TAPS = ROW_TAPS_, A_STAGES = A_STAGES_, B_STAGES = B_STAGES_;
     static constexpr int PARTS = M / (64 * CONSUMERS);               // products of 64 rows of a warpgroup
-    static constexpr int A_ROWS = ROW_TAPS == 3 ? M + 64 : M;        // most pixels of a box
+    static constexpr int A_ROWS = M + 32 * (ROW_TAPS - 1);           // most pixels of a box
     static constexpr int A_BYTES = A_ROWS * ROW_BYTES, B_BYTES = N * ROW_BYTES, B = A_STAGES * A_BYTES;
     static constexpr int SLABS = B + B_STAGES * B_BYTES;
     static constexpr int SHARED_BYTES = SLABS + CONSUMERS * 4 * SLAB_BYTES;
@@ -30,35 +37,72 @@ template <int M_, int N_, int ROW_TAPS_, int A_STAGES_, int B_STAGES_> struct Wg
 };
 typedef WgTile<256, 128, 3, 2, 6> WideShared;
 typedef WgTile<128, 128, 3, 3, 7> SquareShared;
+typedef WgTile<256, 128, 2, 3, 5> WidePaired;
+typedef WgTile<128, 128, 2, 4, 6> SquarePaired;
 typedef WgTile<256, 128, 1, 4, 4> Wide;
 typedef WgTile<128, 128, 1, 6, 6> Square;
 typedef WgTile<128, 64, 1, 8, 8>  Narrow;
 
 struct ConvTiles {
-    int images, height, width;               // of the result
+    int images, height, width;               // of the result, or of one of its phases
     int pixels;                              // of an image whose time embedding is one: height * width, but where
                                              // images have been run together
+    int phases;                              // of the result, across and down: stride backward, else 1
     int rows, together;                      // of a tile: rows of an image, images
     int tiles_h, tiles_m, tiles_n, splits;   // tiles of an image, of all images, along the channels
-    int s, taps, stride, pad_h, pad_w;       // filter columns, taps that boxes go through (columns if ROW_TAPS is 3)
+    int r, s, stride, pad_h, pad_w;          // filter
     int chunks1, chunks;                     // BOX of the first source, of both
     int box_bytes;                           // of the pixels
     float *partial;                          // (splits, all pixels, partial_ld), or NULL: finish at once
     int partial_ld;
 };
 
-// Which tile an item of work is, and which steps: chunk * taps + tap.
-struct ConvItem { int image, row, column, split, begin, end; };
-DEVICE ConvItem conv_item(const ConvTiles &g, int item, int tile_columns) {
-    int m = item % g.tiles_m, rest = item / g.tiles_m, steps = g.chunks * g.taps;
+DEVICE int conv_items(const ConvTiles &g) { return g.tiles_m * g.tiles_n * g.phases * g.phases * g.splits; }
+
+// Which tile an item of work is, and which steps: chunk * boxes + box, a box for each column of groups of taps.
+struct ConvItem {
+    int image, row, column, split, begin, end;
+    int phase_h, phase_w;                    // of the result
+    int boxes, columns;                      // of a chunk; columns of the filter among them
+};
+// Taps of a dimension of `filter` that meet a phase of the result.
+DEVICE int taps_of_phase(const ConvTiles &g, int filter, int pad, int phase) {
+    int first = (phase + pad) % g.phases;
+    return first < filter ? (filter - first + g.phases - 1) / g.phases : 0;
+}
+template <class T> DEVICE ConvItem conv_item(const ConvTiles &g, int item) {
+    // Phases last to first: with the usual padding of 1 the last has the most taps, and what is longest starts first.
+    int m = item % g.tiles_m, rest = item / g.tiles_m, n = rest % g.tiles_n, all = g.phases * g.phases;
+    int phase = all - 1 - rest / g.tiles_n % all;
     ConvItem at;
     at.image = m / g.tiles_h * g.together;
     at.row = m % g.tiles_h * g.rows;
-    at.column = rest % g.tiles_n * tile_columns;
-    at.split = rest / g.tiles_n;
+    at.column = n * T::N;
+    at.split = rest / g.tiles_n / all;
+    at.phase_h = phase / g.phases;
+    at.phase_w = phase % g.phases;
+    at.columns = taps_of_phase(g, g.s, g.pad_w, at.phase_w);
+    at.boxes = taps_of_phase(g, g.r, g.pad_h, at.phase_h) / T::ROW_TAPS * at.columns;
+    int steps = g.chunks * at.boxes;
     at.begin = (int)((int64_t)steps * at.split / g.splits);
     at.end = (int)((int64_t)steps * (at.split + 1) / g.splits);
     return at;
+}
+
+// What a box of a step reads: source, its first row and column there; the filter's tap above, and from tap to tap.
+struct ConvBox { int source, row, column, tap, next; };
+template <class T, bool BACKWARD> DEVICE ConvBox conv_box(const ConvTiles &g, const ConvItem &at, int box) {
+    int group = box / at.columns, s = box % at.columns;
+    if (BACKWARD) {
+        int t = group * T::ROW_TAPS, base_h = (at.phase_h + g.pad_h) / g.stride;
+        int base_w = (at.phase_w + g.pad_w) / g.stride;
+        int first_h = (at.phase_h + g.pad_h) % g.stride, first_w = (at.phase_w + g.pad_w) % g.stride;
+        return { 0, at.row + base_h - t - (T::ROW_TAPS - 1), base_w - s,
+                 (first_h + g.stride * t) * g.s + first_w + g.stride * s, g.stride * g.s };
+    }
+    int r = group_row(group, g.stride, T::ROW_TAPS), down = r - g.pad_h, right = s - g.pad_w;
+    return { phase_of(down, g.stride) * g.stride + phase_of(right, g.stride), at.row + shift_of(down, g.stride),
+             shift_of(right, g.stride), r * g.s + s, g.stride * g.s };
 }
 
 template <class T> struct Barriers {
@@ -66,25 +110,22 @@ template <class T> struct Barriers {
 };
 
 template <class T, bool BACKWARD>
-DEVICE void produce(unsigned char *shared, Barriers<T> *bars, const TensorMap *x, const TensorMap *x2,
-                    const TensorMap *filter, const ConvTiles &g) {
+DEVICE void produce(unsigned char *shared, Barriers<T> *bars, const SourceMaps *sources, const TensorMap *filter,
+                    const ConvTiles &g) {
     Ring<T::A_STAGES> a;
     Ring<T::B_STAGES> b;
-    int items = g.tiles_m * g.tiles_n * g.splits;
+    int items = conv_items(g);
     for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
-        ConvItem at = conv_item(g, item, T::N);
+        ConvItem at = conv_item<T>(g, item);
         for (int step = at.begin; step < at.end; step++) {
-            int chunk = step / g.taps, tap = step % g.taps, r = tap / g.s, s = tap % g.s;
-            int column = BACKWARD ? g.pad_w - s : s - g.pad_w;
-            int row = BACKWARD ? at.row + g.pad_h - (T::ROW_TAPS - 1) - r : at.row * g.stride - g.pad_h + r;
+            int chunk = step / at.boxes;
+            bool second = chunk >= g.chunks1;                        // of two sources, whose stride is 1
+            ConvBox box = conv_box<T, BACKWARD>(g, at, step % at.boxes);
             MBARRIER_WAIT(&bars->a_empty[a.stage], a.turn ^ 1);
             MBARRIER_ARRIVE_EXPECT(&bars->a_full[a.stage], g.box_bytes);
             unsigned char *to = shared + a.stage * T::A_BYTES;
-            if (chunk < g.chunks1) {
-                TMA_LOAD(to, x, &bars->a_full[a.stage], chunk * BOX, column, row, at.image);
-            } else {
-                TMA_LOAD(to, x2, &bars->a_full[a.stage], (chunk - g.chunks1) * BOX, column, row, at.image);
-            }
+            TMA_LOAD(to, &sources->at[second ? 1 : box.source], &bars->a_full[a.stage],
+                     (second ? chunk - g.chunks1 : chunk) * BOX, box.column, box.row, at.image);
             a.advance();
             for (int t = 0; t < T::ROW_TAPS; t++) {
                 uint64_t *full = &bars->b_full[b.stage];
@@ -93,11 +134,11 @@ DEVICE void produce(unsigned char *shared, Barriers<T> *bars, const TensorMap *x
                 MBARRIER_ARRIVE_EXPECT(full, T::B_BYTES);
                 if (BACKWARD) {
                     for (int j = 0; j < T::N / 64; j++) {
-                        TMA_LOAD(to + j * 64 * ROW_BYTES, filter, full, at.column + j * 64, tap + t * g.s,
+                        TMA_LOAD(to + j * 64 * ROW_BYTES, filter, full, at.column + j * 64, box.tap + t * box.next,
                                  chunk * BOX);
                     }
                 } else {
-                    TMA_LOAD(to, filter, full, chunk * BOX, tap + t * g.s, at.column);
+                    TMA_LOAD(to, filter, full, chunk * BOX, box.tap + t * box.next, at.column);
                 }
                 b.advance();
             }
@@ -110,7 +151,7 @@ template <class T>
 DEVICE void finish_item(const float (&d)[T::PARTS][T::N / 2], float *slab, const ConvTiles &g, const ConvFinish &f,
                         const ConvItem &at) {
     int group = (int)threadIdx.x / GROUP - 1, part_pixels = g.rows * g.width, image_pixels = g.height * g.width;
-    int64_t all_pixels = (int64_t)g.images * image_pixels;
+    int64_t all_pixels = (int64_t)g.images * image_pixels * g.phases * g.phases;
 #pragma unroll
     for (int part = 0; part < T::PARTS; part++) {
         hand_on(d[part], slab, [&](int row, int column, float (&v)[8]) {
@@ -119,6 +160,11 @@ DEVICE void finish_item(const float (&d)[T::PARTS][T::N / 2], float *slab, const
             int image = at.image + row / part_pixels, pixel = at.row * g.width + row % part_pixels;
             if (image >= g.images || pixel >= image_pixels || column >= f.columns) return;
             int64_t of_all = (int64_t)image * image_pixels + pixel;
+            if (g.phases > 1) {
+                int result_row = at.phase_h + g.phases * (pixel / g.width);
+                int result_column = at.phase_w + g.phases * (pixel % g.width);
+                of_all = ((int64_t)image * g.phases * g.height + result_row) * g.phases * g.width + result_column;
+            }
             if (g.partial) {
                 store_chunk(g.partial + (at.split * all_pixels + of_all) * g.partial_ld + column, v);
             } else {
@@ -136,14 +182,15 @@ DEVICE void consume(unsigned char *shared, Barriers<T> *bars, const ConvTiles &g
     float *slab = reinterpret_cast<float *>(shared + T::SLABS + warp * SLAB_BYTES);
     Ring<T::A_STAGES> a;
     Ring<T::B_STAGES> b;
-    int part_at[T::PARTS];                   // where the warpgroup's pixels begin in a box; images have two rows more
+    int part_at[T::PARTS];                   // where the warpgroup's pixels begin in a box
     for (int part = 0; part < T::PARTS; part++) {
+        // images have ROW_TAPS - 1 rows more there
         int first = (group * T::PARTS + part) * 64, image = first / (g.rows * g.width);
         part_at[part] = (first + (T::ROW_TAPS - 1) * g.width * image) * ROW_BYTES;
     }
-    int items = g.tiles_m * g.tiles_n * g.splits;
+    int items = conv_items(g);
     for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
-        ConvItem at = conv_item(g, item, T::N);
+        ConvItem at = conv_item<T>(g, item);
         float d[T::PARTS][T::N / 2];
 #pragma unroll
         for (int part = 0; part < T::PARTS; part++)
@@ -187,8 +234,8 @@ DEVICE void consume(unsigned char *shared, Barriers<T> *bars, const ConvTiles &g
 
 template <class T, bool BACKWARD>
 static __global__ void __launch_bounds__(THREADS, 1)
-conv_wgmma_kernel(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap x2,
-                  const __grid_constant__ TensorMap filter, ConvTiles g, ConvFinish f) {
+conv_wgmma_kernel(const __grid_constant__ SourceMaps sources, const __grid_constant__ TensorMap filter, ConvTiles g,
+                  ConvFinish f) {
     DYNAMIC_SHARED(unsigned char, shared);
     SHARED(Barriers<T>, bars, 1);
     if (threadIdx.x == 0) {
@@ -201,13 +248,13 @@ conv_wgmma_kernel(const __grid_constant__ TensorMap x, const __grid_constant__ T
             MBARRIER_INIT(&bars->b_empty[i], CONSUMERS * 4);
         }
         MBARRIER_INIT_FENCE();
-        TMA_PREFETCH_MAP(&x);
+        TMA_PREFETCH_MAP(&sources.at[0]);
         TMA_PREFETCH_MAP(&filter);
     }
     __syncthreads();
     if (threadIdx.x < GROUP) {
         SETMAXNREG_DEC(40);
-        if (threadIdx.x == 0) produce<T, BACKWARD>(shared, bars, &x, &x2, &filter, g);
+        if (threadIdx.x == 0) produce<T, BACKWARD>(shared, bars, &sources, &filter, g);
     } else {
         SETMAXNREG_INC(232);
         consume<T, BACKWARD>(shared, bars, g, f);
@@ -225,14 +272,19 @@ static __global__ void __launch_bounds__(256) conv_wgmma_finish_kernel(ConvFinis
 }
 
 // ---- which tile, how many splits: by the shape alone
-// The product: its result and source (height, width), filter, channels of the sources and the result.
-struct WgProduct { int images, height, width, source_h, source_w, c, c2, columns, r, s, stride, pad_h, pad_w, pixels; };
-enum WgPlanName { WIDE_SHARED, SQUARE_SHARED, WIDE, SQUARE, NARROW, PLANS, ANY = PLANS };
+// The product: its result, or a phase of it, and its source (height, width), filter, channels of the sources and the
+// result. pixels: of an image of the result.
+struct WgProduct {
+    int images, height, width, source_h, source_w, c, c2, columns, r, s, stride, pad_h, pad_w, pixels, phases;
+};
+enum WgPlanName { WIDE_SHARED, SQUARE_SHARED, WIDE_PAIRED, SQUARE_PAIRED, WIDE, SQUARE, NARROW, PLANS, ANY = PLANS };
 struct WgPlan { int name, splits; };
 enum { WG_SPLITS = 8, WG_STEPS = 4 };        // at most, and at least so many steps of a split
 static const struct { int m, n, row_taps, a_rows; } plan_tiles[PLANS] = {
     { WideShared::M, WideShared::N, 3, WideShared::A_ROWS },
     { SquareShared::M, SquareShared::N, 3, SquareShared::A_ROWS },
+    { WidePaired::M, WidePaired::N, 2, WidePaired::A_ROWS },
+    { SquarePaired::M, SquarePaired::N, 2, SquarePaired::A_ROWS },
     { Wide::M, Wide::N, 1, Wide::A_ROWS }, { Square::M, Square::N, 1, Square::A_ROWS },
     { Narrow::M, Narrow::N, 1, Narrow::A_ROWS },
 };
@@ -245,12 +297,12 @@ static WgProduct runs_together(WgProduct p, const Conv2dShape *z) {
 }
 static WgProduct forward_product(const Conv2dShape *z) {
     WgProduct p = { z->n, z->p, z->q, z->h, z->w, z->c, z->c2, z->k, z->r, z->s, z->stride, z->pad_h, z->pad_w,
-                    z->p * z->q };
+                    z->p * z->q, 1 };
     return runs_together(p, z);
 }
 static WgProduct backward_product(const Conv2dShape *z) {
-    WgProduct p = { z->n, z->h, z->w, z->p, z->q, z->k, 0, z->c + z->c2, z->r, z->s, z->stride, z->pad_h, z->pad_w,
-                    z->h * z->w };
+    WgProduct p = { z->n, z->h / z->stride, z->w / z->stride, z->p, z->q, z->k, 0, z->c + z->c2, z->r, z->s, z->stride,
+                    z->pad_h, z->pad_w, z->h * z->w, z->stride };
     return runs_together(p, z);
 }
 
@@ -259,18 +311,20 @@ static bool lay_tiles(const WgProduct *p, int name, ConvTiles *g) {
     int m = plan_tiles[name].m, shared_taps = plan_tiles[name].row_taps;
     RowTiles t;
     if (!lay_rows(&t, m, p->images, p->height, p->width)) return false;
-    if (shared_taps == 3 && (p->r != 3 || p->stride != 1 || p->width % 8)) return false;
+    if (!groups_of(shared_taps, p->r, p->stride)) return false;
+    // A product's 64 pixels lie in one piece: taps start at whole patterns, and no image ends among them.
+    if (shared_taps > 1 && (p->width % 8 || (t.together > 1 && t.rows * p->width % 64))) return false;
     *g = {};
-    g->images = p->images, g->height = p->height, g->width = p->width, g->pixels = p->pixels;
+    g->images = p->images, g->height = p->height, g->width = p->width, g->pixels = p->pixels, g->phases = p->phases;
     g->rows = t.rows, g->together = t.together, g->tiles_h = t.tiles_h, g->tiles_m = t.tiles;
     g->tiles_n = (int)ceil_div(p->columns, plan_tiles[name].n);
-    g->s = p->s, g->taps = p->s * p->r / shared_taps, g->stride = p->stride, g->pad_h = p->pad_h, g->pad_w = p->pad_w;
+    g->r = p->r, g->s = p->s, g->stride = p->stride, g->pad_h = p->pad_h, g->pad_w = p->pad_w;
     g->chunks1 = (int)ceil_div(p->c, BOX);
     g->chunks = g->chunks1 + (int)ceil_div(p->c2, BOX);
     int box_rows = g->rows + shared_taps - 1;
     g->box_bytes = p->width * box_rows * g->together * ROW_BYTES;
-    return p->width * box_rows * g->together <= plan_tiles[name].a_rows && p->width * p->stride <= 256 &&
-           box_rows * p->stride <= 256 && g->together <= 256;
+    return p->width * box_rows * g->together <= plan_tiles[name].a_rows && p->width <= 256 && box_rows <= 256 &&
+           g->together <= 256;
 }
 
 // Clocks of an SM: a step is bound by 4096 FLOP or L2_BYTES a clock, the end of a tile by MEMORY_BYTES; splits cost a
@@ -278,11 +332,12 @@ static bool lay_tiles(const WgProduct *p, int name, ConvTiles *g) {
 static double plan_clocks(const WgProduct *p, const ConvTiles *g, int name, int splits) {
     double m = plan_tiles[name].m, n = plan_tiles[name].n, taps = plan_tiles[name].row_taps;
     double multiply = m * n * BOX * taps / 2048, copy = (g->box_bytes + n * ROW_BYTES * taps) / L2_BYTES;
-    double steps = (double)ceil_div((int64_t)g->chunks * g->taps, splits);
+    int phases = g->phases * g->phases;
+    double steps = ceil(g->chunks * p->r * p->s / taps / phases / splits);               // of an average phase
     double tile = m * n * (splits > 1 ? 4 : 3) / MEMORY_BYTES;
-    double waves = (double)ceil_div((int64_t)g->tiles_m * g->tiles_n * splits, SMS);
+    double waves = (double)ceil_div((int64_t)g->tiles_m * g->tiles_n * phases * splits, SMS);
     double clocks = 1500 + waves * (steps * (multiply > copy ? multiply : copy) + tile);
-    double elements = (double)p->images * p->height * p->width * p->columns;
+    double elements = (double)p->images * p->height * p->width * phases * p->columns;
     return splits > 1 ? clocks + 3000 + elements * 4 * splits / (L2_BYTES * SMS) : clocks;
 }
 static WgPlan wg_plan(const WgProduct *p, int wanted) {
@@ -292,7 +347,8 @@ static WgPlan wg_plan(const WgProduct *p, int wanted) {
         ConvTiles g;
         if ((wanted != ANY && name != wanted) || !lay_tiles(p, name, &g)) continue;
         for (int splits = 1; splits <= WG_SPLITS; splits++) {
-            if (splits > 1 && g.chunks * g.taps / splits < WG_STEPS) break;
+            int least = (p->r / p->phases) * (p->s / p->phases) / plan_tiles[name].row_taps;   // boxes of a phase
+            if (splits > 1 && g.chunks * least / splits < WG_STEPS) break;
             double clocks = plan_clocks(p, &g, name, splits);
             if (clocks >= fewest) continue;
             fewest = clocks;
@@ -302,23 +358,25 @@ static WgPlan wg_plan(const WgProduct *p, int wanted) {
     }
     return best;
 }
+static size_t all_pixels(const WgProduct *p) {
+    return (size_t)p->images * (size_t)p->height * (size_t)p->width * (size_t)(p->phases * p->phases);
+}
 static int partial_columns(const WgProduct *p) { return (int)ceil_div(p->columns, 8) * 8; }
 static size_t partial_bytes(const WgProduct *p, int wanted) {
     WgPlan plan = wg_plan(p, wanted);
     if (plan.splits == 1) return 0;
-    size_t pixels = (size_t)p->images * (size_t)p->height * (size_t)p->width;
-    return (size_t)plan.splits * pixels * (size_t)partial_columns(p) * sizeof(float);
+    return (size_t)plan.splits * all_pixels(p) * (size_t)partial_columns(p) * sizeof(float);
 }
 
 // ---- what is made once, when addresses are known
 struct WgState {
-    TensorMap x, x2, filter;
+    SourceMaps sources;
+    TensorMap filter;
     const Impl *instead;                     // NULL: the maps are good
 };
-static bool map_source(TensorMap *map, const void *data, const WgProduct *p, const ConvTiles *g, int name, int channels,
-                       int ld) {
-    return map_pixels(map, { data, p->images, p->source_h, p->source_w, channels, ld, g->together,
-                             g->rows + plan_tiles[name].row_taps - 1, g->width, p->stride });
+static PixelMap source_of(const void *data, const WgProduct *p, const ConvTiles *g, int name, int channels, int ld) {
+    return { data, p->images, p->source_h, p->source_w, channels, ld, g->together,
+             g->rows + plan_tiles[name].row_taps - 1, g->width };
 }
 static bool map_filter(TensorMap *map, const void *data, int c, int taps, int k, int box_k) {
     const char *why;
@@ -330,9 +388,9 @@ static bool map_filter(TensorMap *map, const void *data, int c, int taps, int k,
 
 template <class T, bool BACKWARD>
 static void launch_tile(Stream *stream, const WgState *state, const ConvTiles &g, const ConvFinish &f) {
-    int64_t items = (int64_t)g.tiles_m * g.tiles_n * g.splits;
+    int64_t items = (int64_t)g.tiles_m * g.tiles_n * g.phases * g.phases * g.splits;
     LAUNCH(stream, (conv_wgmma_kernel<T, BACKWARD>), dim3(grid_of(items, 1, SMS)), dim3(THREADS), T::SHARED_BYTES,
-           state->x, state->x2, state->filter, g, f);
+           state->sources, state->filter, g, f);
 }
 template <bool BACKWARD>
 static void launch_product(Stream *stream, const WgState *state, const WgProduct *p, int wanted, ConvFinish f,
@@ -347,11 +405,13 @@ static void launch_product(Stream *stream, const WgState *state, const WgProduct
              aligned16(f.y) && aligned16(f.y2) && aligned16(f.bias) && aligned16(f.temb) && aligned16(f.residual);
     if (plan.name == WIDE_SHARED) launch_tile<WideShared, BACKWARD>(stream, state, g, f);
     else if (plan.name == SQUARE_SHARED) launch_tile<SquareShared, BACKWARD>(stream, state, g, f);
+    else if (plan.name == WIDE_PAIRED) launch_tile<WidePaired, BACKWARD>(stream, state, g, f);
+    else if (plan.name == SQUARE_PAIRED) launch_tile<SquarePaired, BACKWARD>(stream, state, g, f);
     else if (plan.name == WIDE) launch_tile<Wide, BACKWARD>(stream, state, g, f);
     else if (plan.name == SQUARE) launch_tile<Square, BACKWARD>(stream, state, g, f);
     else launch_tile<Narrow, BACKWARD>(stream, state, g, f);
     if (plan.splits == 1) return;
-    int64_t pixels = (int64_t)p->images * p->height * p->width;
+    int64_t pixels = (int64_t)all_pixels(p);
     LAUNCH(stream, (conv_wgmma_finish_kernel), dim3((unsigned)ceil_div(pixels * (g.partial_ld / 8), 256)), dim3(256), 0,
            f, g, pixels);
 }
@@ -360,13 +420,14 @@ static void launch_product(Stream *stream, const WgState *state, const WgProduct
 // What both directions leave to others. Fewer channels than half a box are mostly copies of zeros.
 static bool is_plain(const Conv2dShape *z, unsigned use) {
     return z->dtype == DT_BF16 && z->lx == LAYOUT_NHWC && z->ly == LAYOUT_NHWC && sizes_fit(z) && !z->cs && !z->cs2 &&
-           !(z->use & ~use) && z->c % 8 == 0 && z->c2 % 8 == 0 && z->k % 8 == 0 && z->c + z->c2 >= 32 && z->k >= 32;
+           !(z->use & ~use) && z->c % 8 == 0 && z->c2 % 8 == 0 && z->k % 8 == 0 && z->c + z->c2 >= 32 && z->k >= 32 &&
+           z->stride <= STRIDE_MOST;
 }
 template <int PLAN> static bool forward_can(const Conv2dShape *z) {
     WgProduct p = forward_product(z);
     return is_plain(z, CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL) && (z->out == DT_BF16 || z->out == DT_F32) &&
-           z->ldx % 8 == 0 && z->ldx2 % 8 == 0 && (!z->c2 || z->c % BOX == 0) && z->stride <= 8 &&
-           wg_plan(&p, PLAN).name != PLANS;
+           z->ldx % 8 == 0 && z->ldx2 % 8 == 0 && (!z->c2 || (z->c % BOX == 0 && z->stride == 1)) &&
+           z->h >= z->stride && z->w >= z->stride && wg_plan(&p, PLAN).name != PLANS;
 }
 template <int PLAN> static size_t forward_scratch(const Conv2dShape *z) {
     WgProduct p = forward_product(z);
@@ -379,9 +440,8 @@ template <int PLAN> static void *forward_prepare(Stream *, const Conv2dShape *z,
     int name = wg_plan(&p, PLAN).name;
     ConvTiles g;
     CHECK(state && lay_tiles(&p, name, &g), "no memory for tensor maps");
-    bool good = map_source(&state->x, a->x, &p, &g, name, z->c, z->ldx) &&
-                map_source(&state->x2, z->c2 ? a->x2 : a->x, &p, &g, name, z->c2 ? z->c2 : z->c,
-                           z->c2 ? z->ldx2 : z->ldx) &&
+    bool good = map_phases(&state->sources, source_of(a->x, &p, &g, name, z->c, z->ldx), z->stride) &&
+                (!z->c2 || map_phase(&state->sources.at[1], source_of(a->x2, &p, &g, name, z->c2, z->ldx2), 1, 0, 0)) &&
                 map_filter(&state->filter, a->w, z->c + z->c2, z->r * z->s, z->k, plan_tiles[name].n);
     state->instead = good ? NULL : general_of(&conv2d_forward, z);
     return state;
@@ -400,11 +460,12 @@ template <int PLAN> static void forward(Stream *stream, const Conv2dShape *z, co
     launch_product<false>(stream, state, &p, PLAN, f, work.scratch);
 }
 
-// A stride would leave holes between the taps of a pixel: conv2d_mma.cu.
+// All phases of the result are of one size.
 template <int PLAN> static bool backward_input_can(const Conv2dShape *z) {
     WgProduct p = backward_product(z);
-    return is_plain(z, CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL) && z->out == DT_BF16 && z->stride == 1 &&
-           z->ldy % 8 == 0 && wg_plan(&p, PLAN).name != PLANS;
+    return is_plain(z, CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL) && z->out == DT_BF16 &&
+           z->h % z->stride == 0 && z->w % z->stride == 0 && z->ldy % 8 == 0 && z->pad_h >= 0 && z->pad_w >= 0 &&
+           wg_plan(&p, PLAN).name != PLANS;
 }
 template <int PLAN> static size_t backward_input_scratch(const Conv2dShape *z) {
     WgProduct p = backward_product(z);
@@ -418,9 +479,8 @@ template <int PLAN> static void *backward_input_prepare(Stream *, const Conv2dSh
     int name = wg_plan(&p, PLAN).name;
     ConvTiles g;
     CHECK(state && lay_tiles(&p, name, &g), "no memory for tensor maps");
-    bool good = map_source(&state->x, a->dy, &p, &g, name, z->k, z->ldy) &&
+    bool good = map_phases(&state->sources, source_of(a->dy, &p, &g, name, z->k, z->ldy), 1) &&
                 map_filter(&state->filter, a->w, z->c + z->c2, z->r * z->s, z->k, BOX);
-    state->x2 = state->x;
     state->instead = good ? NULL : general_of(&conv2d_backward_input, z);
     return state;
 }
@@ -450,12 +510,16 @@ IMPLS(conv2d_sm90,
     FORWARD("wgmma", 40, ANY),
     FORWARD("wgmma_shared_256x128", -1, WIDE_SHARED),
     FORWARD("wgmma_shared_128x128", -1, SQUARE_SHARED),
+    FORWARD("wgmma_paired_256x128", -1, WIDE_PAIRED),
+    FORWARD("wgmma_paired_128x128", -1, SQUARE_PAIRED),
     FORWARD("wgmma_256x128", -1, WIDE),
     FORWARD("wgmma_128x128", -1, SQUARE),
     FORWARD("wgmma_128x64", -1, NARROW),
     BACKWARD_INPUT("wgmma", 40, ANY),
     BACKWARD_INPUT("wgmma_shared_256x128", -1, WIDE_SHARED),
     BACKWARD_INPUT("wgmma_shared_128x128", -1, SQUARE_SHARED),
+    BACKWARD_INPUT("wgmma_paired_256x128", -1, WIDE_PAIRED),
+    BACKWARD_INPUT("wgmma_paired_128x128", -1, SQUARE_PAIRED),
     BACKWARD_INPUT("wgmma_256x128", -1, WIDE),
     BACKWARD_INPUT("wgmma_128x128", -1, SQUARE),
     BACKWARD_INPUT("wgmma_128x64", -1, NARROW))

@@ -5,21 +5,44 @@
 #include "kernels/common/warpgroup.cuh"
 #include "kernels/conv2d/conv2d_mma_product.cuh"
 
-// images x height x width x channels, ld from pixel to pixel; the box takes 64 channels of every step-th pixel of
-// box_images x box_rows x box_width.
+// images x height x width x channels, ld from pixel to pixel; the box takes 64 channels of box_images x box_rows x
+// box_width pixels.
 struct PixelMap {
     const void *data;
     int images, height, width, channels, ld;
-    int box_images, box_rows, box_width, step;
+    int box_images, box_rows, box_width;
 };
-static inline bool map_pixels(TensorMap *map, const PixelMap &p) {
+// Of an image that is read in strides of `stride` only pixels whose rows and columns leave the remainders phase_h and
+// phase_w meet: they are an image of their own, with longer steps in memory. stride 1: all of it.
+static inline bool map_phase(TensorMap *map, const PixelMap &p, int stride, int phase_h, int phase_w) {
     const char *why;
-    uint64_t dim[4] = { (uint64_t)p.channels, (uint64_t)p.width, (uint64_t)p.height, (uint64_t)p.images };
-    uint64_t pixel = 2 * (uint64_t)p.ld, row = pixel * dim[1], stride[3] = { pixel, row, row * dim[2] };
-    uint32_t step = (uint32_t)p.step, element_stride[4] = { 1, step, step, 1 };
-    uint32_t box[4] = { BOX, (uint32_t)p.box_width * step, (uint32_t)p.box_rows * step, (uint32_t)p.box_images };
-    return tensor_map_tiled(map, DT_BF16, 4, p.data, dim, stride, box, element_stride, 128, &why);
+    uint64_t pixel = 2 * (uint64_t)p.ld, row = pixel * (uint64_t)p.width, n = (uint64_t)stride;
+    uint64_t dim[4] = { (uint64_t)p.channels, (uint64_t)ceil_div(p.width - phase_w, stride),
+                        (uint64_t)ceil_div(p.height - phase_h, stride), (uint64_t)p.images };
+    uint64_t steps[3] = { n * pixel, n * row, row * (uint64_t)p.height };
+    uint32_t box[4] = { BOX, (uint32_t)p.box_width, (uint32_t)p.box_rows, (uint32_t)p.box_images };
+    uint32_t element_stride[4] = { 1, 1, 1, 1 };
+    const char *data = static_cast<const char *>(p.data) + (uint64_t)phase_h * row + (uint64_t)phase_w * pixel;
+    return tensor_map_tiled(map, DT_BF16, 4, data, dim, steps, box, element_stride, 128, &why);
 }
+
+// What the taps of a convolution read: an image's phases, stride x stride of them, row by row; or two images, x and x2.
+enum { STRIDE_MOST = 2, SOURCES = STRIDE_MOST * STRIDE_MOST };
+struct SourceMaps { TensorMap at[SOURCES]; };
+static inline bool map_phases(SourceMaps *maps, const PixelMap &p, int stride) {
+    bool good = true;
+    for (int i = 0; i < SOURCES; i++)
+        good = good && map_phase(&maps->at[i], p, stride, i / stride % stride, i % stride);
+    return good;
+}
+// The filter's rows r, r + stride, ... read rows of one phase, one row apart: TAPS of them share a box. The g-th such
+// group begins at row group_row.
+DEVICE int group_row(int g, int stride, int taps) { return g % stride + stride * taps * (g / stride); }
+static inline bool groups_of(int taps, int r, int stride) { return taps == 1 || r % (taps * stride) == 0; }
+// Where a tap `offset` = r - pad below an output's own row reads: the phase, and the row of it beside the output's.
+DEVICE int phase_of(int offset, int stride) { return offset & (stride - 1); }
+DEVICE int shift_of(int offset, int stride) { return offset >> (stride - 1); }
+static_assert(STRIDE_MOST == 2, "phase_of and shift_of are for strides of 1 and 2");
 
 // 1x1 filters see pixels only: all images are one, one pixel wide, and any number of them is whole rows.
 static inline bool pixels_only(const Conv2dShape *z) {

@@ -6,6 +6,8 @@
 //   3   the taps of a column of the filter. A step is 128 pixels of dy in whole rows; of x it takes the rows of these
 //       and one more above and below, and the taps start a row apart, a multiple of the swizzling pattern where rows
 //       are of 8 pixels. 80 KiB from L2 for 12.6 MFLOP at rows of 32 pixels: 154 FLOP a byte
+//   2   two taps of a column whose rows are neighbours, as rows 0 and 2, and 1 and 3, of a 4x4 filter of stride 2 are:
+//       under these x is one of its phases, conv2d_sm90.cuh. 68 KiB for 8.4 MFLOP at rows of 16 pixels: 120
 //   1   any tap: 64 pixels a step, the box of x laid under the tap, zero beside the image
 // Boxes are of 64 channels, swizzled over 128 bytes, two of dy and two of x a stage. There are few tiles (12 for a 3x3
 // filter of 256 x 256 channels), so the pixels are split over blocks into f32 sums in scratch, which a second kernel
@@ -17,13 +19,14 @@
 enum { TILE = 128, BOXES = TILE / BOX };                     // channels of a tile, of either kind
 template <int TAPS_, int PIXELS_, int STAGES_> struct WeightTile {
     static constexpr int TAPS = TAPS_, PIXELS = PIXELS_, STAGES = STAGES_;
-    static constexpr int X_PIXELS = TAPS == 3 ? PIXELS + 64 : PIXELS;        // most of a box of x
+    static constexpr int X_PIXELS = PIXELS + 32 * (TAPS - 1);                // most of a box of x
     static constexpr int DY_BYTES = PIXELS * ROW_BYTES, X_BYTES = X_PIXELS * ROW_BYTES;      // of a box
     static constexpr int X = BOXES * DY_BYTES, STAGE_BYTES = X + BOXES * X_BYTES, SLABS = STAGES * STAGE_BYTES;
     static constexpr int SHARED_BYTES = SLABS + CONSUMERS * 4 * SLAB_BYTES;
     static_assert(SHARED_BYTES + 1024 <= SHARED_MOST, "a block has 227 KiB, some of them for its barriers");
 };
 typedef WeightTile<3, 128, 2> TapsTile;
+typedef WeightTile<2, 128, 2> PairTile;
 typedef WeightTile<1, 64, 6>  TapTile;
 
 struct WeightTiles {
@@ -31,21 +34,22 @@ struct WeightTiles {
     int width, rows, together, tiles_h;      // of dy: pixels of a row; rows and images of a step; steps of an image
     int steps, splits;
     int tiles_k, tiles_x, tiles_c;           // tiles along dy's channels, x's, both sources'
-    int s, taps, taps_all;                   // filter columns; taps that tiles go through, all
-    int stride, pad_h, pad_w;
+    int r, s, stride, pad_h, pad_w;          // filter
+    int groups;                              // of TAPS taps of a column, that tiles go through
     int x_bytes;                             // of a box of x
-    float *sums;                             // (splits, k, taps_all, c + c2): scratch, or dw itself
+    float *sums;                             // (splits, k, r, s, c + c2): scratch, or dw itself
     bool accumulate;                         // onto dw
 };
-struct WeightItem { int k, c, tap, split, begin, end; bool second; };
-DEVICE WeightItem weight_item(const WeightTiles &g, int item) {
+struct WeightItem { int k, c, r, s, split, begin, end; bool second; };      // r, s: the first of the taps
+template <class T> DEVICE WeightItem weight_item(const WeightTiles &g, int item) {
     WeightItem at;
-    int rest = item / g.tiles_k, tile_c = rest / g.taps % g.tiles_c;
+    int rest = item / g.tiles_k, tile_c = rest / g.groups % g.tiles_c;
     at.k = item % g.tiles_k * TILE;
-    at.tap = rest % g.taps;
+    at.r = group_row(rest % g.groups / g.s, g.stride, T::TAPS);
+    at.s = rest % g.groups % g.s;
     at.second = tile_c >= g.tiles_x;
     at.c = (at.second ? tile_c - g.tiles_x : tile_c) * TILE;
-    at.split = rest / g.taps / g.tiles_c;
+    at.split = rest / g.groups / g.tiles_c;
     at.begin = (int)((int64_t)g.steps * at.split / g.splits);
     at.end = (int)((int64_t)g.steps * (at.split + 1) / g.splits);
     return at;
@@ -54,13 +58,16 @@ DEVICE WeightItem weight_item(const WeightTiles &g, int item) {
 template <class T> struct WeightBarriers { uint64_t full[T::STAGES], empty[T::STAGES]; };
 
 template <class T>
-DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const TensorMap *dy, const TensorMap *x,
-                    const TensorMap *x2, const WeightTiles &g) {
+DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const TensorMap *dy, const SourceMaps *sources,
+                    const WeightTiles &g) {
     Ring<T::STAGES> ring;
-    int items = g.tiles_k * g.taps * g.tiles_c * g.splits;
+    int items = g.tiles_k * g.groups * g.tiles_c * g.splits;
     for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
-        WeightItem at = weight_item(g, item);
-        int right = at.tap % g.s - g.pad_w, down = at.tap / g.s - g.pad_h;
+        WeightItem at = weight_item<T>(g, item);
+        int right = at.s - g.pad_w, down = at.r - g.pad_h;
+        int phase = phase_of(down, g.stride) * g.stride + phase_of(right, g.stride);
+        const TensorMap *x = &sources->at[at.second ? 1 : phase];    // a second source goes with a stride of 1
+        right = shift_of(right, g.stride), down = shift_of(down, g.stride);
         for (int step = at.begin; step < at.end; step++) {
             int image = step / g.tiles_h * g.together, row = step % g.tiles_h * g.rows;
             uint64_t *full = &bars->full[ring.stage];
@@ -71,9 +78,7 @@ DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const Tensor
                 TMA_LOAD(to + j * T::DY_BYTES, dy, full, at.k + j * BOX, 0, row, image);
             }
             for (int j = 0; j < BOXES; j++) {
-                unsigned char *box = to + T::X + j * T::X_BYTES;
-                if (at.second) TMA_LOAD(box, x2, full, at.c + j * BOX, right, row * g.stride + down, image);
-                else TMA_LOAD(box, x, full, at.c + j * BOX, right, row * g.stride + down, image);
+                TMA_LOAD(to + T::X + j * T::X_BYTES, x, full, at.c + j * BOX, right, row + down, image);
             }
             ring.advance();
         }
@@ -85,9 +90,9 @@ template <class T> DEVICE void consume(unsigned char *shared, WeightBarriers<T> 
     bool speaker = threadIdx.x % 32 == 0;                            // arrives for its warp
     float *slab = reinterpret_cast<float *>(shared + T::SLABS + warp * SLAB_BYTES);
     Ring<T::STAGES> ring;
-    int items = g.tiles_k * g.taps * g.tiles_c * g.splits;
+    int items = g.tiles_k * g.groups * g.tiles_c * g.splits;
     for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
-        WeightItem at = weight_item(g, item);
+        WeightItem at = weight_item<T>(g, item);
         float d[T::TAPS][TILE / 2];
 #pragma unroll
         for (int t = 0; t < T::TAPS; t++)
@@ -100,7 +105,7 @@ template <class T> DEVICE void consume(unsigned char *shared, WeightBarriers<T> 
             WGMMA_FENCE();
 #pragma unroll
             for (int pixel = 0; pixel < T::PIXELS; pixel += 16) {
-                // images have two rows more in x
+                // images have TAPS - 1 rows more in x
                 int x_pixel = pixel + (T::TAPS - 1) * g.width * (pixel / image_pixels);
                 unsigned char *of_dy = stage + group * T::DY_BYTES + pixel * ROW_BYTES;
                 uint64_t a = WGMMA_DESCRIPTOR(of_dy, T::DY_BYTES, PATTERN, 128);
@@ -119,15 +124,15 @@ template <class T> DEVICE void consume(unsigned char *shared, WeightBarriers<T> 
         WGMMA_WAIT(0);
         if (speaker && done) MBARRIER_ARRIVE(done);
 
-        int channels = g.c + g.c2, own = at.second ? g.c2 : g.c;
-        float *dw = g.sums + (int64_t)at.split * g.k * g.taps_all * channels + (at.second ? g.c : 0);
+        int channels = g.c + g.c2, own = at.second ? g.c2 : g.c, taps = g.r * g.s;
+        float *dw = g.sums + (int64_t)at.split * g.k * taps * channels + (at.second ? g.c : 0);
 #pragma unroll
         for (int t = 0; t < T::TAPS; t++) {
             hand_on(d[t], slab, [&](int row, int column, float (&v)[8]) {
                 row += at.k + group * 64;
                 column += at.c;
                 if (row >= g.k || column >= own) return;
-                float *to = dw + ((int64_t)row * g.taps_all + at.tap + t * g.s) * channels + column;
+                float *to = dw + ((int64_t)row * taps + (at.r + t * g.stride) * g.s + at.s) * channels + column;
                 if (g.accumulate) add_chunk(v, to);
                 store_chunk(to, v);
             });
@@ -137,8 +142,8 @@ template <class T> DEVICE void consume(unsigned char *shared, WeightBarriers<T> 
 
 template <class T>
 static __global__ void __launch_bounds__(THREADS, 1)
-conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_constant__ TensorMap x,
-                         const __grid_constant__ TensorMap x2, WeightTiles g) {
+conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_constant__ SourceMaps sources,
+                         WeightTiles g) {
     DYNAMIC_SHARED(unsigned char, shared);
     SHARED(WeightBarriers<T>, bars, 1);
     if (threadIdx.x == 0) {
@@ -148,12 +153,12 @@ conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_cons
         }
         MBARRIER_INIT_FENCE();
         TMA_PREFETCH_MAP(&dy);
-        TMA_PREFETCH_MAP(&x);
+        TMA_PREFETCH_MAP(&sources.at[0]);
     }
     __syncthreads();
     if (threadIdx.x < GROUP) {
         SETMAXNREG_DEC(40);
-        if (threadIdx.x == 0) produce<T>(shared, bars, &dy, &x, &x2, g);
+        if (threadIdx.x == 0) produce<T>(shared, bars, &dy, &sources, g);
     } else {
         SETMAXNREG_INC(232);
         consume<T>(shared, bars, g);
@@ -161,11 +166,12 @@ conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_cons
 }
 
 // ---- which tile, how many splits: by the shape alone
-enum WeightPlanName { TAPS_SHARED, TAP, PLANS, ANY = PLANS };
+enum WeightPlanName { TAPS_SHARED, TAPS_PAIRED, TAP, PLANS, ANY = PLANS };
 struct WeightPlan { int name, splits; };
 enum { MOST_SPLITS = 64, FEWEST_STEPS = 4 };                 // FEWEST_STEPS: of a split
 static const struct { int taps, pixels, x_pixels; } plan_tiles[PLANS] = {
-    { TapsTile::TAPS, TapsTile::PIXELS, TapsTile::X_PIXELS }, { TapTile::TAPS, TapTile::PIXELS, TapTile::X_PIXELS },
+    { TapsTile::TAPS, TapsTile::PIXELS, TapsTile::X_PIXELS }, { PairTile::TAPS, PairTile::PIXELS, PairTile::X_PIXELS },
+    { TapTile::TAPS, TapTile::PIXELS, TapTile::X_PIXELS },
 };
 
 struct WeightExtent { int images, p, q, h, w; };             // of dy and x, where a 1x1 filter has made all images one
@@ -179,19 +185,19 @@ static bool lay_tiles(const Conv2dShape *z, int name, WeightTiles *g) {
     RowTiles t;
     int taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
     if (!lay_rows(&t, pixels, e.images, e.p, e.q)) return false;
-    if (taps == 3 && (z->r != 3 || z->stride != 1 || e.q % 8 || (t.together > 1 && t.rows * e.q % 16))) return false;
+    if (!groups_of(taps, z->r, z->stride)) return false;
+    if (taps > 1 && (e.q % 8 || (t.together > 1 && t.rows * e.q % 16))) return false;
     *g = {};
     g->k = z->k, g->c = z->c, g->c2 = z->c2;
     g->width = e.q, g->rows = t.rows, g->together = t.together, g->tiles_h = t.tiles_h, g->steps = t.tiles;
     g->tiles_k = (int)ceil_div(z->k, TILE);
     g->tiles_x = (int)ceil_div(z->c, TILE);
     g->tiles_c = g->tiles_x + (int)ceil_div(z->c2, TILE);
-    g->s = z->s, g->taps_all = z->r * z->s, g->taps = g->taps_all / taps;
-    g->stride = z->stride, g->pad_h = z->pad_h, g->pad_w = z->pad_w;
+    g->r = z->r, g->s = z->s, g->stride = z->stride, g->pad_h = z->pad_h, g->pad_w = z->pad_w;
+    g->groups = z->r / taps * z->s;
     int x_rows = t.rows + taps - 1;
     g->x_bytes = e.q * x_rows * t.together * ROW_BYTES;
-    return e.q * x_rows * t.together <= plan_tiles[name].x_pixels && e.q * z->stride <= 256 &&
-           x_rows * z->stride <= 256 && t.together <= 256;
+    return e.q * x_rows * t.together <= plan_tiles[name].x_pixels && e.q <= 256 && x_rows <= 256 && t.together <= 256;
 }
 
 // Clocks of an SM: a step is bound by 4096 FLOP or L2_BYTES a clock; splits are written, read and added.
@@ -199,7 +205,7 @@ static double plan_clocks(const Conv2dShape *z, const WeightTiles *g, int name, 
     double taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
     double multiply = TILE * TILE * taps * pixels / 2048, copy = BOXES * (pixels * ROW_BYTES + g->x_bytes) / L2_BYTES;
     double tile = TILE * TILE * taps * 4 / MEMORY_BYTES, steps = (double)ceil_div(g->steps, splits);
-    double waves = (double)ceil_div((int64_t)g->tiles_k * g->tiles_c * g->taps * splits, SMS);
+    double waves = (double)ceil_div((int64_t)g->tiles_k * g->tiles_c * g->groups * splits, SMS);
     double clocks = 1500 + waves * (steps * (multiply > copy ? multiply : copy) + tile);
     return splits > 1 ? clocks + 3000 + (double)filter_elements(z) * 4 * splits / (L2_BYTES * SMS) : clocks;
 }
@@ -223,7 +229,8 @@ static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
 
 // ---- the launcher. Each function for a plan: ANY, or one by name.
 struct WeightState {
-    TensorMap dy, x, x2;
+    TensorMap dy;
+    SourceMaps sources;
     const Impl *instead;                     // NULL: the maps are good
 };
 
@@ -231,7 +238,8 @@ template <int PLAN> static bool backward_weight_can(const Conv2dShape *z) {
     return z->dtype == DT_BF16 && z->out == DT_BF16 && z->lx == LAYOUT_NHWC && z->ly == LAYOUT_NHWC &&
            !(z->use & ~(CONV_X2 | CONV_BIAS | CONV_TEMB | CONV_RESIDUAL)) && whole_chunks(z->c, z->ldx) &&
            whole_chunks(z->c2, z->ldx2) && whole_chunks(z->k, z->ldy) && sizes_fit(z) && z->n <= 65535 &&
-           z->stride <= 8 && z->c >= 32 && z->k >= 32 && plan_of(z, PLAN).name != PLANS;
+           z->stride <= STRIDE_MOST && (!z->c2 || z->stride == 1) && z->h >= z->stride && z->w >= z->stride &&
+           z->c >= 32 && z->k >= 32 && plan_of(z, PLAN).name != PLANS;
 }
 // gradient_sums', then the splits; or the other implementation's.
 template <int PLAN> static size_t backward_weight_scratch(const Conv2dShape *z) {
@@ -247,19 +255,20 @@ template <int PLAN> static void *backward_weight_prepare(Stream *, const Conv2dS
     WeightTiles g;
     CHECK(state && lay_tiles(z, name, &g), "no memory for tensor maps");
     int x_rows = g.rows + plan_tiles[name].taps - 1;
-    PixelMap dy = { a->dy, e.images, e.p, e.q, z->k, z->ldy, g.together, g.rows, g.width, 1 };
-    PixelMap x = { a->x, e.images, e.h, e.w, z->c, z->ldx, g.together, x_rows, g.width, z->stride }, x2 = x;
-    if (z->c2) x2.data = a->x2, x2.channels = z->c2, x2.ld = z->ldx2;
-    bool good = map_pixels(&state->dy, dy) && map_pixels(&state->x, x) && map_pixels(&state->x2, x2);
+    PixelMap dy = { a->dy, e.images, e.p, e.q, z->k, z->ldy, g.together, g.rows, g.width };
+    PixelMap x = { a->x, e.images, e.h, e.w, z->c, z->ldx, g.together, x_rows, g.width }, x2 = x;
+    x2.data = a->x2, x2.channels = z->c2, x2.ld = z->ldx2;
+    bool good = map_phase(&state->dy, dy, 1, 0, 0) && map_phases(&state->sources, x, z->stride) &&
+                (!z->c2 || map_phase(&state->sources.at[1], x2, 1, 0, 0));
     state->instead = good ? NULL : general_of(&conv2d_backward_weight, z);
     return state;
 }
 
 template <class T>
 static void launch_tile(Stream *stream, const WeightState *state, const WeightTiles &g) {
-    int64_t items = (int64_t)g.tiles_k * g.taps * g.tiles_c * g.splits;
+    int64_t items = (int64_t)g.tiles_k * g.groups * g.tiles_c * g.splits;
     LAUNCH(stream, (conv_weight_wgmma_kernel<T>), dim3(grid_of(items, 1, SMS)), dim3(THREADS), T::SHARED_BYTES,
-           state->dy, state->x, state->x2, g);
+           state->dy, state->sources, g);
 }
 template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     const WeightState *state = static_cast<const WeightState *>(work.state);
@@ -277,6 +286,7 @@ template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShap
     g.sums = plan.splits > 1 ? scratch : a->dw;
     g.accumulate = plan.splits == 1 && a->accumulate;
     if (plan.name == TAPS_SHARED) launch_tile<TapsTile>(stream, state, g);
+    else if (plan.name == TAPS_PAIRED) launch_tile<PairTile>(stream, state, g);
     else launch_tile<TapTile>(stream, state, g);
     if (plan.splits > 1) add_splits(stream, a, scratch, filter_elements(z), plan.splits);
 }
@@ -288,4 +298,5 @@ template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShap
 IMPLS(conv2d_weight_sm90,
     BACKWARD_WEIGHT("wgmma", 40, ANY),
     BACKWARD_WEIGHT("wgmma_shared_taps", -1, TAPS_SHARED),
+    BACKWARD_WEIGHT("wgmma_paired_taps", -1, TAPS_PAIRED),
     BACKWARD_WEIGHT("wgmma_tap", -1, TAP))
