@@ -25,8 +25,8 @@ bool comparison_has(const Comparison *c, int metric) {
 char *comparison_caption(const Comparison *c) {
     char *a = path_base(c->name[0]), *b = path_base(c->name[1]), *reference = path_base(c->reference);
     char *text = xasprintf("Difference of %s from %s, reference %s. 95%% intervals by a paired bootstrap: %d "
-                           "resamples, the same images of both and the same reference images in each; not corrected for the "
-                           "number of comparisons.", b, a, reference, c->resamples);
+                           "resamples, the same images of both and the same reference images in each; not corrected for "
+                           "the number of comparisons.", b, a, reference, c->resamples);
     free(a);
     free(b);
     free(reference);

@@ -27,7 +27,8 @@ static int64_t number(const char **at, const char *end) {
 }
 
 static void read_call(Call *c, const char **at, const char *end) {
-    static const struct { const char *name, *arguments; } form[] = {      // f descriptor, g flags, o offset, n, p path, t
+    // f descriptor, g flags, o offset, n, p path, t
+    static const struct { const char *name, *arguments; } form[] = {
         [CALL_START] = { "start", "" }, [CALL_OPEN] = { "open", "fgp" }, [CALL_WRITE] = { "write", "fon" },
         [CALL_TRUNCATE] = { "truncate", "fn" }, [CALL_FSYNC] = { "fsync", "f" }, [CALL_CLOSE] = { "close", "f" },
         [CALL_RENAME] = { "rename", "pt" }, [CALL_LINK] = { "link", "pt" }, [CALL_UNLINK] = { "unlink", "p" },

@@ -1,7 +1,7 @@
 // tests/test_power_loss.c - the power goes at any moment of a run, and the disk keeps what the calls so far promise.
 //
-// The system calls of a run and of its resumption are recorded (trace_shim.c) and told, one by one, to a model of a disk
-// (disk.h). After each call the model gives states that the disk may be in if the power goes now. In each of them every
+// The system calls of a run and of its resumption are recorded (trace_shim.c) and told, one by one, to a model of a
+// disk (disk.h). After each call the model gives states that the disk may be in if the power goes now. In each of them every
 // file under a checkpoint's name must be, byte for byte, one that the run had saved; the newest that the loader finds
 // must not be older than the last save that the run had gone on from; what describes the run must be whole beside it;
 // and statistics up to that step must be there. From a choice of the states the run is really resumed, and must become

@@ -108,8 +108,9 @@ static void as_text_nothing_is_lost(void **state) {
     Watch w;
     assert_true(watch_parse(&w, " 2 4"));                       // version 0.1.0
     assert_true(w.bad_in_a_row == 2 && w.bad_in_window == 4 && w.spikes == 0 && w.norms == 0);
-    static const char *const wrong[] = { "", "1", "x 1", "-1 0", "1 2 3", "1 2 3 4 5 6 1", "1 2 3 4 101 6 0", "1 2 3 4 5 nan 0",
-                                         "1 2 3 4 5 6 1e30", "1 2 3 4 5 6 0.5", "1 2 3 4 5 6 1 7 8", "0 0 0 0 0 0 0 x" };
+    static const char *const wrong[] = { "", "1", "x 1", "-1 0", "1 2 3", "1 2 3 4 5 6 1", "1 2 3 4 101 6 0",
+                                         "1 2 3 4 5 nan 0", "1 2 3 4 5 6 1e30", "1 2 3 4 5 6 0.5", "1 2 3 4 5 6 1 7 8",
+                                         "0 0 0 0 0 0 0 x" };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         if (watch_parse(&w, wrong[i])) fail_msg("\"%s\" was accepted", wrong[i]);
 }
@@ -228,7 +229,8 @@ static void healthy_runs_keep_no_records(void **state) {
 
 static void wrong_faults_are_refused(void **state) {
     (void)state;
-    static const char *const wrong[] = { "nan", "nan@3", "nan@x:head.weight", "@3:head.weight", "nan@3:", "1@2:nowhere" };
+    static const char *const wrong[] = { "nan", "nan@3", "nan@x:head.weight", "@3:head.weight", "nan@3:",
+                                         "1@2:nowhere" };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         program_expect(ERR_USAGE, WATCHED "--steps 2 --out never --inject %s", wrong[i]);
         expect_in_stderr(wrong[i]);

@@ -6,8 +6,8 @@
 //   write FD OFFSET N              and behind the line the N bytes
 //   truncate FD N  |  fsync FD  |  close FD
 //   rename PATH TO  |  link PATH TO  |  unlink PATH  |  mkdir PATH
-// Paths hold no spaces. stdio writes by calls that cannot be replaced; what is to be durable must not go through it, and
-// a stream opened for writing under world/ ends the process.
+// Paths hold no spaces. stdio writes by calls that cannot be replaced; what is to be durable must not go through it,
+// and a stream opened for writing under world/ ends the process.
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdbool.h>

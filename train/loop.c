@@ -93,7 +93,8 @@ static bool look_at(Trainer *t, RunDir *dir, const StepResult *r, int64_t skippe
     }
     char *json = skipped_json(t, r), *path = run_dir_skipped(dir, r->step, json);
     log_warn("step %lld is skipped: loss %s, gradient norm %s%s%s", (long long)r->step,
-             isfinite(r->loss[0]) ? "finite" : "not finite", isfinite(norm) ? "finite" : "not finite", path ? "; its batch: " : "", path ? path : "");
+             isfinite(r->loss[0]) ? "finite" : "not finite", isfinite(norm) ? "finite" : "not finite",
+             path ? "; its batch: " : "", path ? path : "");
     if (found == WATCH_DIVERGED)
         error_set(err, ERR_DIVERGED, "training diverged: the loss or its gradient is not finite at step %lld (%lld in "
                   "a row); the weights before it are saved%s%s; start again from an earlier checkpoint with "

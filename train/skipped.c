@@ -1,5 +1,5 @@
-// train/skipped.c - the record of a step whose update was refused: what it trained on, and where the first value that is
-// not finite came from. Everything random is a function of seed and step, so the step can be run again, here and later.
+// train/skipped.c - the record of a step whose update was refused: what it trained on, and where the first value that
+// is not finite came from. Everything random is a function of seed and step, so the step can be run again, here and later.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-// train/trainer_impl.h - the trainer's own fields, for the trainer's own files only: trainer.c, step.c, loop.c, inject.c,
-// skipped.c, probe.c, preview.c, eval_hook.c.
+// train/trainer_impl.h - the trainer's own fields, for the trainer's own files only: trainer.c, step.c, loop.c,
+// inject.c, skipped.c, probe.c, preview.c, eval_hook.c.
 #ifndef TRAIN_TRAINER_IMPL_H
 #define TRAIN_TRAINER_IMPL_H
 #include "sample/sampler.h"

@@ -255,7 +255,8 @@ static void manifest(Seed *s, const char *folder) {
              "\"none/000008.png\"}\n");
     save(s, folder, "manifest");
     put_text(s, "{\"path\": \"r/step-000000400.safetensors\", \"checkpoint\": \"ab\", \"class_counts\": "
-             "[80, 8], \"seed\": 7, \"omega\": [0, 1.5], \"sampler\": \"ddim\", \"steps\": 25, \"machine\": {\"threads\": 1}}\n");
+             "[80, 8], \"seed\": 7, \"omega\": [0, 1.5], \"sampler\": \"ddim\", \"steps\": 25, "
+             "\"machine\": {\"threads\": 1}}\n");
     save(s, folder, "settings");
 }
 
