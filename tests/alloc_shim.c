@@ -5,7 +5,8 @@
 //               ALLOC_SHIM_LOG   file that gets, of the request that failed, "FAILED MODULE+OFFSET", and at the end the
 //                                number of WHO's requests
 // WHO: a beginning of a library's file name, or "program": the program and all libraries that are not named in
-// `by_themselves`. Requests count from the program's own first one on; before, there is only the loader.
+// `by_themselves`. Requests count from main() on: before, there are the loader, and
+// constructors of what is linked in, such as those of NVIDIA's runtime, which do not look at what they are given.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -93,13 +94,28 @@ static bool fails(const void *caller) {
         sticky = also_later;
     }
     const Module *m = module_of((uintptr_t)caller);
-    begun = begun || m == &module[0];
     if (!begun || !m || !m->counts) return false;
     long n = ++count;
     if (!fail_at || n < fail_at || (n > fail_at && !sticky)) return false;
     if (n == fail_at) say("FAILED %s+%#lx\n", m->name, (unsigned long)((uintptr_t)caller - m->begin));
     errno = ENOMEM;
     return true;
+}
+
+typedef int Main(int argc, char **argv, char **environment);
+typedef int Start(Main *m, int argc, char **argv, void (*init)(void), void (*fini)(void), void (*last)(void),
+                  void *end);
+static Main *program_main;
+static int begin_main(int argc, char **argv, char **environment) {
+    begun = true;
+    return program_main(argc, argv, environment);
+}
+Start __libc_start_main;
+int __libc_start_main(Main *m, int argc, char **argv, void (*init)(void), void (*fini)(void), void (*last)(void),
+                      void *end) {
+    Start *start = (Start *)(uintptr_t)dlsym(RTLD_NEXT, "__libc_start_main");
+    program_main = m;
+    return start(begin_main, argc, argv, init, fini, last, end);
 }
 
 void *malloc(size_t n) { return fails(__builtin_return_address(0)) ? NULL : __libc_malloc(n); }
