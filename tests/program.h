@@ -44,6 +44,15 @@ static inline void program_write_data(void) {
     write_bytes("data/train-labels-idx1-ubyte", labels, sizeof labels);
 }
 
+// For program_prepare: the program is loaded with this library before libc.
+static inline void program_preload(const char *shim) {
+    const char *asan = getenv("ASAN_OPTIONS");           // a sanitizer wants to be first; here it need not be
+    char *options = xasprintf("%s%sverify_asan_link_order=0", asan ? asan : "", asan ? ":" : "");
+    setenv("ASAN_OPTIONS", options, 1);
+    setenv("LD_PRELOAD", shim, 1);
+    free(options);
+}
+
 // Starts `cbdm LINE` in the tests' folder; words of line are separated by spaces. Its stderr goes to NAME.err.
 static inline pid_t program_start(const char *name, const char *line) {
     char *argv[128] = { (char *)(uintptr_t)CBDM_PROGRAM }, *text = xstrdup(line), *save = NULL;

@@ -22,13 +22,9 @@ static char order[64];                         // ALLOC_SHIM of the next program
 static void preload(void) {
     alarm(HANG_SECONDS);
     if (!order[0]) return;
-    const char *asan = getenv("ASAN_OPTIONS");           // a sanitizer wants to be first; here it need not be
-    char *options = xasprintf("%s%sverify_asan_link_order=0", asan ? asan : "", asan ? ":" : "");
-    setenv("ASAN_OPTIONS", options, 1);
-    setenv("LD_PRELOAD", ALLOC_SHIM_FILE, 1);
+    program_preload(ALLOC_SHIM_FILE);
     setenv("ALLOC_SHIM", order, 1);
     setenv("ALLOC_SHIM_LOG", "requests.log", 1);
-    free(options);
 }
 
 static int setup(void **state) {

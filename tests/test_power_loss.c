@@ -48,12 +48,8 @@ static uint64_t random_u64(void) {
 static bool recording;
 static void preload(void) {
     if (!recording) return;
-    const char *asan = getenv("ASAN_OPTIONS");           // a sanitizer wants to be first; here it need not be
-    char *options = xasprintf("%s%sverify_asan_link_order=0", asan ? asan : "", asan ? ":" : "");
-    setenv("ASAN_OPTIONS", options, 1);
-    setenv("LD_PRELOAD", TRACE_SHIM, 1);
+    program_preload(TRACE_SHIM);
     setenv("TRACE_SHIM_LOG", "calls.trace", 1);
-    free(options);
 }
 
 static int setup(void **state) {

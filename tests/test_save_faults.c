@@ -18,13 +18,9 @@ static int n_calls;
 
 static void preload(void) {
     if (!order[0]) return;
-    const char *asan = getenv("ASAN_OPTIONS");           // a sanitizer wants to be first; here it need not be
-    char *options = xasprintf("%s%sverify_asan_link_order=0", asan ? asan : "", asan ? ":" : "");
-    setenv("ASAN_OPTIONS", options, 1);
-    setenv("LD_PRELOAD", IO_SHIM, 1);
+    program_preload(IO_SHIM);
     setenv("IO_SHIM", order, 1);
     setenv("IO_SHIM_LOG", "calls.log", 1);
-    free(options);
 }
 
 static void remove_run(const char *run) {
