@@ -157,16 +157,18 @@ void call_write(Call *c, int i, const double *values) {
     free(copy);
 }
 
-// The whole array as stored; on the emulator only what was written may be read, hence row by row where there are gaps.
+// Logical elements that lie beside each other, as far as the array has gaps.
+static int64_t run_of(const Array *a) { return a->layout == LAYOUT_C16 ? 16 : a->dim[a->ndim - 1]; }
+
+// The whole array as stored; on the emulator only what was written may be read, hence run by run where there are gaps.
 static void *read_back(const Call *c, int i) {
     const Array *a = &c->arrays.array[i];
     size_t size = array_type_size(a->type), bytes = bytes_of(a);
     char *copy = memset(xmalloc(bytes ? bytes : 1), 0xFF, bytes);
-    int64_t run = a->dim[a->ndim - 1], n = array_numel(a);
-    bool dense = array_span(a) == n;
-    for (int64_t j = 0; j < n; j += dense ? n : run) {
-        size_t at = (size_t)array_at(a, j) * size;
-        device_read(c->device, copy + at, (char *)c->memory[i] + at, (size_t)(dense ? n : run) * size);
+    int64_t n = array_numel(a), run = array_span(a) == n ? n : run_of(a);
+    for (int64_t j = 0; j < n; j += run) {
+        size_t at = run == n ? 0 : (size_t)array_at(a, j) * size;
+        device_read(c->device, copy + at, (char *)c->memory[i] + at, (size_t)run * size);
     }
     return copy;
 }
@@ -183,22 +185,18 @@ void call_read(const Call *c, int i, double *values) {
 bool call_gaps_untouched(const Call *c, Error *err) {
     for (int i = 0; i < c->arrays.n; i++) {
         const Array *a = &c->arrays.array[i];
+        int64_t n = array_numel(a), span = array_span(a), wrong = -1;
+        if (span == n) continue;
         size_t size = array_type_size(a->type), bytes = bytes_of(a);
-        int64_t run = a->dim[a->ndim - 1], rows = array_numel(a) / (run ? run : 1);
-        if (array_span(a) == array_numel(a)) continue;
         uint8_t *copy = xmalloc(bytes);
         device_read(c->device, copy, c->memory[i], bytes);
-        for (int64_t row = 0; row + 1 < rows; row++) {
-            size_t from = (size_t)(array_at(a, row * run + run - 1) + 1) * size;
-            size_t to = (size_t)array_at(a, (row + 1) * run) * size;
-            for (size_t b = from; b < to; b++)
-                if (copy[b] != 0xFF) {
-                    free(copy);
-                    return error_set(err, ERR_DIVERGED, "%s wrote between rows %lld and %lld of %s", c->impl->name,
-                                     (long long)row, (long long)row + 1, a->name);
-                }
-        }
+        for (int64_t j = 0; j < n; j++) memset(copy + (size_t)array_at(a, j) * size, 0xFF, size);
+        for (size_t b = 0; b < bytes && wrong < 0; b++)
+            if (copy[b] != 0xFF) wrong = (int64_t)(b / size);
         free(copy);
+        if (wrong >= 0)
+            return error_set(err, ERR_DIVERGED, "%s wrote into a gap of %s: element %lld in memory", c->impl->name,
+                             a->name, (long long)wrong);
     }
     return true;
 }

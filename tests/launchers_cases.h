@@ -254,5 +254,20 @@ static const Case cases[] = {
     { "cross_entropy", "n=300 c=100 with=all" },
     { "cross_entropy", "n=5 c=1000 with=offset" },
     { "cross_entropy", "n=3 c=1 with=dlogits" },
+    // channel ranges of images in blocks of 16 channels, for the host's kernels
+    { "conv2d_forward", "n=2 h=8 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 ldr=64 use=bias+temb+residual" },
+    { "conv2d_forward", "n=3 h=6 w=6 c=32 k=16 r=1 s=1 ldx=48 ldy=32 lx=c16 ly=c16 dtype=f32 out=f32 use=bias" },
+    { "conv2d_backward_input", "n=2 h=8 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 with=add" },
+    { "conv2d_backward_input", "n=3 h=6 w=6 c=32 k=16 r=1 s=1 ldx=48 ldy=32 lx=c16 ly=c16 dtype=f32 out=f32 with=add" },
+    { "conv2d_backward_weight", "n=2 h=8 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 use=bias+temb accumulate=1" },
+    { "conv2d_backward_weight", "n=3 h=6 w=6 c=32 k=16 r=1 s=1 ldx=48 ldy=32 lx=c16 ly=c16 dtype=f32 out=f32 use=bias" },
+    { "conv2d_up_forward", "n=2 h=4 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 use=bias" },
+    { "conv2d_up_backward_input", "n=2 h=4 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32" },
+    { "conv2d_up_backward_weight", "n=2 h=4 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 use=bias "
+                                   "accumulate=1" },
+    { "groupnorm_forward", "n=2 hw=20 c=48 groups=4 ldx=64 ldy=80 layout=c16 dtype=f32 act=silu" },
+    { "groupnorm_backward", "n=2 hw=20 c=48 groups=4 ldx=64 ldy=80 layout=c16 dtype=f32 act=silu with=add" },
+    { "attention_forward", "n=8 t=20 heads=1 c=32 ldq=48 ldk=64 ldv=80 ldo=48 layout=c16 dtype=f32" },
+    { "attention_backward", "n=8 t=20 heads=1 c=32 ldq=48 ldk=64 ldv=80 ldo=48 layout=c16 dtype=f32" },
 };
 #endif

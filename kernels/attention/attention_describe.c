@@ -20,9 +20,7 @@ static void complete(void *shape) {
     if (z->scale == 0) z->scale = 1 / sqrtf((float)z->c);
 }
 static Array *tokens(Arrays *l, const char *name, size_t offset, ArrayUse use, const AttentionShape *z, int ld) {
-    Array *a = array_add(l, name, offset, use, array_type(z->dtype), DIMS(z->n, z->t, (int64_t)z->heads * z->c));
-    a->ld = ld;
-    return a;
+    return array_add_image(l, name, offset, use, z->dtype, z->layout, ld, DIMS(z->n, z->t, (int64_t)z->heads * z->c));
 }
 
 #define FORWARD(member) #member, offsetof(AttentionForwardArgs, member)

@@ -22,9 +22,7 @@ static double flops(const void *shape) {
     return 8.0 * z->n * z->hw * z->c;
 }
 static Array *image(Arrays *l, const char *name, size_t offset, ArrayUse use, const BatchNormShape *z, int ld) {
-    Array *a = array_add(l, name, offset, use, array_type(z->dtype), DIMS(z->n, z->hw, z->c));
-    a->ld = ld;
-    return a;
+    return array_add_image(l, name, offset, use, z->dtype, z->layout, ld, DIMS(z->n, z->hw, z->c));
 }
 
 #define FORWARD(member) #member, offsetof(BatchNormForwardArgs, member)

@@ -63,8 +63,8 @@ int64_t array_numel(const Array *a) {
 int64_t array_at(const Array *a, int64_t i) {
     int64_t last = a->dim[a->ndim - 1], run = i / last, per_entry = array_numel(a) / a->dim[0] / last;
     if (a->ndim < 2) return i;
-    if (!a->batch_pitch) return run * a->ld + i % last;
-    return run / per_entry * a->batch_pitch + run % per_entry * a->ld + i % last;
+    if (a->batch_pitch) return run / per_entry * a->batch_pitch + run % per_entry * a->ld + i % last;
+    return layout_index(a->layout, per_entry, a->ld, run / per_entry, run % per_entry, i % last);
 }
 
 int64_t array_span(const Array *a) {
@@ -78,6 +78,14 @@ Array *array_add(Arrays *l, const char *name, size_t offset, ArrayUse use, Array
     Array *a = &l->array[l->n++];
     *a = (Array){ .name = name, .offset = offset, .use = use, .type = type, .ndim = ndim, .ld = dim[ndim - 1] };
     memcpy(a->dim, dim, (size_t)ndim * sizeof *dim);
+    return a;
+}
+
+Array *array_add_image(Arrays *l, const char *name, size_t offset, ArrayUse use, DType dt, Layout layout, int64_t ld,
+                       int ndim, const int64_t *dim) {
+    Array *a = array_add(l, name, offset, use, array_type(dt), ndim, dim);
+    a->layout = layout;
+    a->ld = ld;
     return a;
 }
 

@@ -35,8 +35,8 @@ typedef enum { TYPE_F32, TYPE_BF16, TYPE_F64, TYPE_I32, TYPE_U8, TYPE_U32, TYPE_
 size_t array_type_size(ArrayType t);
 ArrayType array_type(DType dt);
 
-// Logical, row-major dimensions; in memory the last one is a run of `ld` elements, of which dim[ndim-1] are the
-// array's. batch_pitch, if not 0, is the elements from one entry of dim[0] to the next.
+// Logical, row-major dimensions, the last one channels where there is a layout: a pixel has `ld` of them, of which
+// dim[ndim-1] are the array's. batch_pitch, if not 0, is the elements from one entry of dim[0] to the next (NHWC only).
 typedef struct {
     const char *name;
     size_t      offset;                          // of the pointer in the arguments
@@ -45,6 +45,7 @@ typedef struct {
     bool        optional;                        // NULL is allowed, and then means less work
     int         ndim;
     int64_t     dim[4], ld, batch_pitch;
+    Layout      layout;
     Fill        fill;
     int64_t     range;
     double      scale;
@@ -69,6 +70,9 @@ const Description *description_find(const char *launcher);
 // For arrays(): appends one; the caller sets what differs from dense, required, FILL_NORMAL.
 Array *array_add(Arrays *l, const char *name, size_t offset, ArrayUse use, ArrayType type, int ndim,
                  const int64_t *dim);
+// One that is stored in blocks of a layout: ld channels from pixel to pixel.
+Array *array_add_image(Arrays *l, const char *name, size_t offset, ArrayUse use, DType dt, Layout layout, int64_t ld,
+                       int ndim, const int64_t *dim);
 #define DIMS(...) (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), (int64_t[]){ __VA_ARGS__ }
 
 // "n=2 h=8 w=8 c=16 dtype=bf16 use=bias+temb": names of fields, and "with=NAME+NAME" for the optional arrays that are

@@ -47,18 +47,21 @@ static double flops(const void *shape) {
 }
 
 #define AT(member) #member, offsetof(Conv2dArgs, member)
-static Array *image(Arrays *l, const char *name, size_t offset, ArrayUse use, DType dt, int64_t n, int64_t h, int64_t w,
-                    int64_t c, int64_t ld) {
-    Array *a = array_add(l, name, offset, use, array_type(dt), DIMS(n, h, w, c));
-    a->ld = ld;
-    return a;
+// At x's resolution and layout, and at y's.
+static Array *source(Arrays *l, const char *name, size_t offset, ArrayUse use, const Conv2dShape *z, int64_t c,
+                     int64_t ld) {
+    return array_add_image(l, name, offset, use, z->dtype, z->lx, ld, DIMS(z->n, z->h, z->w, c));
+}
+static Array *result(Arrays *l, const char *name, size_t offset, ArrayUse use, const Conv2dShape *z, DType dt,
+                     int64_t c, int64_t ld) {
+    return array_add_image(l, name, offset, use, dt, z->ly, ld, DIMS(z->n, z->p, z->q, c));
 }
 
 // x and what stands between it and the sum: the prologue that forward and backward_weight read through, and that
 // backward_input differentiates.
 static void add_source(Arrays *l, const Conv2dShape *z) {
-    image(l, AT(x), ARRAY_IN, z->dtype, z->n, z->h, z->w, z->c, z->ldx);
-    if (z->use & CONV_X2) image(l, AT(x2), ARRAY_IN, z->dtype, z->n, z->h, z->w, z->c2, z->ldx2);
+    source(l, AT(x), ARRAY_IN, z, z->c, z->ldx);
+    if (z->use & CONV_X2) source(l, AT(x2), ARRAY_IN, z, z->c2, z->ldx2);
 }
 static void add_prologue(Arrays *l, const Conv2dShape *z) {
     int64_t c = z->c + z->c2;
@@ -81,20 +84,20 @@ static void forward_arrays(const void *shape, Arrays *l) {
     add_filter(l, z);
     if (z->use & CONV_BIAS) array_add(l, AT(bias), ARRAY_IN, TYPE_F32, DIMS(z->k));
     if (z->use & CONV_TEMB) array_add(l, AT(temb), ARRAY_IN, TYPE_F32, DIMS(z->n, z->k));
-    if (z->use & CONV_RESIDUAL) image(l, AT(residual), ARRAY_IN, z->dtype, z->n, z->p, z->q, z->k, z->ldr);
+    if (z->use & CONV_RESIDUAL) result(l, AT(residual), ARRAY_IN, z, z->dtype, z->k, z->ldr);
     if (z->use & CONV_SHORTCUT) {
-        image(l, AT(xs), ARRAY_IN, z->dtype, z->n, z->p, z->q, z->cs, z->lds);
-        if (z->cs2) image(l, AT(xs2), ARRAY_IN, z->dtype, z->n, z->p, z->q, z->cs2, z->lds2);
+        result(l, AT(xs), ARRAY_IN, z, z->dtype, z->cs, z->lds);
+        if (z->cs2) result(l, AT(xs2), ARRAY_IN, z, z->dtype, z->cs2, z->lds2);
         array_add(l, AT(ws), ARRAY_IN, array_type(z->dtype), DIMS(z->k, z->cs + z->cs2))->scale = 0.1;
     }
-    image(l, AT(y), ARRAY_OUT, z->out, z->n, z->p, z->q, z->k, z->ldy);
+    result(l, AT(y), ARRAY_OUT, z, z->out, z->k, z->ldy);
     if (z->use & CONV_STATS) array_add(l, AT(stats), ARRAY_OUT, TYPE_F32, DIMS(z->n, z->k, 2));
 }
 
 static void input_arrays(const void *shape, Arrays *l) {
     const Conv2dShape *z = shape;
     int64_t c = z->c + z->c2;
-    image(l, AT(dy), ARRAY_IN, z->out, z->n, z->p, z->q, z->k, z->ldy);
+    result(l, AT(dy), ARRAY_IN, z, z->out, z->k, z->ldy);
     add_filter(l, z);
     if (z->use & (CONV_NORM | CONV_SUMS)) add_source(l, z);
     add_prologue(l, z);
@@ -102,16 +105,16 @@ static void input_arrays(const void *shape, Arrays *l) {
         array_add(l, AT(mean), ARRAY_IN, TYPE_F32, DIMS(z->n, z->groups));
         array_add(l, AT(rstd), ARRAY_IN, TYPE_F32, DIMS(z->n, z->groups))->fill = FILL_POSITIVE;
     }
-    image(l, AT(add), ARRAY_IN, z->dtype, z->n, z->h, z->w, c, c)->optional = true;
+    source(l, AT(add), ARRAY_IN, z, c, c)->optional = true;
     if (z->use & CONV_BIAS) array_add(l, AT(bias), ARRAY_IN, TYPE_F32, DIMS(c));
-    image(l, AT(dx), ARRAY_OUT, z->dtype, z->n, z->h, z->w, z->c, z->ldx);
-    if (z->use & CONV_X2) image(l, AT(dx2), ARRAY_OUT, z->dtype, z->n, z->h, z->w, z->c2, z->ldx2);
+    source(l, AT(dx), ARRAY_OUT, z, z->c, z->ldx);
+    if (z->use & CONV_X2) source(l, AT(dx2), ARRAY_OUT, z, z->c2, z->ldx2);
     if (z->use & CONV_SUMS) array_add(l, AT(sums), ARRAY_OUT, TYPE_F32, DIMS(z->n, c, 2));
 }
 
 static void weight_arrays(const void *shape, Arrays *l) {
     const Conv2dShape *z = shape;
-    image(l, AT(dy), ARRAY_IN, z->out, z->n, z->p, z->q, z->k, z->ldy);
+    result(l, AT(dy), ARRAY_IN, z, z->out, z->k, z->ldy);
     add_source(l, z);
     add_prologue(l, z);
     array_add(l, AT(dw), ARRAY_INOUT, TYPE_F32, DIMS(z->k, z->r, z->s, z->c + z->c2));

@@ -25,10 +25,10 @@ static double flops(const void *shape) {
 
 #define AT(member) #member, offsetof(Conv2dUpArgs, member)
 static void low(Arrays *l, const char *name, size_t offset, ArrayUse use, const Conv2dUpShape *z) {
-    array_add(l, name, offset, use, array_type(z->dtype), DIMS(z->n, z->h, z->w, z->c))->ld = z->ldx;
+    array_add_image(l, name, offset, use, z->dtype, z->lx, z->ldx, DIMS(z->n, z->h, z->w, z->c));
 }
 static void high(Arrays *l, const char *name, size_t offset, ArrayUse use, const Conv2dUpShape *z) {
-    array_add(l, name, offset, use, array_type(z->out), DIMS(z->n, 2 * z->h, 2 * z->w, z->k))->ld = z->ldy;
+    array_add_image(l, name, offset, use, z->out, z->ly, z->ldy, DIMS(z->n, 2 * z->h, 2 * z->w, z->k));
 }
 static void add_filter(Arrays *l, const Conv2dUpShape *z) {
     array_add(l, AT(w), ARRAY_IN, array_type(z->dtype), DIMS(z->k, 3, 3, z->c))->scale = 0.1;

@@ -22,11 +22,14 @@ static double flops(const void *shape) {
     return 8.0 * z->n * z->hw * z->c;
 }
 
+static Array *image(Arrays *l, const char *name, size_t offset, ArrayUse use, const GroupNormShape *z, int ld) {
+    return array_add_image(l, name, offset, use, z->dtype, z->layout, ld, DIMS(z->n, z->hw, z->c));
+}
+
 #define FORWARD(member) #member, offsetof(GroupNormForwardArgs, member)
 static void forward_arrays(const void *shape, Arrays *l) {
     const GroupNormShape *z = shape;
-    ArrayType type = array_type(z->dtype);
-    array_add(l, FORWARD(x), ARRAY_IN, type, DIMS(z->n, z->hw, z->c))->ld = z->ldx;
+    image(l, FORWARD(x), ARRAY_IN, z, z->ldx);
     array_add(l, FORWARD(gamma), ARRAY_IN, TYPE_F32, DIMS(z->c));
     array_add(l, FORWARD(beta), ARRAY_IN, TYPE_F32, DIMS(z->c));
     if (z->stats) array_add(l, FORWARD(stats), ARRAY_IN, TYPE_F32, DIMS(z->n, z->c, 2))->fill = FILL_POSITIVE;
@@ -34,7 +37,7 @@ static void forward_arrays(const void *shape, Arrays *l) {
         array_add(l, FORWARD(sample), ARRAY_IN, TYPE_U32, DIMS(z->n))->fill = FILL_SAMPLE;
         array_add(l, FORWARD(state), ARRAY_IN, TYPE_U8, DIMS((int64_t)sizeof(StepState)))->fill = FILL_STATE;
     }
-    array_add(l, FORWARD(y), ARRAY_OUT, type, DIMS(z->n, z->hw, z->c))->ld = z->ldy;
+    image(l, FORWARD(y), ARRAY_OUT, z, z->ldy);
     array_add(l, FORWARD(mean), ARRAY_OUT, TYPE_F32, DIMS(z->n, z->groups));
     array_add(l, FORWARD(rstd), ARRAY_OUT, TYPE_F32, DIMS(z->n, z->groups));
     array_add(l, FORWARD(scale), ARRAY_OUT, TYPE_F32, DIMS(z->n, z->c))->optional = true;
@@ -49,9 +52,8 @@ const Description describe_groupnorm_forward = { .launcher = &groupnorm_forward,
 static const Field backward_args[] = { FIELD(GroupNormBackwardArgs, accumulate, FIELD_BOOL), FIELD_END };
 static void backward_arrays(const void *shape, Arrays *l) {
     const GroupNormShape *z = shape;
-    ArrayType type = array_type(z->dtype);
-    array_add(l, BACKWARD(dy), ARRAY_IN, type, DIMS(z->n, z->hw, z->c))->ld = z->ldy;
-    array_add(l, BACKWARD(x), ARRAY_IN, type, DIMS(z->n, z->hw, z->c))->ld = z->ldx;
+    image(l, BACKWARD(dy), ARRAY_IN, z, z->ldy);
+    image(l, BACKWARD(x), ARRAY_IN, z, z->ldx);
     array_add(l, BACKWARD(gamma), ARRAY_IN, TYPE_F32, DIMS(z->c));
     array_add(l, BACKWARD(beta), ARRAY_IN, TYPE_F32, DIMS(z->c));
     array_add(l, BACKWARD(mean), ARRAY_IN, TYPE_F32, DIMS(z->n, z->groups));
@@ -59,8 +61,8 @@ static void backward_arrays(const void *shape, Arrays *l) {
     array_add(l, BACKWARD(sums), ARRAY_IN, TYPE_F32, DIMS(z->n, z->c, 2))->optional = true;
     if (z->p16)
         array_add(l, BACKWARD(mask), ARRAY_IN, TYPE_U8, DIMS(((int64_t)z->n * z->hw * z->c + 7) / 8))->fill = FILL_BITS;
-    array_add(l, BACKWARD(add), ARRAY_IN, type, DIMS(z->n, z->hw, z->c))->optional = true;
-    array_add(l, BACKWARD(dx), ARRAY_OUT, type, DIMS(z->n, z->hw, z->c))->ld = z->ldx;
+    image(l, BACKWARD(add), ARRAY_IN, z, z->c)->optional = true;
+    image(l, BACKWARD(dx), ARRAY_OUT, z, z->ldx);
     array_add(l, BACKWARD(dgamma), ARRAY_INOUT, TYPE_F32, DIMS(z->c))->optional = true;
     array_add(l, BACKWARD(dbeta), ARRAY_INOUT, TYPE_F32, DIMS(z->c))->optional = true;
 }

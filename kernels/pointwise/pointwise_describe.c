@@ -61,21 +61,20 @@ static void channel_complete(void *shape) {
     AddChannelShape *z = shape;
     if (!z->copies) z->copies = 1;
 }
+static Array *image(Arrays *l, const char *name, size_t offset, ArrayUse use, const AddChannelShape *z, int copies) {
+    return array_add_image(l, name, offset, use, z->dtype, z->layout, z->c, DIMS((int64_t)copies * z->n, z->hw, z->c));
+}
 static void channel_forward(const void *shape, Arrays *l) {
     const AddChannelShape *z = shape;
-    int64_t kn = (int64_t)z->copies * z->n;
-    ArrayType type = array_type(z->dtype);
-    array_add(l, "x", offsetof(AddChannelArgs, x), ARRAY_IN, type, DIMS(z->n, z->hw, z->c));
-    array_add(l, "v", offsetof(AddChannelArgs, v), ARRAY_IN, TYPE_F32, DIMS(kn, z->c));
-    array_add(l, "y", offsetof(AddChannelArgs, y), ARRAY_OUT, type, DIMS(kn, z->hw, z->c));
+    image(l, "x", offsetof(AddChannelArgs, x), ARRAY_IN, z, 1);
+    array_add(l, "v", offsetof(AddChannelArgs, v), ARRAY_IN, TYPE_F32, DIMS((int64_t)z->copies * z->n, z->c));
+    image(l, "y", offsetof(AddChannelArgs, y), ARRAY_OUT, z, z->copies);
 }
 static void channel_backward(const void *shape, Arrays *l) {
     const AddChannelShape *z = shape;
-    int64_t kn = (int64_t)z->copies * z->n;
-    ArrayType type = array_type(z->dtype);
-    array_add(l, "dy", offsetof(AddChannelGradArgs, dy), ARRAY_IN, type, DIMS(kn, z->hw, z->c));
-    array_add(l, "dx", offsetof(AddChannelGradArgs, dx), ARRAY_OUT, type, DIMS(z->n, z->hw, z->c))->optional = true;
-    array_add(l, "dv", offsetof(AddChannelGradArgs, dv), ARRAY_OUT, TYPE_F32, DIMS(kn, z->c));
+    image(l, "dy", offsetof(AddChannelGradArgs, dy), ARRAY_IN, z, z->copies);
+    image(l, "dx", offsetof(AddChannelGradArgs, dx), ARRAY_OUT, z, 1)->optional = true;
+    array_add(l, "dv", offsetof(AddChannelGradArgs, dv), ARRAY_OUT, TYPE_F32, DIMS((int64_t)z->copies * z->n, z->c));
 }
 const Description describe_add_channel_forward = {
     .launcher = &add_channel_forward, .about = "x + v, a row of v per image", .shape = channel_fields,
@@ -92,9 +91,8 @@ static const Field relayout_fields[] = {
 };
 static void relayout_arrays(const void *shape, Arrays *l) {
     const RelayoutShape *z = shape;
-    ArrayType type = array_type(z->dtype);
-    array_add(l, "x", offsetof(RelayoutArgs, x), ARRAY_IN, type, DIMS(z->n, z->hw, z->c));
-    array_add(l, "y", offsetof(RelayoutArgs, y), ARRAY_OUT, type, DIMS(z->n, z->hw, z->c));
+    array_add_image(l, "x", offsetof(RelayoutArgs, x), ARRAY_IN, z->dtype, z->from, z->c, DIMS(z->n, z->hw, z->c));
+    array_add_image(l, "y", offsetof(RelayoutArgs, y), ARRAY_OUT, z->dtype, z->to, z->c, DIMS(z->n, z->hw, z->c));
 }
 const Description describe_relayout = { .launcher = &relayout, .about = "one memory layout into another",
                                         .shape = relayout_fields, .arrays = relayout_arrays };
@@ -126,13 +124,13 @@ static void draw_arrays(const RandomShape *z, Arrays *l) {
     array_add(l, "sample", offsetof(RandomArgs, sample), ARRAY_IN, TYPE_U32, DIMS(z->n))->fill = FILL_SAMPLE;
     array_add(l, "state", offsetof(RandomArgs, state), ARRAY_IN, TYPE_U8, DIMS((int64_t)sizeof(StepState)))->fill =
         FILL_STATE;
-    array_add(l, "y", offsetof(RandomArgs, y), ARRAY_OUT, array_type(z->dtype), DIMS(z->n, z->hw, z->c));
+    array_add_image(l, "y", offsetof(RandomArgs, y), ARRAY_OUT, z->dtype, z->layout, z->c, DIMS(z->n, z->hw, z->c));
 }
 static void randn_arrays(const void *shape, Arrays *l) { draw_arrays(shape, l); }
 static void dropout_arrays(const void *shape, Arrays *l) {
     const RandomShape *z = shape;
     draw_arrays(z, l);
-    array_add(l, "x", offsetof(RandomArgs, x), ARRAY_IN, array_type(z->dtype), DIMS(z->n, z->hw, z->c));
+    array_add_image(l, "x", offsetof(RandomArgs, x), ARRAY_IN, z->dtype, z->layout, z->c, DIMS(z->n, z->hw, z->c));
     array_add(l, "mask", offsetof(RandomArgs, mask), ARRAY_OUT, TYPE_U8,
               DIMS(((int64_t)z->n * z->hw * z->c + 7) / 8))->optional = true;
 }

@@ -58,17 +58,15 @@ static void all_complete(void *shape) {
 }
 static void all_forward_arrays(const void *shape, Arrays *l) {
     const PoolAllShape *z = shape;
-    Array *x = array_add(l, "x", offsetof(PoolAllForwardArgs, x), ARRAY_IN, array_type(z->dtype),
-                         DIMS(z->n, z->hw, z->c));
-    x->ld = z->ldx;
+    array_add_image(l, "x", offsetof(PoolAllForwardArgs, x), ARRAY_IN, z->dtype, z->layout, z->ldx,
+                    DIMS(z->n, z->hw, z->c));
     array_add(l, "y", offsetof(PoolAllForwardArgs, y), ARRAY_OUT, TYPE_F32, DIMS(z->n, z->c));
 }
 static void all_backward_arrays(const void *shape, Arrays *l) {
     const PoolAllShape *z = shape;
     array_add(l, "dy", offsetof(PoolAllBackwardArgs, dy), ARRAY_IN, TYPE_F32, DIMS(z->n, z->c));
-    Array *dx = array_add(l, "dx", offsetof(PoolAllBackwardArgs, dx), ARRAY_OUT, array_type(z->dtype),
-                          DIMS(z->n, z->hw, z->c));
-    dx->ld = z->ldx;
+    array_add_image(l, "dx", offsetof(PoolAllBackwardArgs, dx), ARRAY_OUT, z->dtype, z->layout, z->ldx,
+                    DIMS(z->n, z->hw, z->c));
 }
 const Description describe_pool_all_forward = { .launcher = &pool_all_forward, .about = "mean over all pixels",
                                                 .shape = all_fields, .complete = all_complete,
