@@ -255,12 +255,15 @@ static const Case cases[] = {
     { "cross_entropy", "n=5 c=1000 with=offset" },
     { "cross_entropy", "n=3 c=1 with=dlogits" },
     // channel ranges of images in blocks of 16 channels, for the host's kernels
-    { "conv2d_forward", "n=2 h=8 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 ldr=64 use=bias+temb+residual" },
+    { "conv2d_forward", "n=2 h=8 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 ldr=64 "
+                        "use=bias+temb+residual" },
     { "conv2d_forward", "n=3 h=6 w=6 c=32 k=16 r=1 s=1 ldx=48 ldy=32 lx=c16 ly=c16 dtype=f32 out=f32 use=bias" },
     { "conv2d_backward_input", "n=2 h=8 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 with=add" },
     { "conv2d_backward_input", "n=3 h=6 w=6 c=32 k=16 r=1 s=1 ldx=48 ldy=32 lx=c16 ly=c16 dtype=f32 out=f32 with=add" },
-    { "conv2d_backward_weight", "n=2 h=8 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 use=bias+temb accumulate=1" },
-    { "conv2d_backward_weight", "n=3 h=6 w=6 c=32 k=16 r=1 s=1 ldx=48 ldy=32 lx=c16 ly=c16 dtype=f32 out=f32 use=bias" },
+    { "conv2d_backward_weight", "n=2 h=8 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 "
+                                "use=bias+temb accumulate=1" },
+    { "conv2d_backward_weight", "n=3 h=6 w=6 c=32 k=16 r=1 s=1 ldx=48 ldy=32 lx=c16 ly=c16 dtype=f32 out=f32 "
+                                "use=bias" },
     { "conv2d_up_forward", "n=2 h=4 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 use=bias" },
     { "conv2d_up_backward_input", "n=2 h=4 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32" },
     { "conv2d_up_backward_weight", "n=2 h=4 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 use=bias "

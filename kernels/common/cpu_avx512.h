@@ -6,6 +6,7 @@
 #include "kernels/common/cpu.h"
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 #include <immintrin.h>
+#include <string.h>
 #define VEC_INLINE static inline __attribute__((always_inline))
 typedef __m512 Vec;
 
@@ -16,6 +17,9 @@ VEC_INLINE Vec  vec_add(Vec x, Vec y) { return _mm512_add_ps(x, y); }
 VEC_INLINE Vec  vec_sub(Vec x, Vec y) { return _mm512_sub_ps(x, y); }
 VEC_INLINE Vec  vec_mul(Vec x, Vec y) { return _mm512_mul_ps(x, y); }
 VEC_INLINE Vec  vec_fma(Vec x, Vec y, Vec z) { return _mm512_fmadd_ps(x, y, z); }      // x y + z
+VEC_INLINE Vec  vec_scale(float x, Vec y) { return _mm512_mul_ps(vec_fill(x), y); }
+VEC_INLINE Vec  vec_axpy(float x, Vec y, Vec z) { return _mm512_fmadd_ps(vec_fill(x), y, z); }
+VEC_INLINE void vec_fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
 VEC_INLINE Vec  vec_fnma(Vec x, Vec y, Vec z) { return _mm512_fnmadd_ps(x, y, z); }    // z - x y
 
 // e^-x: within 2 ulp for -88.3 <= x <= 87.3, beyond that it stays at the end's value; NaN gives NaN (the second operand
@@ -43,23 +47,31 @@ VEC_INLINE Vec vec_silu_slope(Vec x) {
     return vec_fma(vec_mul(x, s), vec_mul(e, s), s);
 }
 
-// Exchanges rows and columns: bit by bit of the two indices.
+// Exchanges rows and columns: pairs, then fours within 128-bit lanes, then the lanes.
 VEC_INLINE void vec_transpose(Vec r[16]) {
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    #pragma GCC unroll 4
-    for (int bit = 1; bit < 16; bit *= 2) {
-        __mmask16 set = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(bit));
-        __m512i other = _mm512_xor_si512(lane, _mm512_set1_epi32(bit)), second = _mm512_set1_epi32(16);
-        __m512i upper = _mm512_mask_add_epi32(lane, set, other, second);
-        __m512i lower = _mm512_mask_add_epi32(other, set, lane, second);
-        #pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) {
-            if (i & bit) continue;
-            Vec x = r[i], y = r[i + bit];
-            r[i] = _mm512_permutex2var_ps(x, upper, y);
-            r[i + bit] = _mm512_permutex2var_ps(x, lower, y);
-        }
+    Vec t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
     }
+    for (int i = 0; i < 16; i += 4) {
+        __m512d x0 = _mm512_castps_pd(t[i]), x1 = _mm512_castps_pd(t[i + 1]);
+        __m512d x2 = _mm512_castps_pd(t[i + 2]), x3 = _mm512_castps_pd(t[i + 3]);
+        r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(x0, x2));
+        r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x0, x2));
+        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(x1, x3));
+        r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(x1, x3));
+    }
+    for (int i = 0; i < 4; i++) {
+        Vec even_a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), odd_a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        Vec even_b = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        Vec odd_b = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+        t[i] = _mm512_shuffle_f32x4(even_a, even_b, 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(odd_a, odd_b, 0x88);
+        t[i + 8] = _mm512_shuffle_f32x4(even_a, even_b, 0xdd);
+        t[i + 12] = _mm512_shuffle_f32x4(odd_a, odd_b, 0xdd);
+    }
+    memcpy(r, t, sizeof t);
 }
 
 // ---- dropout

@@ -16,74 +16,15 @@
 // Every sum has one order, whatever the number of threads. oneDNN 2 has F(4x4,3x3) too; later versions dropped it.
 #include <omp.h>
 #include <string.h>
-#include "kernels/conv2d/conv2d.h"
 #include "kernels/conv2d/conv2d_cpu.h"
+#include "kernels/conv2d/conv2d_winograd_cpu.h"
 
-// ---- 16 floats. Without AVX-512 the file compiles and can() refuses: the accumulators would not stay in registers.
+#ifdef VEC_INLINE
 enum {
-    VEC = 16, PANEL = 64, ROWS = 6, ELEMENTS = 36,
+    ELEMENTS = 36,
     TILES = 64, FILTERS = 64,   // most rows of M: it fits 1 MB
     DEPTH = 64,                 // channels summed at once where U is made for one block of tiles: it fits 1 MB, too
 };
-#if defined(__AVX512F__)
-#include <immintrin.h>
-enum { HAVE_VECTORS = 1 };
-typedef __m512 Vec;
-static inline Vec  load(const float *p) { return _mm512_loadu_ps(p); }
-static inline void store(float *p, Vec v) { _mm512_storeu_ps(p, v); }
-static inline Vec  fill(float x) { return _mm512_set1_ps(x); }
-static inline Vec  add(Vec x, Vec y) { return _mm512_add_ps(x, y); }
-static inline Vec  sub(Vec x, Vec y) { return _mm512_sub_ps(x, y); }
-static inline Vec  mul(float x, Vec y) { return _mm512_mul_ps(fill(x), y); }
-static inline Vec  fma_(Vec x, Vec y, Vec z) { return _mm512_fmadd_ps(x, y, z); }
-static inline void fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
-// Exchanges rows and columns: pairs, then fours within 128-bit lanes, then the lanes.
-static inline void transpose(Vec r[VEC]) {
-    Vec t[VEC];
-    for (int i = 0; i < VEC; i += 2) {
-        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < VEC; i += 4) {
-        __m512d x0 = _mm512_castps_pd(t[i]), x1 = _mm512_castps_pd(t[i + 1]);
-        __m512d x2 = _mm512_castps_pd(t[i + 2]), x3 = _mm512_castps_pd(t[i + 3]);
-        r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(x0, x2));
-        r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x0, x2));
-        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(x1, x3));
-        r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(x1, x3));
-    }
-    for (int i = 0; i < 4; i++) {
-        Vec even_a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), odd_a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
-        Vec even_b = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
-        Vec odd_b = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
-        t[i] = _mm512_shuffle_f32x4(even_a, even_b, 0x88);
-        t[i + 4] = _mm512_shuffle_f32x4(odd_a, odd_b, 0x88);
-        t[i + 8] = _mm512_shuffle_f32x4(even_a, even_b, 0xdd);
-        t[i + 12] = _mm512_shuffle_f32x4(odd_a, odd_b, 0xdd);
-    }
-    memcpy(r, t, sizeof t);
-}
-#else
-enum { HAVE_VECTORS = 0 };
-typedef struct { float v[VEC]; } Vec;
-#define EACH(expr) Vec r; for (int i = 0; i < VEC; i++) r.v[i] = (expr); return r
-static inline Vec  load(const float *p) { EACH(p[i]); }
-static inline void store(float *p, Vec v) { memcpy(p, v.v, sizeof v.v); }
-static inline Vec  fill(float x) { EACH(x); }
-static inline Vec  add(Vec x, Vec y) { EACH(x.v[i] + y.v[i]); }
-static inline Vec  sub(Vec x, Vec y) { EACH(x.v[i] - y.v[i]); }
-static inline Vec  mul(float x, Vec y) { EACH(x * y.v[i]); }
-static inline Vec  fma_(Vec x, Vec y, Vec z) { EACH(x.v[i] * y.v[i] + z.v[i]); }
-static inline void fetch(const float *p) { (void)p; }
-static inline void transpose(Vec r[VEC]) {
-    Vec t[VEC];
-    memcpy(t, r, sizeof t);
-    for (int i = 0; i < VEC; i++)
-        for (int j = 0; j < VEC; j++) r[i].v[j] = t[j].v[i];
-}
-#endif
-static inline Vec mul_add(float x, Vec y, Vec z) { return fma_(fill(x), y, z); }
-#define INLINE static inline __attribute__((always_inline))
 
 // ---- the transforms in one dimension, from vectors `step` apart to vectors `step` apart
 #define A1 0.625f
@@ -94,101 +35,60 @@ static inline Vec mul_add(float x, Vec y, Vec z) { return fma_(fill(x), y, z); }
 #define FB (1.0f / (2.0f * B2 * (B2 - A2)))
 
 // B': 6 pixels -> 6 elements.
-INLINE void transform_input(const Vec *d, int step, Vec *v, int to) {
+VEC_INLINE void transform_input(const Vec *d, int step, Vec *v, int to) {
     Vec d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
-    Vec even_a = mul_add(-B2, d2, d4), odd_a = mul_add(A1, d3, mul(-A1 * B2, d1));
-    Vec even_b = mul_add(-A2, d2, d4), odd_b = mul_add(B1, d3, mul(-B1 * A2, d1));
-    v[0] = mul_add(A2 * B2, d0, mul_add(-(A2 + B2), d2, d4));
-    v[to] = add(even_a, odd_a);
-    v[2 * to] = sub(even_a, odd_a);
-    v[3 * to] = add(even_b, odd_b);
-    v[4 * to] = sub(even_b, odd_b);
-    v[5 * to] = mul_add(A2 * B2, d1, mul_add(-(A2 + B2), d3, d5));
+    Vec even_a = vec_axpy(-B2, d2, d4), odd_a = vec_axpy(A1, d3, vec_scale(-A1 * B2, d1));
+    Vec even_b = vec_axpy(-A2, d2, d4), odd_b = vec_axpy(B1, d3, vec_scale(-B1 * A2, d1));
+    v[0] = vec_axpy(A2 * B2, d0, vec_axpy(-(A2 + B2), d2, d4));
+    v[to] = vec_add(even_a, odd_a);
+    v[2 * to] = vec_sub(even_a, odd_a);
+    v[3 * to] = vec_add(even_b, odd_b);
+    v[4 * to] = vec_sub(even_b, odd_b);
+    v[5 * to] = vec_axpy(A2 * B2, d1, vec_axpy(-(A2 + B2), d3, d5));
 }
 // G: 3 taps -> 6 elements.
-INLINE void transform_filter(const Vec *g, int step, Vec *u, int to) {
+VEC_INLINE void transform_filter(const Vec *g, int step, Vec *u, int to) {
     Vec g0 = g[0], g1 = g[step], g2 = g[2 * step];
-    Vec even_a = mul_add(FA, g0, mul(FA * A2, g2)), odd_a = mul(FA * A1, g1);
-    Vec even_b = mul_add(FB, g0, mul(FB * B2, g2)), odd_b = mul(FB * B1, g1);
-    u[0] = mul(1.0f / (A2 * B2), g0);
-    u[to] = add(even_a, odd_a);
-    u[2 * to] = sub(even_a, odd_a);
-    u[3 * to] = add(even_b, odd_b);
-    u[4 * to] = sub(even_b, odd_b);
+    Vec even_a = vec_axpy(FA, g0, vec_scale(FA * A2, g2)), odd_a = vec_scale(FA * A1, g1);
+    Vec even_b = vec_axpy(FB, g0, vec_scale(FB * B2, g2)), odd_b = vec_scale(FB * B1, g1);
+    u[0] = vec_scale(1.0f / (A2 * B2), g0);
+    u[to] = vec_add(even_a, odd_a);
+    u[2 * to] = vec_sub(even_a, odd_a);
+    u[3 * to] = vec_add(even_b, odd_b);
+    u[4 * to] = vec_sub(even_b, odd_b);
     u[5 * to] = g2;
 }
 // A': 6 elements -> 4 outputs.
-INLINE void transform_output(const Vec *m, int step, Vec *y, int to) {
-    Vec sum_a = add(m[step], m[2 * step]), dif_a = sub(m[step], m[2 * step]);
-    Vec sum_b = add(m[3 * step], m[4 * step]), dif_b = sub(m[3 * step], m[4 * step]);
-    y[0] = add(m[0], add(sum_a, sum_b));
-    y[to] = mul_add(A1, dif_a, mul(B1, dif_b));
-    y[2 * to] = mul_add(A2, sum_a, mul(B2, sum_b));
-    y[3 * to] = mul_add(A1 * A2, dif_a, mul_add(B1 * B2, dif_b, m[5 * step]));
+VEC_INLINE void transform_output(const Vec *m, int step, Vec *y, int to) {
+    Vec sum_a = vec_add(m[step], m[2 * step]), dif_a = vec_sub(m[step], m[2 * step]);
+    Vec sum_b = vec_add(m[3 * step], m[4 * step]), dif_b = vec_sub(m[3 * step], m[4 * step]);
+    y[0] = vec_add(m[0], vec_add(sum_a, sum_b));
+    y[to] = vec_axpy(A1, dif_a, vec_scale(B1, dif_b));
+    y[2 * to] = vec_axpy(A2, sum_a, vec_scale(B2, sum_b));
+    y[3 * to] = vec_axpy(A1 * A2, dif_a, vec_axpy(B1 * B2, dif_b, m[5 * step]));
 }
 // A: 4 gradients -> 6 elements.
-INLINE void transform_gradient(const Vec *d, int step, Vec *v, int to) {
+VEC_INLINE void transform_gradient(const Vec *d, int step, Vec *v, int to) {
     Vec d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step];
-    Vec even_a = mul_add(A2, d2, d0), odd_a = mul_add(A1 * A2, d3, mul(A1, d1));
-    Vec even_b = mul_add(B2, d2, d0), odd_b = mul_add(B1 * B2, d3, mul(B1, d1));
+    Vec even_a = vec_axpy(A2, d2, d0), odd_a = vec_axpy(A1 * A2, d3, vec_scale(A1, d1));
+    Vec even_b = vec_axpy(B2, d2, d0), odd_b = vec_axpy(B1 * B2, d3, vec_scale(B1, d1));
     v[0] = d0;
-    v[to] = add(even_a, odd_a);
-    v[2 * to] = sub(even_a, odd_a);
-    v[3 * to] = add(even_b, odd_b);
-    v[4 * to] = sub(even_b, odd_b);
+    v[to] = vec_add(even_a, odd_a);
+    v[2 * to] = vec_sub(even_a, odd_a);
+    v[3 * to] = vec_add(even_b, odd_b);
+    v[4 * to] = vec_sub(even_b, odd_b);
     v[5 * to] = d3;
 }
 // G': 6 elements -> 3 taps.
-INLINE void transform_taps(const Vec *m, int step, Vec *g, int to) {
-    Vec sum_a = add(m[step], m[2 * step]), dif_a = sub(m[step], m[2 * step]);
-    Vec sum_b = add(m[3 * step], m[4 * step]), dif_b = sub(m[3 * step], m[4 * step]);
-    g[0] = mul_add(1.0f / (A2 * B2), m[0], mul_add(FA, sum_a, mul(FB, sum_b)));
-    g[to] = mul_add(FA * A1, dif_a, mul(FB * B1, dif_b));
-    g[2 * to] = mul_add(FA * A2, sum_a, mul_add(FB * B2, sum_b, m[5 * step]));
-}
-
-// ---- matrix products
-typedef struct { float *p; int64_t row, column, block; } Matrix;   // (i,j) at p[i row + j % 16 column + j / 16 block]
-
-// y[i,j] = or += sum over l < n of a[i,l] b[l,j], i < rows, j < 16 vecs. Meanwhile ROWS vectors of each 16 columns of a
-// come into the first-level cache from `next` on, where not NULL: the rows after these, each of which is read once,
-// in too short a stretch for the processor to foresee it. Without this a product takes up to twice the time.
-INLINE void product(int rows, int vecs, Matrix y, Matrix a, Matrix b, int n, const float *next, bool accumulate) {
-    Vec sum[ROWS][PANEL / VEC];
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vecs; j++)
-            sum[i][j] = accumulate ? load(y.p + i * y.row + j * y.block) : fill(0.0f);
-    for (int l = 0; l < n; l += VEC, a.p += a.block) {
-        for (int i = 0; next && i < ROWS; i++) fetch(next + l / VEC * a.block + i * VEC);
-        int steps = n - l < VEC ? n - l : VEC;
-        for (int s = 0; s < steps; s++, b.p += b.row) {
-            Vec column[PANEL / VEC];
-            for (int j = 0; j < vecs; j++) column[j] = load(b.p + j * b.block);
-            for (int i = 0; i < rows; i++) {
-                Vec x = fill(a.p[i * a.row + s * a.column]);
-                for (int j = 0; j < vecs; j++) sum[i][j] = fma_(x, column[j], sum[i][j]);
-            }
-        }
-    }
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vecs; j++) store(y.p + i * y.row + j * y.block, sum[i][j]);
-}
-
-// Any number of rows, 16 to 64 columns. ahead: the rows of a are fetched; those after the last are at `after`.
-INLINE void product_panel(int rows, int width, Matrix y, Matrix a, Matrix b, int n, bool ahead, const float *after,
-                          bool accumulate) {
-    for (int i = 0; i < rows; i += ROWS, y.p += ROWS * y.row, a.p += ROWS * a.row) {
-        const float *next = !ahead ? NULL : i + ROWS < rows ? a.p + ROWS * a.row : after;
-#define CASE(r, v) case 8 * (r) + (v): product(r, v, y, a, b, n, next, accumulate); break;
-#define CASES(v) CASE(1, v) CASE(2, v) CASE(3, v) CASE(4, v) CASE(5, v) CASE(6, v)
-        switch (8 * (rows - i < ROWS ? rows - i : ROWS) + width / VEC) { CASES(1) CASES(2) CASES(3) CASES(4) }
-#undef CASES
-#undef CASE
-    }
+VEC_INLINE void transform_taps(const Vec *m, int step, Vec *g, int to) {
+    Vec sum_a = vec_add(m[step], m[2 * step]), dif_a = vec_sub(m[step], m[2 * step]);
+    Vec sum_b = vec_add(m[3 * step], m[4 * step]), dif_b = vec_sub(m[3 * step], m[4 * step]);
+    g[0] = vec_axpy(1.0f / (A2 * B2), m[0], vec_axpy(FA, sum_a, vec_scale(FB, sum_b)));
+    g[to] = vec_axpy(FA * A1, dif_a, vec_scale(FB * B1, dif_b));
+    g[2 * to] = vec_axpy(FA * A2, sum_a, vec_axpy(FB * B2, sum_b, m[5 * step]));
 }
 
 // ---- one convolution: sizes and where things lie in scratch
-typedef struct { const float *p; Layout layout; int c, ld; } Image;    // one side of the convolution
 typedef struct {
     int n, h, w, c, k;              // sums over c, writes k, both multiples of 16 (backward_weight: x has c, dy has k)
     int tiles_w, tiles_image, tiles;
@@ -201,13 +101,7 @@ typedef struct {
     int64_t thread_floats;          // of one thread's scratch
 } Plan;
 
-static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-static int divide_up(int n, int by) { return (n + by - 1) / by; }
-static int equal_parts(int n, int most) { return divide_up(n, divide_up(n, most)); }
 static int least(int a, int b) { return a < b ? a : b; }
-
-// Two cache lines beyond a multiple: 36 vectors a power of two apart would all fall into the same cache sets.
-static int64_t stagger(int64_t floats) { return round_up(floats, 1024) + PANEL / 2; }
 
 static Plan plan_of(const Conv2dShape *z, bool turned) {
     Plan p = { .n = z->n, .h = z->h, .w = z->w, .c = turned ? z->k : z->c, .k = turned ? z->c : z->k };
@@ -260,64 +154,37 @@ static Plan plan_weight(const Conv2dShape *z) {
 static size_t plan_bytes(Plan p) { return sizeof(float) * (size_t)(p.parts * p.parts_k * p.thread_floats); }
 
 // ---- tiles in and out
-// size x size pixels from row y0, column x0 of image i, channels k0 to k0 + 15; zero outside the image.
-INLINE void load_tile(const Plan *p, const Image *m, int i, int y0, int x0, int k0, int size, Vec *d) {
-    int64_t hw = (int64_t)p->h * p->w, step = m->layout == LAYOUT_C16 ? VEC : m->ld;
-    const float *from = m->p + layout_index(m->layout, hw, m->ld, i, 0, k0) + ((int64_t)y0 * p->w + x0) * step;
-    bool inside = y0 >= 0 && x0 >= 0 && y0 + size <= p->h && x0 + size <= p->w;
-    for (int y = 0; y < size; y++) {
-        for (int x = 0; x < size; x++) {
-            bool in = inside || (y0 + y >= 0 && y0 + y < p->h && x0 + x >= 0 && x0 + x < p->w);
-            d[y * size + x] = in ? load(from + ((int64_t)y * p->w + x) * step) : fill(0.0f);
-        }
-    }
-}
-// Reads the rows of pixels under `tiles` tiles from t0 on, channels k0 to k0 + 15, for the sake of reading: in this
-// order the processor foresees what comes next, in the order of the tiles it does not.
-static void read_rows(const Plan *p, const Image *m, int t0, int tiles, int k0) {
-    int64_t hw = (int64_t)p->h * p->w, step = m->layout == LAYOUT_C16 ? VEC : m->ld;
-    Vec sum = fill(0.0f);
-    for (int t = t0, next; t < t0 + tiles; t = next) {
-        int i = t / p->tiles_image, first = i * p->tiles_image;
-        next = least(first + p->tiles_image, t0 + tiles);
-        int64_t begin = (int64_t)((t - first) / p->tiles_w) * 4 * p->w;
-        int64_t end = (int64_t)least(p->h, ((next - 1 - first) / p->tiles_w + 1) * 4) * p->w;
-        const float *from = m->p + layout_index(m->layout, hw, m->ld, i, 0, k0);
-        for (int64_t x = begin; x < end; x++) sum = add(sum, load(from + x * step));
-    }
-    __asm__ volatile("" : : "m"(sum));           // or the compiler sees that it is for nothing
-}
 // Tile t of x, channels k0.. -> its 36 elements at v, step apart.
 static void input_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image;
     Vec d[36], e[36], row[6];
-    load_tile(p, m, i, j / p->tiles_w * 4 - 1, j % p->tiles_w * 4 - 1, k0, 6, d);
+    load_tile(m, i, j / p->tiles_w * 4 - 1, j % p->tiles_w * 4 - 1, k0, 6, d);
     for (int x = 0; x < 6; x++) transform_input(d + x, 6, e + x, 6);
     for (int y = 0; y < 6; y++) {
         transform_input(e + 6 * y, 1, row, 1);
-        for (int x = 0; x < 6; x++) store(v + (6 * y + x) * step, row[x]);
+        for (int x = 0; x < 6; x++) vec_store(v + (6 * y + x) * step, row[x]);
     }
 }
 static void gradient_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image;
     Vec d[16], e[24], row[6];
-    load_tile(p, m, i, j / p->tiles_w * 4, j % p->tiles_w * 4, k0, 4, d);
+    load_tile(m, i, j / p->tiles_w * 4, j % p->tiles_w * 4, k0, 4, d);
     for (int x = 0; x < 4; x++) transform_gradient(d + x, 4, e + x, 4);
     for (int y = 0; y < 6; y++) {
         transform_gradient(e + 4 * y, 1, row, 1);
-        for (int x = 0; x < 6; x++) store(v + (6 * y + x) * step, row[x]);
+        for (int x = 0; x < 6; x++) vec_store(v + (6 * y + x) * step, row[x]);
     }
 }
 // As above for `tiles` tiles from t0 on: 16 floats from tile to tile.
 static void input_tiles(const Plan *p, const Image *m, int t0, int tiles, int k0, float *v) {
     for (int t = 0; t < tiles; t++) {
-        if (t % TILES == 0) read_rows(p, m, t0 + t, least(TILES, tiles - t), k0);
+        if (t % TILES == 0) read_rows(m, t0 + t, least(TILES, tiles - t), k0);
         input_tile(p, m, t0 + t, k0, v + t * VEC, p->v_step);
     }
 }
 static void gradient_tiles(const Plan *p, const Image *m, int t0, int tiles, int k0, float *d) {
     for (int t = 0; t < tiles; t++) {
-        if (t % TILES == 0) read_rows(p, m, t0 + t, least(TILES, tiles - t), k0);
+        if (t % TILES == 0) read_rows(m, t0 + t, least(TILES, tiles - t), k0);
         gradient_tile(p, m, t0 + t, k0, d + t * VEC, p->v_step);
     }
 }
@@ -328,31 +195,28 @@ typedef struct { const float *bias, *row; Image image; } Terms;
 static void output_tile(const Plan *p, const Image *out, const Terms *terms, int t, int k0, const float *m,
                         int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image, y0 = j / p->tiles_w * 4, x0 = j % p->tiles_w * 4;
-    int64_t hw = (int64_t)p->h * p->w, step_y = out->layout == LAYOUT_C16 ? VEC : out->ld;
-    float *to = (float *)(uintptr_t)out->p + layout_index(out->layout, hw, out->ld, i, 0, k0);
     const Image *more = &terms->image;
-    int64_t step_i = more->layout == LAYOUT_C16 ? VEC : more->ld;
-    const float *from = more->p ? more->p + layout_index(more->layout, hw, more->ld, i, 0, k0) : NULL;
-    Vec d[36], e[24], row[4], plus = fill(0.0f);
-    for (int x = 0; x < 36; x++) d[x] = load(m + x * step);
+    float *to = image_at(out, i, y0, x0, k0);
+    const float *from = more->p ? image_at(more, i, y0, x0, k0) : NULL;
+    Vec d[36], e[24], row[4], plus = vec_fill(0.0f);
+    for (int x = 0; x < 36; x++) d[x] = vec_load(m + x * step);
     for (int x = 0; x < 6; x++) transform_output(d + x, 6, e + x, 6);
-    if (terms->bias) plus = add(plus, load(terms->bias + k0));
-    if (terms->row) plus = add(plus, load(terms->row + (int64_t)i * p->k + k0));
+    if (terms->bias) plus = vec_add(plus, vec_load(terms->bias + k0));
+    if (terms->row) plus = vec_add(plus, vec_load(terms->row + (int64_t)i * p->k + k0));
     for (int y = 0; y < least(4, p->h - y0); y++) {
         transform_output(e + 6 * y, 1, row, 1);
         for (int x = 0; x < least(4, p->w - x0); x++) {
-            int64_t pixel = (int64_t)(y0 + y) * p->w + x0 + x;
-            Vec v = add(row[x], plus);
-            if (from) v = add(v, load(from + pixel * step_i));
-            store(to + pixel * step_y, v);
+            Vec v = vec_add(row[x], plus);
+            if (from) v = vec_add(v, vec_load(from + y * more->row + x * more->step));
+            vec_store(to + y * out->row + x * out->step, v);
         }
     }
 }
 
 static void output_tiles(const Plan *p, const Image *out, const Terms *terms, int t0, int tiles, int k0,
                          const float *m) {
-    read_rows(p, out, t0, tiles, k0);            // what is written is read before, by the processor
-    if (terms->image.p) read_rows(p, &terms->image, t0, tiles, k0);
+    read_rows(out, t0, tiles, k0);               // what is written is read before, by the processor
+    if (terms->image.p) read_rows(&terms->image, t0, tiles, k0);
     for (int t = 0; t < tiles; t++) output_tile(p, out, terms, t0 + t, k0, m + t * VEC, p->m_step);
 }
 
@@ -363,7 +227,7 @@ static void filter_element(const Vec g[9], float *u, int64_t step) {
     for (int x = 0; x < 3; x++) transform_filter(g + x, 3, e + x, 3);
     for (int y = 0; y < 6; y++) {
         transform_filter(e + 3 * y, 1, row, 1);
-        for (int x = 0; x < 6; x++) store(u + (6 * y + x) * step, row[x]);
+        for (int x = 0; x < 6; x++) vec_store(u + (6 * y + x) * step, row[x]);
     }
 }
 // The elements of 16 written channels from j0 on and 16 summed channels from i0 on; at u, `row` floats from one summed
@@ -373,9 +237,9 @@ static void filter_block(const Plan *p, const float *w, bool turned, int j0, int
     int64_t filter = 9 * (int64_t)(turned ? p->k : p->c);
     for (int tap = 0; tap < 9; tap++) {
         for (int i = 0; i < VEC; i++)
-            rows[i] = load(turned ? w + (i0 + i) * filter + (8 - tap) * (int64_t)p->k + j0
+            rows[i] = vec_load(turned ? w + (i0 + i) * filter + (8 - tap) * (int64_t)p->k + j0
                                   : w + (j0 + i) * filter + tap * (int64_t)p->c + i0);
-        if (!turned) transpose(rows);
+        if (!turned) vec_transpose(rows);
         for (int i = 0; i < VEC; i++) g[i][tap] = rows[i];
     }
     for (int i = 0; i < VEC; i++)
@@ -433,13 +297,13 @@ static void apply(const Plan *p, const float *w, bool turned, const Image *in, c
 // dw of 16 channels from c0 on of filter k = or += the transform of its 36 elements at u, step apart.
 static void taps_of(const Plan *p, int k, int c0, const float *u, int64_t step, float *dw, bool accumulate) {
     Vec d[36], e[18], row[3];
-    for (int x = 0; x < 36; x++) d[x] = load(u + x * step);
+    for (int x = 0; x < 36; x++) d[x] = vec_load(u + x * step);
     for (int x = 0; x < 6; x++) transform_taps(d + x, 6, e + x, 6);
     for (int y = 0; y < 3; y++) {
         transform_taps(e + 6 * y, 1, row, 1);
         for (int x = 0; x < 3; x++) {
             float *to = dw + (int64_t)k * 9 * p->c + (3 * y + x) * (int64_t)p->c + c0;
-            store(to, accumulate ? add(load(to), row[x]) : row[x]);
+            vec_store(to, accumulate ? vec_add(vec_load(to), row[x]) : row[x]);
         }
     }
 }
@@ -487,15 +351,15 @@ static bool can(const Conv2dShape *z) {
     unsigned fused = CONV_X2 | CONV_SHORTCUT | CONV_NORM | CONV_MASK | CONV_STATS | CONV_SUMS;
     bool plain = !(z->use & fused) && !z->c2 && z->dtype == DT_F32 && z->out == DT_F32;
     bool filled = z->h >= 4 && z->w >= 4 && (int64_t)z->n * ((z->h + 3) / 4) * ((z->w + 3) / 4) >= 4;   // tiles
-    return HAVE_VECTORS && plain && filled && z->r == 3 && z->s == 3 && z->stride == 1 && z->pad_h == 1
+    return plain && filled && z->r == 3 && z->s == 3 && z->stride == 1 && z->pad_h == 1
         && z->pad_w == 1 && z->p == z->h && z->q == z->w && z->c % VEC == 0 && z->k % VEC == 0;
 }
 
 static size_t forward_scratch(const Conv2dShape *z) { return plan_bytes(plan_apply(z, false)); }
 static void forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_apply(z, false);
-    Image x = { a->x, z->lx, z->c, z->ldx }, y = { a->y, z->ly, z->k, z->ldy };
-    Terms terms = { a->bias, a->temb, { a->residual, z->ly, z->k, z->ldr } };
+    Image x = image_of(a->x, z->lx, z->h, z->w, z->ldx), y = image_of(a->y, z->ly, z->h, z->w, z->ldy);
+    Terms terms = { a->bias, a->temb, image_of(a->residual, z->ly, z->h, z->w, z->ldr) };
     apply(&p, a->w, false, &x, &y, &terms, w.scratch);
 }
 
@@ -503,8 +367,8 @@ static bool can_input(const Conv2dShape *z) { return can(z) && !(z->use & CONV_B
 static size_t input_scratch(const Conv2dShape *z) { return plan_bytes(plan_apply(z, true)); }
 static void backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_apply(z, true);
-    Image dx = { a->dx, z->lx, z->c, z->ldx }, dy = { a->dy, z->ly, z->k, z->ldy };
-    Terms terms = { NULL, NULL, { a->add, z->lx, z->c, z->c } };
+    Image dx = image_of(a->dx, z->lx, z->h, z->w, z->ldx), dy = image_of(a->dy, z->ly, z->h, z->w, z->ldy);
+    Terms terms = { NULL, NULL, image_of(a->add, z->lx, z->h, z->w, z->c) };
     apply(&p, a->w, true, &dy, &dx, &terms, w.scratch);
 }
 
@@ -513,11 +377,21 @@ static size_t weight_scratch(const Conv2dShape *z) {
 }
 static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {
     Plan p = plan_weight(z);
-    Image x = { a->x, z->lx, z->c, z->ldx }, dy = { a->dy, z->ly, z->k, z->ldy };
+    Image x = image_of(a->x, z->lx, z->h, z->w, z->ldx), dy = image_of(a->dy, z->ly, z->h, z->w, z->ldy);
     float *scratch = (float *)((char *)w.scratch + conv2d_sums_bytes(z));
     if (a->dw) weight_gradient(&p, &x, &dy, a->dw, a->accumulate, scratch);
     conv2d_bias_gradients(z, a, w.scratch);
 }
+#else
+static bool   can(const Conv2dShape *z) { return false; }
+static bool   can_input(const Conv2dShape *z) { return false; }
+static size_t forward_scratch(const Conv2dShape *z) { return 0; }
+static size_t input_scratch(const Conv2dShape *z) { return 0; }
+static size_t weight_scratch(const Conv2dShape *z) { return 0; }
+static void   forward(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {}
+static void   backward_input(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {}
+static void   backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a, Work w) {}
+#endif
 
 IMPLS(conv2d_winograd_cpu,
     IMPL_FULL(conv2d_forward, "winograd", 10, 0, 0, can, forward_scratch, NULL, forward, NULL),
