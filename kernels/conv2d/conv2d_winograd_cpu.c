@@ -154,16 +154,50 @@ static Plan plan_weight(const Conv2dShape *z) {
 static size_t plan_bytes(Plan p) { return sizeof(float) * (size_t)(p.parts * p.parts_k * p.thread_floats); }
 
 // ---- tiles in and out
-// Tile t of x, channels k0.. -> its 36 elements at v, step apart.
+// Six vectors, a column of the transformed rows -> column x of the elements at v, step apart.
+VEC_INLINE void store_column(const Vec e[6], int x, float *v, int64_t step) {
+    Vec c[6];
+    transform_input(e, 1, c, 1);
+    #pragma GCC unroll 6
+    for (int y = 0; y < 6; y++) vec_store(v + (6 * y + x) * step, c[y]);
+}
+// Elements x and x + 1 of all rows, those of points +-point, whose square the other point's is `other`.
+VEC_INLINE void input_pair(const Window *d, float point, float other, int x, float *v, int64_t step) {
+    Vec plus[6], minus[6];
+    #pragma GCC unroll 6
+    for (int y = 0; y < 6; y++) {
+        plus[y] = minus[y] = vec_fill(0.0f);
+        if (!(d->rows >> y & 1)) continue;
+        Vec even = vec_axpy(-other, window_at(d, y, 2), window_at(d, y, 4));
+        Vec odd = vec_axpy(point, window_at(d, y, 3), vec_scale(-point * other, window_at(d, y, 1)));
+        plus[y] = vec_add(even, odd);
+        minus[y] = vec_sub(even, odd);
+    }
+    store_column(plus, x, v, step);
+    store_column(minus, x + 1, v, step);
+}
+// Element x of all rows, 0 from the pixels 0, 2, 4 or 5 from 1, 3, 5.
+VEC_INLINE void input_end(const Window *d, int x, float *v, int64_t step) {
+    Vec e[6];
+    int first = x == 5;
+    #pragma GCC unroll 6
+    for (int y = 0; y < 6; y++) {
+        e[y] = vec_fill(0.0f);
+        if (!(d->rows >> y & 1)) continue;
+        e[y] = vec_axpy(-(A2 + B2), window_at(d, y, first + 2), window_at(d, y, first + 4));
+        e[y] = vec_axpy(A2 * B2, window_at(d, y, first), e[y]);
+    }
+    store_column(e, x, v, step);
+}
+// Tile t of x, channels k0.. -> its 36 elements at v, step apart. Pixels are read more than once rather than kept: there
+// are fewer registers than elements.
 static void input_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image;
-    Vec d[36], e[36], row[6];
-    load_tile(m, i, j / p->tiles_w * 4 - 1, j % p->tiles_w * 4 - 1, k0, 6, d);
-    for (int x = 0; x < 6; x++) transform_input(d + x, 6, e + x, 6);
-    for (int y = 0; y < 6; y++) {
-        transform_input(e + 6 * y, 1, row, 1);
-        for (int x = 0; x < 6; x++) vec_store(v + (6 * y + x) * step, row[x]);
-    }
+    Window d = window_of(m, i, j / p->tiles_w * 4 - 1, j % p->tiles_w * 4 - 1, k0);
+    input_end(&d, 0, v, step);
+    input_pair(&d, A1, B2, 1, v, step);
+    input_pair(&d, B1, A2, 3, v, step);
+    input_end(&d, 5, v, step);
 }
 static void gradient_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image;
@@ -191,6 +225,37 @@ static void gradient_tiles(const Plan *p, const Image *m, int t0, int tiles, int
 // What a finished sum is added to: bias (k), row (n,k), image (n,h,w,k); NULL if absent.
 typedef struct { const float *bias, *row; Image image; } Terms;
 
+// Rows y and y + 2 of a tile's sums before what is added, from six columns of elements at m: of y = 0 or 1.
+VEC_INLINE void output_rows(const float *m, int64_t step, int y, Vec low[4], Vec high[4]) {
+    Vec e[6], f[6];
+    #pragma GCC unroll 6
+    for (int x = 0; x < 6; x++) {
+        const float *c = m + x * step;
+        Vec a = vec_load(c + 6 * step), b = vec_load(c + 12 * step), p = vec_load(c + 18 * step);
+        Vec q = vec_load(c + 24 * step);
+        if (y == 0) {
+            Vec sum_a = vec_add(a, b), sum_b = vec_add(p, q);
+            e[x] = vec_add(vec_load(c), vec_add(sum_a, sum_b));
+            f[x] = vec_axpy(A2, sum_a, vec_scale(B2, sum_b));
+        } else {
+            Vec dif_a = vec_sub(a, b), dif_b = vec_sub(p, q);
+            e[x] = vec_axpy(A1, dif_a, vec_scale(B1, dif_b));
+            f[x] = vec_axpy(A1 * A2, dif_a, vec_axpy(B1 * B2, dif_b, vec_load(c + 30 * step)));
+        }
+    }
+    transform_output(e, 1, low, 1);
+    transform_output(f, 1, high, 1);
+}
+VEC_INLINE void store_row(const Vec row[4], int width, Vec plus, const Image *out, float *to, const Image *more,
+                          const float *from) {
+    #pragma GCC unroll 4
+    for (int x = 0; x < 4; x++) {
+        if (x >= width) break;
+        Vec v = vec_add(row[x], plus);
+        if (from) v = vec_add(v, vec_load(from + x * more->step));
+        vec_store(to + x * out->step, v);
+    }
+}
 // The 36 elements of tile t, channels k0.., at m, step apart -> 4x4 pixels of y.
 static void output_tile(const Plan *p, const Image *out, const Terms *terms, int t, int k0, const float *m,
                         int64_t step) {
@@ -198,18 +263,17 @@ static void output_tile(const Plan *p, const Image *out, const Terms *terms, int
     const Image *more = &terms->image;
     float *to = image_at(out, i, y0, x0, k0);
     const float *from = more->p ? image_at(more, i, y0, x0, k0) : NULL;
-    Vec d[36], e[24], row[4], plus = vec_fill(0.0f);
-    for (int x = 0; x < 36; x++) d[x] = vec_load(m + x * step);
-    for (int x = 0; x < 6; x++) transform_output(d + x, 6, e + x, 6);
+    Vec plus = vec_fill(0.0f), low[4], high[4];
     if (terms->bias) plus = vec_add(plus, vec_load(terms->bias + k0));
     if (terms->row) plus = vec_add(plus, vec_load(terms->row + (int64_t)i * p->k + k0));
-    for (int y = 0; y < least(4, p->h - y0); y++) {
-        transform_output(e + 6 * y, 1, row, 1);
-        for (int x = 0; x < least(4, p->w - x0); x++) {
-            Vec v = vec_add(row[x], plus);
-            if (from) v = vec_add(v, vec_load(from + y * more->row + x * more->step));
-            vec_store(to + y * out->row + x * out->step, v);
-        }
+    #pragma GCC unroll 2
+    for (int y = 0; y < 2; y++) {
+        output_rows(m, step, y, low, high);
+        if (y0 + y < p->h)
+            store_row(low, p->w - x0, plus, out, to + y * out->row, more, from ? from + y * more->row : NULL);
+        if (y0 + y + 2 < p->h)
+            store_row(high, p->w - x0, plus, out, to + (y + 2) * out->row, more,
+                      from ? from + (y + 2) * more->row : NULL);
     }
 }
 
@@ -242,8 +306,12 @@ static void filter_block(const Plan *p, const float *w, bool turned, int j0, int
         if (!turned) vec_transpose(rows);
         for (int i = 0; i < VEC; i++) g[i][tap] = rows[i];
     }
-    for (int i = 0; i < VEC; i++)
+    for (int i = 0; i < VEC; i++) {
         filter_element(g[i], u + i * row, p->u_step);
+        for (int tap = 0; tap < 9; tap++)
+            vec_fetch(turned ? w + (i0 + VEC + i) * filter + tap * (int64_t)p->k + j0
+                             : w + (j0 + i) * filter + tap * (int64_t)p->c + i0 + VEC);
+    }
 }
 
 // M (width/16, 36, tile, 16) = or += over `depth` channels of V and U.

@@ -31,6 +31,22 @@ VEC_INLINE void load_tile(const Image *m, int i, int y0, int x0, int k0, int siz
     }
 }
 
+// Up to 6x6 pixels from a corner that may lie outside the image: what lies outside is zero.
+typedef struct { const float *p; int64_t row, step; unsigned rows; __mmask16 columns[6]; } Window;   // rows: bits
+
+VEC_INLINE Window window_of(const Image *m, int i, int y0, int x0, int k0) {
+    Window d = { image_at(m, i, y0, x0, k0), m->row, m->step, 0, { 0 } };
+    #pragma GCC unroll 6
+    for (int j = 0; j < 6; j++) {
+        d.rows |= (unsigned)(y0 + j >= 0 && y0 + j < m->h) << j;
+        d.columns[j] = (__mmask16)-(int)(x0 + j >= 0 && x0 + j < m->w);
+    }
+    return d;
+}
+// A pixel of a row that is inside.
+VEC_INLINE Vec window_at(const Window *d, int y, int x) {
+    return _mm512_maskz_loadu_ps(d->columns[x], d->p + y * d->row + x * d->step);
+}
 // Reads the rows of pixels under `tiles` tiles of 4x4 pixels from t0 on, channels k0 to k0 + 15, for the sake of
 // reading: in this order the processor foresees what comes next, in the order of the tiles it does not.
 static inline void read_rows(const Image *m, int t0, int tiles, int k0) {
