@@ -51,7 +51,7 @@ static const Flag bench_flags[] = {
     { "warm", "false", "one set of buffers: caches stay warm", FLAG_BOOL, AT(warm) },
     { "once", "false", "launch each implementation exactly once, under a range of its name, for a profiler", FLAG_BOOL,
       AT(once) },
-    { "list", "false", "name the rows, run nothing", FLAG_BOOL, AT(list) },
+    { "list", "false", "name the rows and who can do them, run nothing", FLAG_BOOL, AT(list) },
     { "save", "", "JSON lines, one per implementation and shape, into this file", FLAG_STR, AT(save) },
     { "baseline", "", "a file of --save: print the ratio to it", FLAG_STR, AT(baseline) },
 };
@@ -252,25 +252,39 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+// The outputs in floating point; the others stay NULL.
+typedef struct { double *value[ARRAYS_MAX]; } Outputs;
+static Outputs outputs_read(const Call *c) {
+    Outputs out = { { NULL } };
+    for (int i = 0; i < call_count(c); i++) {
+        const Array *a = call_array(c, i);
+        if (a->use == ARRAY_IN || (a->type != TYPE_F32 && a->type != TYPE_BF16)) continue;
+        out.value[i] = xmalloc((size_t)array_numel(a) * sizeof(double));
+        call_read(c, i, out.value[i]);
+    }
+    return out;
+}
+static void outputs_free(Outputs *out) {
+    for (int i = 0; i < ARRAYS_MAX; i++) free(out->value[i]);
+}
+
 // |y - reference| / |reference| over the outputs, the worst array; NaN where something is not a number.
-static double difference(Call *y, Call *reference, bool coarse) {
+static double difference(const Call *y, const Outputs *reference, bool coarse) {
     double worst = 0;
+    Outputs out = outputs_read(y);
     for (int i = 0; i < call_count(y); i++) {
         const Array *a = call_array(y, i);
-        if (a->use == ARRAY_IN || (a->type != TYPE_F32 && a->type != TYPE_BF16)) continue;
-        int64_t n = array_numel(a);
-        double *v = xmalloc((size_t)n * sizeof *v), *r = xmalloc((size_t)n * sizeof *r), sum = 0, norm = 0;
-        call_read(y, i, v);
-        call_read(reference, i, r);
-        for (int64_t j = 0; j < n; j++) {
+        const double *v = out.value[i], *r = reference->value[i];
+        if (!v) continue;
+        double sum = 0, norm = 0;
+        for (int64_t j = 0; j < array_numel(a); j++) {
             sum += (v[j] - r[j]) * (v[j] - r[j]);
             norm += r[j] * r[j];
         }
-        free(v);
-        free(r);
         double bound = a->type == TYPE_BF16 || coarse ? 0x1p-8 : 0x1p-14, e = norm > 0 ? sqrt(sum / norm) : sqrt(sum);
         worst = e / bound > worst || isnan(e) ? e / bound : worst;
     }
+    outputs_free(&out);
     return worst;
 }
 
@@ -287,6 +301,10 @@ static const Impl *most_general(const Row *r, const Device *d) {
     return best;
 }
 
+static bool is_wanted(const Config *c, const Impl *i) {
+    return !*c->kernels || in_list(c->kernels, i->name) || (in_list(c->kernels, "vendor") && impl_is_vendor(i));
+}
+
 // All that can do the row, the default first. Returns how many.
 static int open_row(const Config *c, const Device *d, const Row *r, Timed *timed) {
     const Launcher *l = r->what->launcher;
@@ -295,10 +313,16 @@ static int open_row(const Config *c, const Device *d, const Row *r, Timed *timed
     int n = 0;
     timed[n++] = (Timed){ .impl = first };
     for (const Impl *i = impl_next(l, NULL); i && n < MAX_IMPLS; i = impl_next(l, i))
-        if (i != first && fits(i, d, r->shape, l) &&
-            (!*c->kernels || in_list(c->kernels, i->name) || (in_list(c->kernels, "vendor") && impl_is_vendor(i))))
-            timed[n++] = (Timed){ .impl = i };
+        if (i != first && fits(i, d, r->shape, l) && is_wanted(c, i)) timed[n++] = (Timed){ .impl = i };
     return n;
+}
+
+static void list_row(const Config *c, const Device *d, const Row *r) {
+    Timed timed[MAX_IMPLS];
+    int n = open_row(c, d, r, timed);
+    name_row(r);
+    for (int i = 0; i < n; i++) printf(" %s", timed[i].impl->name);
+    putchar('\n');
 }
 
 // ---- results
@@ -327,14 +351,15 @@ static void report(const Device *d, const Row *r, const Timed *t, const Timed *a
                    const char *baseline, FILE *save) {
     double flops = call_flops(t->set[0]), bytes = call_bytes(t->set[0]), vendor = 0;
     for (int i = 0; i < n; i++)
-        if (impl_is_vendor(all[i].impl)) vendor = all[i].median;
+        if (impl_is_vendor(all[i].impl) && (vendor == 0 || all[i].median < vendor)) vendor = all[i].median;
     double share = roofline_share(k, flops, bytes, t->median, is_matrix(r));
     double was = baseline_ms(baseline, r->what->launcher->name, r->text, t->impl->name);
     printf("  %-16s %9.4f ms %9.1f GFLOP/s %8.1f GB/s %5.1f%%", t->impl->name, t->median * 1e3,
            flops / t->median / 1e9, bytes / t->median / 1e9, 100 * share);
     if (vendor > 0) printf("  x%.2f of vendor", vendor / t->median);
     if (was > 0) printf("  x%.3f of baseline", was / (t->median * 1e3));
-    printf("%s\n", t->right ? "" : "  WRONG");
+    if (!t->right) printf("  WRONG: %.3g of the bound", t->error);
+    putchar('\n');
     const LaunchLog *log = &t->log;
     KernelNeeds needs[LAUNCH_LOG_MAX];
     for (int i = 0; i < log->n; i++) {
@@ -399,23 +424,24 @@ static bool check_row(Device *d, const Row *r, Timed *timed, int n) {
     const Impl *general = most_general(r, d);
     Call *reference = call_new(d, r->what, r->shape, r->args, r->with, general->name, &err);
     CHECK(reference, "%s", err.msg);
-    call_fill(reference, CALL_VALUES, 7);
+    call_fill_like(reference, timed[0].set[0]);
     call_run(reference);
     device_sync(d);
+    Outputs expected = outputs_read(reference);
     bool ok = true;
     for (int i = 0; i < n; i++) {
         Call *y = timed[i].set[0];
-        call_fill(y, CALL_VALUES, 7);
         launch_log = &timed[i].log;
         call_run(y);
         launch_log = NULL;
         device_sync(d);
         const Impl *own = timed[i].impl;
         bool coarse = impl_is_vendor(own) && strstr(r->text, "=bf16");
-        timed[i].error = own == general || impl_draws_others(own) ? 0 : difference(y, reference, coarse);
+        timed[i].error = own == general || impl_draws_others(own) ? 0 : difference(y, &expected, coarse);
         timed[i].right = timed[i].error <= 1;
         ok &= timed[i].right;
     }
+    outputs_free(&expected);
     call_free(reference);
     return ok;
 }
@@ -432,7 +458,10 @@ static bool bench_row(const Config *c, Device *d, const Row *r, const Ceiling *k
         do {
             t->set[t->n_sets] = call_new(d, r->what, r->shape, r->args, r->with, t->impl->name, &err);
             if (!t->set[t->n_sets]) break;
-            call_fill(t->set[t->n_sets++], CALL_VALUES, 7);
+            const Call *first = i ? timed[0].set[0] : t->n_sets ? t->set[0] : NULL;
+            if (first) call_fill_like(t->set[t->n_sets], first);
+            else call_fill(t->set[t->n_sets], CALL_VALUES, 7);
+            t->n_sets++;
             bytes = call_bytes(t->set[0]);
         } while (!c->warm && !c->once && t->n_sets < MAX_SETS && t->n_sets * bytes < CACHE_BYTES);
         t->launches = 1;
@@ -515,8 +544,7 @@ static bool run(const Config *c, Error *err) {
     ok = ok && add_evaluation_rows(c, device_name(d), largest, &rows, err);
     if (ok && rows.n == 0)
         ok = error_set(err, ERR_USAGE, "no launcher or shape contains \"%s\"; --list names the rows", c->filter);
-    for (int i = 0; ok && c->list && i < rows.n; i++)
-        name_row(&rows.row[i]);
+    for (int i = 0; ok && c->list && i < rows.n; i++) list_row(c, d, &rows.row[i]);
     if (ok && !c->list) ok = bench_rows(c, d, rows.row, rows.n, dtype, err);
     for (int i = 0; i < rows.n; i++) free(rows.row[i].shape), free(rows.row[i].args);
     free(batches);
