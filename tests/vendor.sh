@@ -26,7 +26,8 @@ plan=$("$cbdm" train --device null:cuda --preset quick --kernels vendor --kernel
 echo "$plan" | grep -q 'cudnn' || fail "--kernels vendor plans no cudnn"
 echo "$plan" | grep -q ' attention_grad  *cublaslt ' || fail "--kernels vendor plans no cublaslt for attention_grad"
 echo "$plan" | grep -q ' attention  *cudnn ' || fail "--kernels vendor does not plan cudnn before cublaslt"
-echo "$plan" | awk '$2 !~ /attention/ && $3 == "cublaslt" { bad = 1 } END { exit !bad }' && fail "--kernel gemm=tiled does not count over --kernels vendor"
+echo "$plan" | awk '$2 !~ /attention/ && $3 == "cublaslt" { bad = 1 } END { exit !bad }' &&
+    fail "--kernel gemm=tiled does not count over --kernels vendor"
 plan=$("$cbdm" train --device null:cuda --dtype f32 --preset quick --kernels vendor --dump-graph 2>&1)
 echo "$plan" | grep -q ' attention  *cublaslt ' || fail "--kernels vendor plans no cublaslt where cudnn refuses f32"
 # No GPU is visible here even where there is one.

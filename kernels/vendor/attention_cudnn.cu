@@ -37,7 +37,7 @@ static cudnnBackendDescriptor_t number(CudnnPlan *p) {
 }
 
 static void *prepare(Stream *, const AttentionShape *z, const AttentionForwardArgs *) {
-    if (!cudnn_handle()) return NULL;
+    if (!cudnn_ready()) return NULL;
     Attention *a = new Attention();
     CudnnPlan *p = &a->plan;
     cudnnBackendDescriptor_t op = p->make(CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR);
