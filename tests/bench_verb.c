@@ -31,7 +31,7 @@ static const double CACHE_BYTES = 128e6;         // twice the L2 of an H200, fou
 
 typedef struct {
     ModelConfig model;                                       // first: the offsets of model_flags hold here too
-    const char *device, *batch, *filter, *kernels, *save, *baseline;
+    const char *device, *batch, *filter, *kernels, *without, *save, *baseline;
     int         dtype, rounds;
     bool        warm, once, list;
 } Config;
@@ -46,6 +46,8 @@ static const Flag bench_flags[] = {
       AT(filter) },
     { "kernels", "", "beside the default implementation only these, separated by commas; vendor: NVIDIA's libraries",
       FLAG_LIST, AT(kernels) },
+    { "without", "", "leave these out, LAUNCHER=IMPLEMENTATION[,...]: what does not come back", FLAG_LIST,
+      AT(without) },
     { "rounds", "7", "measurements of each implementation; the median counts", FLAG_INT, offsetof(Config, rounds), NULL,
       1, MAX_ROUNDS - 1 },
     { "warm", "false", "one set of buffers: caches stay warm", FLAG_BOOL, AT(warm) },
@@ -288,16 +290,25 @@ static double difference(const Call *y, const Outputs *reference, bool coarse) {
     return worst;
 }
 
-static bool fits(const Impl *i, const Device *d, const void *shape, const Launcher *l) {
+static bool is_left_out(const Config *c, const Impl *i) {
+    char name[128];
+    snprintf(name, sizeof name, "%s=%s", i->launcher, i->name);
+    return in_list(c->without, name);
+}
+static bool fits(const Config *c, const Impl *i, const Device *d, const void *shape, const Launcher *l) {
     int cc = device_cc(d);
-    return i->kind == device_kind(d) && cc >= i->min_cc && (!i->exact_cc || i->exact_cc == cc) && l->can(i, shape);
+    return i->kind == device_kind(d) && cc >= i->min_cc && (!i->exact_cc || i->exact_cc == cc) && l->can(i, shape) &&
+           !is_left_out(c, i);
 }
 
-static const Impl *most_general(const Row *r, const Device *d) {
+// Of those that need not be named the first choice, or the last; NULL: none is left.
+static const Impl *choose(const Config *c, const Row *r, const Device *d, bool general) {
     const Impl *best = NULL;
     const Launcher *l = r->what->launcher;
-    for (const Impl *i = impl_next(l, NULL); i; i = impl_next(l, i))
-        if (fits(i, d, r->shape, l) && i->order >= 0 && (!best || i->order >= best->order)) best = i;
+    for (const Impl *i = impl_next(l, NULL); i; i = impl_next(l, i)) {
+        if (!fits(c, i, d, r->shape, l) || i->order < 0) continue;
+        if (!best || (general ? i->order >= best->order : i->order < best->order)) best = i;
+    }
     return best;
 }
 
@@ -308,12 +319,13 @@ static bool is_wanted(const Config *c, const Impl *i) {
 // All that can do the row, the default first. Returns how many.
 static int open_row(const Config *c, const Device *d, const Row *r, Timed *timed) {
     const Launcher *l = r->what->launcher;
-    const Impl *first = impl_find(l, device_kind(d), device_cc(d), r->shape, NULL);
-    CHECK(first, "%s: no implementation does %s", l->name, r->text);
+    const Impl *first = choose(c, r, d, false);
+    CHECK(first || *c->without, "%s: no implementation does %s", l->name, r->text);
+    if (!first) return 0;
     int n = 0;
     timed[n++] = (Timed){ .impl = first };
     for (const Impl *i = impl_next(l, NULL); i && n < MAX_IMPLS; i = impl_next(l, i))
-        if (i != first && fits(i, d, r->shape, l) && is_wanted(c, i)) timed[n++] = (Timed){ .impl = i };
+        if (i != first && fits(c, i, d, r->shape, l) && is_wanted(c, i)) timed[n++] = (Timed){ .impl = i };
     return n;
 }
 
@@ -386,7 +398,7 @@ static void report(const Device *d, const Row *r, const Timed *t, const Timed *a
 
 // ---- the work
 // Two ceilings of this machine, measured in this run: a copy, and the best matrix product that there is.
-static Ceiling measure_ceilings(Device *d, bool bf16) {
+static Ceiling measure_ceilings(const Config *c, Device *d, bool bf16) {
     Ceiling k = { 0, 0 };
     DeviceKind kind = device_kind(d);
     const char *shapes[2] = { "rows=1 c=33554432 alpha=1", "m=2048 n=2048 k=2048 tb=1" };
@@ -401,7 +413,7 @@ static Ceiling measure_ceilings(Device *d, bool bf16) {
         const char *wrong = description_parse(what[i], shapes[i], shape, args, with);
         CHECK(!wrong, "%s", wrong);
         for (const Impl *m = impl_next(l, NULL); m; m = impl_next(l, m)) {
-            if (!fits(m, d, shape, l)) continue;
+            if (!fits(c, m, d, shape, l)) continue;
             Error err = { 0 };
             Timed t = { .impl = m, .n_sets = 1, .launches = 1 };
             t.set[0] = call_new(d, what[i], shape, args, with, m->name, &err);
@@ -419,9 +431,9 @@ static Ceiling measure_ceilings(Device *d, bool bf16) {
     return k;
 }
 
-static bool check_row(Device *d, const Row *r, Timed *timed, int n) {
+static bool check_row(const Config *c, Device *d, const Row *r, Timed *timed, int n) {
     Error err = { 0 };
-    const Impl *general = most_general(r, d);
+    const Impl *general = choose(c, r, d, true);
     Call *reference = call_new(d, r->what, r->shape, r->args, r->with, general->name, &err);
     CHECK(reference, "%s", err.msg);
     call_fill_like(reference, timed[0].set[0]);
@@ -451,6 +463,8 @@ static bool bench_row(const Config *c, Device *d, const Row *r, const Ceiling *k
     Error err = { 0 };
     int n = open_row(c, d, r, timed);
     name_row(r);
+    fflush(stdout);                               // before it runs: it may not come back
+    if (!n) return true;
     for (int i = 0; i < n;) {
         Timed *t = &timed[i];
         t->n_sets = 0;
@@ -482,7 +496,7 @@ static bool bench_row(const Config *c, Device *d, const Row *r, const Ceiling *k
             device_range_end(d);
         }
     } else {
-        ok = check_row(d, r, timed, n);
+        ok = check_row(c, d, r, timed, n);
         for (int i = 0; i < n; i++) {             // about 10 ms a measurement: more than the clock's noise
             double one = time_launches(d, &timed[i]);
             timed[i].launches = (int)fmin(200, fmax(1, ceil(0.01 / one)));
@@ -514,7 +528,7 @@ static bool bench_rows(const Config *c, Device *d, const Row *rows, int n, DType
     }
     device_describe(d, machine, sizeof machine);
     Ceiling k = { 0, 0 };
-    if (!c->once) k = measure_ceilings(d, dtype == DT_BF16);
+    if (!c->once) k = measure_ceilings(c, d, dtype == DT_BF16);
     printf("%s; copy %.1f GB/s, matrix product %.2f TFLOP/s\n", machine, k.copy_gbs, k.product_tflops);
     if (save)
         fprintf(save, "{\"machine\":\"%s\",\"copy_gbs\":%.6g,\"product_tflops\":%.6g}\n", machine, k.copy_gbs,
