@@ -163,8 +163,8 @@ template <typename Engine> struct AttentionChain {
         return chain_products(z, &none, reinterpret_cast<char *>(256));
     }
     template <typename Args> static bool can(const AttentionShape *z) {
-        bool ok = is_stored(z->dtype) && z->layout == LAYOUT_NHWC && z->n > 0 && z->t > 0 && z->c > 0;
-        if (!ok) return false;
+        bool ok = is_stored(z->dtype) && z->layout == LAYOUT_NHWC;
+        if (!ok || z->n < 1 || z->heads < 1 || z->t < 1 || z->c < 1) return false;
         for (const ChainProduct &p : shapes<Args>(z)) {
             GemmShape g = chain_gemm(z, p);
             ok &= Engine::find(&g) != NULL;
