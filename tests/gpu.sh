@@ -21,7 +21,7 @@ rehearse=
 while [ $# -gt 0 ]; do
     case $1 in
     --minutes) minutes=${2:-9}; shift ;;
-    --rehearse) rehearse=1 minutes=15 slower=3 ;;
+    --rehearse) rehearse=1 minutes=15 slower=5 ;;
     *) echo "gpu.sh: $1 is unknown" >&2; exit 2 ;;
     esac
     shift
