@@ -238,7 +238,8 @@ static void fill_values(Call *c, int i, CallFill fill, uint32_t hash) {
     free(v);
 }
 
-void call_fill(Call *c, CallFill fill, uint32_t seed) {
+// from: what is read is copied from there; NULL: made up.
+static void fill_arrays(Call *c, const Call *from, CallFill fill, uint32_t seed) {
     static const StepState state = { .seed = { 77, 7 }, .step = 11, .sampler_index = 3, .updates = 5,
                                      .grad_norm = 2.5f };
     static const SamplerCoef coef = { .x = 1.01f, .eps = -0.02f, .prev = 0.3f, .sigma = 0.1f, .guidance = 1.5f,
@@ -254,6 +255,11 @@ void call_fill(Call *c, CallFill fill, uint32_t seed) {
             void *gaps = memset(xmalloc(bytes_of(a)), 0xFF, bytes_of(a));
             device_write(c->device, c->memory[i], gaps, bytes_of(a));
             free(gaps);
+        } else if (from) {
+            void *copy = xmalloc(bytes_of(a));
+            device_read(c->device, copy, from->memory[i], bytes_of(a));
+            device_write(c->device, c->memory[i], copy, bytes_of(a));
+            free(copy);
         } else if (a->fill == FILL_STATE) {
             device_write(c->device, c->memory[i], &state, sizeof state);
         } else if (a->fill == FILL_COEF) {
@@ -265,6 +271,9 @@ void call_fill(Call *c, CallFill fill, uint32_t seed) {
     }
     if (c->scratch) device_poison(c->device, c->scratch, c->scratch_bytes);
 }
+
+void call_fill(Call *c, CallFill fill, uint32_t seed) { fill_arrays(c, NULL, fill, seed); }
+void call_fill_like(Call *c, const Call *from) { fill_arrays(c, from, CALL_VALUES, 0); }
 
 void call_run(Call *c) {
     c->what->launcher->run(c->impl, device_stream(c->device, 0), c->shape, c->args, c->work);

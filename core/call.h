@@ -20,6 +20,8 @@ bool         call_reads(const Call *c, int i);            // an input, or an out
 // products. Outputs and the gaps of strides are set to NaN, an INOUT that is accumulated into is filled like an input.
 typedef enum { CALL_VALUES, CALL_SQUARES, CALL_ONES } CallFill;
 void  call_fill(Call *c, CallFill fill, uint32_t seed);
+// The same with the inputs of another call of the same shape and device, not run yet: quicker than making them up.
+void  call_fill_like(Call *c, const Call *from);
 // One array in logical order: numbers as doubles, whatever the array stores.
 void  call_write(Call *c, int i, const double *values);
 void  call_read(const Call *c, int i, double *values);

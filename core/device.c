@@ -180,7 +180,7 @@ static bool prefer_vendor(Device *d, Error *err) {
         for (size_t j = 0; j < impl_lists[i]->count; j++) {
             const Impl *m = &impl_lists[i]->impl[j];
             if (m->kind != d->kind || !impl_is_vendor(m)) continue;
-            device_prefer(d, m->launcher, m->name);
+            device_prefer(d, m->launcher, IMPL_VENDOR);
             n++;
         }
     return n || error_set(err, ERR_USAGE, "--kernels vendor: device %s has none; they are for cuda, in a build that "

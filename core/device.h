@@ -20,7 +20,7 @@ bool        device_is_null(const Device *d);                         // plans, c
 DType       device_real(const Device *d);                            // what DT_F32 is stored as: DT_F64 on ref64
 Layout      device_layout(const Device *d);                          // of images whose channels are multiples of 16
 void        device_set_layout(Device *d, Layout l);                  // before graphs are recorded; C16: cpu only
-// Prefer implementation `impl` of `launcher` wherever it can do the shape; NULL: the default choice again.
+// Prefer implementation `impl` of `launcher`, or IMPL_VENDOR, wherever it can do the shape; NULL: the default again.
 void        device_prefer(Device *d, const char *launcher, const char *impl);
 const char *device_preferred(const Device *d, const char *launcher);
 // What --kernels and --kernel say. set: "vendor" for the twins of kernels/vendor wherever there is one, "" for none;

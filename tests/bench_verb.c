@@ -31,7 +31,7 @@ static const double CACHE_BYTES = 128e6;         // twice the L2 of an H200, fou
 
 typedef struct {
     ModelConfig model;                                       // first: the offsets of model_flags hold here too
-    const char *device, *batch, *filter, *kernels, *save, *baseline;
+    const char *device, *batch, *filter, *kernels, *without, *save, *baseline;
     int         dtype, rounds;
     bool        warm, once, list;
 } Config;
@@ -46,12 +46,14 @@ static const Flag bench_flags[] = {
       AT(filter) },
     { "kernels", "", "beside the default implementation only these, separated by commas; vendor: NVIDIA's libraries",
       FLAG_LIST, AT(kernels) },
+    { "without", "", "leave these out, LAUNCHER=IMPLEMENTATION[,...]: what does not come back", FLAG_LIST,
+      AT(without) },
     { "rounds", "7", "measurements of each implementation; the median counts", FLAG_INT, offsetof(Config, rounds), NULL,
       1, MAX_ROUNDS - 1 },
     { "warm", "false", "one set of buffers: caches stay warm", FLAG_BOOL, AT(warm) },
     { "once", "false", "launch each implementation exactly once, under a range of its name, for a profiler", FLAG_BOOL,
       AT(once) },
-    { "list", "false", "name the rows, run nothing", FLAG_BOOL, AT(list) },
+    { "list", "false", "name the rows and who can do them, run nothing", FLAG_BOOL, AT(list) },
     { "save", "", "JSON lines, one per implementation and shape, into this file", FLAG_STR, AT(save) },
     { "baseline", "", "a file of --save: print the ratio to it", FLAG_STR, AT(baseline) },
 };
@@ -252,53 +254,87 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+// The outputs in floating point; the others stay NULL.
+typedef struct { double *value[ARRAYS_MAX]; } Outputs;
+static Outputs outputs_read(const Call *c) {
+    Outputs out = { { NULL } };
+    for (int i = 0; i < call_count(c); i++) {
+        const Array *a = call_array(c, i);
+        if (a->use == ARRAY_IN || (a->type != TYPE_F32 && a->type != TYPE_BF16)) continue;
+        out.value[i] = xmalloc((size_t)array_numel(a) * sizeof(double));
+        call_read(c, i, out.value[i]);
+    }
+    return out;
+}
+static void outputs_free(Outputs *out) {
+    for (int i = 0; i < ARRAYS_MAX; i++) free(out->value[i]);
+}
+
 // |y - reference| / |reference| over the outputs, the worst array; NaN where something is not a number.
-static double difference(Call *y, Call *reference, bool coarse) {
+static double difference(const Call *y, const Outputs *reference, bool coarse) {
     double worst = 0;
+    Outputs out = outputs_read(y);
     for (int i = 0; i < call_count(y); i++) {
         const Array *a = call_array(y, i);
-        if (a->use == ARRAY_IN || (a->type != TYPE_F32 && a->type != TYPE_BF16)) continue;
-        int64_t n = array_numel(a);
-        double *v = xmalloc((size_t)n * sizeof *v), *r = xmalloc((size_t)n * sizeof *r), sum = 0, norm = 0;
-        call_read(y, i, v);
-        call_read(reference, i, r);
-        for (int64_t j = 0; j < n; j++) {
+        const double *v = out.value[i], *r = reference->value[i];
+        if (!v) continue;
+        double sum = 0, norm = 0;
+        for (int64_t j = 0; j < array_numel(a); j++) {
             sum += (v[j] - r[j]) * (v[j] - r[j]);
             norm += r[j] * r[j];
         }
-        free(v);
-        free(r);
         double bound = a->type == TYPE_BF16 || coarse ? 0x1p-8 : 0x1p-14, e = norm > 0 ? sqrt(sum / norm) : sqrt(sum);
         worst = e / bound > worst || isnan(e) ? e / bound : worst;
     }
+    outputs_free(&out);
     return worst;
 }
 
-static bool fits(const Impl *i, const Device *d, const void *shape, const Launcher *l) {
+static bool is_left_out(const Config *c, const Impl *i) {
+    char name[128];
+    snprintf(name, sizeof name, "%s=%s", i->launcher, i->name);
+    return in_list(c->without, name);
+}
+static bool fits(const Config *c, const Impl *i, const Device *d, const void *shape, const Launcher *l) {
     int cc = device_cc(d);
-    return i->kind == device_kind(d) && cc >= i->min_cc && (!i->exact_cc || i->exact_cc == cc) && l->can(i, shape);
+    return i->kind == device_kind(d) && cc >= i->min_cc && (!i->exact_cc || i->exact_cc == cc) && l->can(i, shape) &&
+           !is_left_out(c, i);
 }
 
-static const Impl *most_general(const Row *r, const Device *d) {
+// Of those that need not be named the first choice, or the last; NULL: none is left.
+static const Impl *choose(const Config *c, const Row *r, const Device *d, bool general) {
     const Impl *best = NULL;
     const Launcher *l = r->what->launcher;
-    for (const Impl *i = impl_next(l, NULL); i; i = impl_next(l, i))
-        if (fits(i, d, r->shape, l) && i->order >= 0 && (!best || i->order >= best->order)) best = i;
+    for (const Impl *i = impl_next(l, NULL); i; i = impl_next(l, i)) {
+        if (!fits(c, i, d, r->shape, l) || i->order < 0) continue;
+        if (!best || (general ? i->order >= best->order : i->order < best->order)) best = i;
+    }
     return best;
+}
+
+static bool is_wanted(const Config *c, const Impl *i) {
+    return !*c->kernels || in_list(c->kernels, i->name) || (in_list(c->kernels, "vendor") && impl_is_vendor(i));
 }
 
 // All that can do the row, the default first. Returns how many.
 static int open_row(const Config *c, const Device *d, const Row *r, Timed *timed) {
     const Launcher *l = r->what->launcher;
-    const Impl *first = impl_find(l, device_kind(d), device_cc(d), r->shape, NULL);
-    CHECK(first, "%s: no implementation does %s", l->name, r->text);
+    const Impl *first = choose(c, r, d, false);
+    CHECK(first || *c->without, "%s: no implementation does %s", l->name, r->text);
+    if (!first) return 0;
     int n = 0;
     timed[n++] = (Timed){ .impl = first };
     for (const Impl *i = impl_next(l, NULL); i && n < MAX_IMPLS; i = impl_next(l, i))
-        if (i != first && fits(i, d, r->shape, l) &&
-            (!*c->kernels || in_list(c->kernels, i->name) || (in_list(c->kernels, "vendor") && impl_is_vendor(i))))
-            timed[n++] = (Timed){ .impl = i };
+        if (i != first && fits(c, i, d, r->shape, l) && is_wanted(c, i)) timed[n++] = (Timed){ .impl = i };
     return n;
+}
+
+static void list_row(const Config *c, const Device *d, const Row *r) {
+    Timed timed[MAX_IMPLS];
+    int n = open_row(c, d, r, timed);
+    name_row(r);
+    for (int i = 0; i < n; i++) printf(" %s", timed[i].impl->name);
+    putchar('\n');
 }
 
 // ---- results
@@ -327,14 +363,15 @@ static void report(const Device *d, const Row *r, const Timed *t, const Timed *a
                    const char *baseline, FILE *save) {
     double flops = call_flops(t->set[0]), bytes = call_bytes(t->set[0]), vendor = 0;
     for (int i = 0; i < n; i++)
-        if (impl_is_vendor(all[i].impl)) vendor = all[i].median;
+        if (impl_is_vendor(all[i].impl) && (vendor == 0 || all[i].median < vendor)) vendor = all[i].median;
     double share = roofline_share(k, flops, bytes, t->median, is_matrix(r));
     double was = baseline_ms(baseline, r->what->launcher->name, r->text, t->impl->name);
     printf("  %-16s %9.4f ms %9.1f GFLOP/s %8.1f GB/s %5.1f%%", t->impl->name, t->median * 1e3,
            flops / t->median / 1e9, bytes / t->median / 1e9, 100 * share);
     if (vendor > 0) printf("  x%.2f of vendor", vendor / t->median);
     if (was > 0) printf("  x%.3f of baseline", was / (t->median * 1e3));
-    printf("%s\n", t->right ? "" : "  WRONG");
+    if (!t->right) printf("  WRONG: %.3g of the bound", t->error);
+    putchar('\n');
     const LaunchLog *log = &t->log;
     KernelNeeds needs[LAUNCH_LOG_MAX];
     for (int i = 0; i < log->n; i++) {
@@ -361,7 +398,7 @@ static void report(const Device *d, const Row *r, const Timed *t, const Timed *a
 
 // ---- the work
 // Two ceilings of this machine, measured in this run: a copy, and the best matrix product that there is.
-static Ceiling measure_ceilings(Device *d, bool bf16) {
+static Ceiling measure_ceilings(const Config *c, Device *d, bool bf16) {
     Ceiling k = { 0, 0 };
     DeviceKind kind = device_kind(d);
     const char *shapes[2] = { "rows=1 c=33554432 alpha=1", "m=2048 n=2048 k=2048 tb=1" };
@@ -376,7 +413,7 @@ static Ceiling measure_ceilings(Device *d, bool bf16) {
         const char *wrong = description_parse(what[i], shapes[i], shape, args, with);
         CHECK(!wrong, "%s", wrong);
         for (const Impl *m = impl_next(l, NULL); m; m = impl_next(l, m)) {
-            if (!fits(m, d, shape, l)) continue;
+            if (!fits(c, m, d, shape, l)) continue;
             Error err = { 0 };
             Timed t = { .impl = m, .n_sets = 1, .launches = 1 };
             t.set[0] = call_new(d, what[i], shape, args, with, m->name, &err);
@@ -394,28 +431,29 @@ static Ceiling measure_ceilings(Device *d, bool bf16) {
     return k;
 }
 
-static bool check_row(Device *d, const Row *r, Timed *timed, int n) {
+static bool check_row(const Config *c, Device *d, const Row *r, Timed *timed, int n) {
     Error err = { 0 };
-    const Impl *general = most_general(r, d);
+    const Impl *general = choose(c, r, d, true);
     Call *reference = call_new(d, r->what, r->shape, r->args, r->with, general->name, &err);
     CHECK(reference, "%s", err.msg);
-    call_fill(reference, CALL_VALUES, 7);
+    call_fill_like(reference, timed[0].set[0]);
     call_run(reference);
     device_sync(d);
+    Outputs expected = outputs_read(reference);
     bool ok = true;
     for (int i = 0; i < n; i++) {
         Call *y = timed[i].set[0];
-        call_fill(y, CALL_VALUES, 7);
         launch_log = &timed[i].log;
         call_run(y);
         launch_log = NULL;
         device_sync(d);
         const Impl *own = timed[i].impl;
         bool coarse = impl_is_vendor(own) && strstr(r->text, "=bf16");
-        timed[i].error = own == general || impl_draws_others(own) ? 0 : difference(y, reference, coarse);
+        timed[i].error = own == general || impl_draws_others(own) ? 0 : difference(y, &expected, coarse);
         timed[i].right = timed[i].error <= 1;
         ok &= timed[i].right;
     }
+    outputs_free(&expected);
     call_free(reference);
     return ok;
 }
@@ -425,6 +463,8 @@ static bool bench_row(const Config *c, Device *d, const Row *r, const Ceiling *k
     Error err = { 0 };
     int n = open_row(c, d, r, timed);
     name_row(r);
+    fflush(stdout);                               // before it runs: it may not come back
+    if (!n) return true;
     for (int i = 0; i < n;) {
         Timed *t = &timed[i];
         t->n_sets = 0;
@@ -432,7 +472,10 @@ static bool bench_row(const Config *c, Device *d, const Row *r, const Ceiling *k
         do {
             t->set[t->n_sets] = call_new(d, r->what, r->shape, r->args, r->with, t->impl->name, &err);
             if (!t->set[t->n_sets]) break;
-            call_fill(t->set[t->n_sets++], CALL_VALUES, 7);
+            const Call *first = i ? timed[0].set[0] : t->n_sets ? t->set[0] : NULL;
+            if (first) call_fill_like(t->set[t->n_sets], first);
+            else call_fill(t->set[t->n_sets], CALL_VALUES, 7);
+            t->n_sets++;
             bytes = call_bytes(t->set[0]);
         } while (!c->warm && !c->once && t->n_sets < MAX_SETS && t->n_sets * bytes < CACHE_BYTES);
         t->launches = 1;
@@ -453,7 +496,7 @@ static bool bench_row(const Config *c, Device *d, const Row *r, const Ceiling *k
             device_range_end(d);
         }
     } else {
-        ok = check_row(d, r, timed, n);
+        ok = check_row(c, d, r, timed, n);
         for (int i = 0; i < n; i++) {             // about 10 ms a measurement: more than the clock's noise
             double one = time_launches(d, &timed[i]);
             timed[i].launches = (int)fmin(200, fmax(1, ceil(0.01 / one)));
@@ -485,7 +528,7 @@ static bool bench_rows(const Config *c, Device *d, const Row *rows, int n, DType
     }
     device_describe(d, machine, sizeof machine);
     Ceiling k = { 0, 0 };
-    if (!c->once) k = measure_ceilings(d, dtype == DT_BF16);
+    if (!c->once) k = measure_ceilings(c, d, dtype == DT_BF16);
     printf("%s; copy %.1f GB/s, matrix product %.2f TFLOP/s\n", machine, k.copy_gbs, k.product_tflops);
     if (save)
         fprintf(save, "{\"machine\":\"%s\",\"copy_gbs\":%.6g,\"product_tflops\":%.6g}\n", machine, k.copy_gbs,
@@ -515,8 +558,7 @@ static bool run(const Config *c, Error *err) {
     ok = ok && add_evaluation_rows(c, device_name(d), largest, &rows, err);
     if (ok && rows.n == 0)
         ok = error_set(err, ERR_USAGE, "no launcher or shape contains \"%s\"; --list names the rows", c->filter);
-    for (int i = 0; ok && c->list && i < rows.n; i++)
-        name_row(&rows.row[i]);
+    for (int i = 0; ok && c->list && i < rows.n; i++) list_row(c, d, &rows.row[i]);
     if (ok && !c->list) ok = bench_rows(c, d, rows.row, rows.n, dtype, err);
     for (int i = 0; i < rows.n; i++) free(rows.row[i].shape), free(rows.row[i].args);
     free(batches);

@@ -312,12 +312,28 @@ Results *case_results(const OpSuite *s, const OpRun *r) {
     return all;
 }
 
+// The launcher of the other direction, or "".
+static void other_direction(const char *launcher, char *to, size_t bytes) {
+    static const char *const ends[] = { "_forward", "_backward" };
+    *to = 0;
+    for (int i = 0; i < 2; i++) {
+        size_t n = strlen(launcher), end = strlen(ends[i]);
+        if (n > end && strcmp(launcher + n - end, ends[i]) == 0)
+            snprintf(to, bytes, "%.*s%s", (int)(n - end), launcher, ends[1 - i]);
+    }
+}
+
+// An implementation of one direction runs with its own of the other, if it has one: the backward pass may read what the
+// forward pass has rounded (lse), and ref32, the yardstick, is one implementation too.
 Device *case_device(const RunSpec *spec) {
     Error err = { 0 };
     Device *d = device_open(spec->device, &err);
     CHECK(d, "%s", err.msg);
     if (device_kind(d) == DEV_CPU) device_set_layout(d, spec->layout);
+    char other[64] = "";
+    if (spec->launcher) other_direction(spec->launcher, other, sizeof other);
     if (spec->launcher) device_prefer(d, spec->launcher, spec->impl);
+    if (*other) device_prefer(d, other, spec->impl);
     choose_schedule(spec->schedule);
     return d;
 }

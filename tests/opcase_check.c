@@ -119,9 +119,17 @@ static bool compare_result(const OpSuite *s, const OpCase *c, const char *who, c
     if (!(top <= bound)) {
         int64_t at = 0;
         while (fabs(y->value[at] - ref->value[at]) < top || isnan(y->value[at])) at++;
+        int64_t wrong = 0, first = -1, last = -1;
+        for (int64_t j = 0; j < ref->n; j++) {
+            if (fabs(y->value[j] - ref->value[j]) <= bound || !isfinite(ref->value[j])) continue;
+            if (!wrong++) first = j;
+            last = j;
+        }
         return error_set(err, ERR_DIVERGED, "%s: %s[%lld] = %.9g, ref has %.9g: error %.3g over the bound of %.3g "
-                         "(ref32 %.3g, term with squares %.3g, amplification %g)", who, y->name, (long long)at,
-                         y->value[at], ref->value[at], top, bound, yard->error[i], rounding, amplification);
+                         "(ref32 %.3g, term with squares %.3g, amplification %g); %lld of %lld are, from [%lld] to "
+                         "[%lld]", who, y->name, (long long)at, y->value[at], ref->value[at], top, bound,
+                         yard->error[i], rounding, amplification, (long long)wrong, (long long)ref->n,
+                         (long long)first, (long long)last);
     }
     if (is_ref32) return true;
     bound = unit * sqrt(yard->terms[i]) * norm_of(ref, NULL);

@@ -17,11 +17,11 @@ static struct {
     int         n_devices, schedules;
 } ask = { .check = true, .grad = true, .dtype = { true, true } };
 
-// One verdict. Failures name the suite and the case; the rest is in *err.
+// One verdict. Failures name the suite and the case; the rest is in *err. who: NULL if it is printed already.
 static void verdict(const char *what, const char *who, bool ok, const Error *err) {
     if (ok) {
         passed++;
-        printf(" %s", who);
+        if (who) printf(" %s", who);
     } else {
         failed++;
         printf("\nFAILED op_%s \"%s\": %s\n   ", suite->op, what, err->msg);
@@ -121,9 +121,11 @@ static void check_schedules(const OpCase *c, const RunSpec *spec, const Results 
 static void check_spec(const OpCase *c, const RunSpec *spec, const Yardstick *yard) {
     Error err = { 0 };
     char who[128];
+    printf(" %s", spec_name(spec, who, sizeof who));     // before it runs: it may not come back
+    fflush(stdout);
     Results *got = case_run(suite, c, spec);
-    bool ok = case_compare(suite, c, spec_name(spec, who, sizeof who), got, yard, &err);
-    verdict(c->name, who, ok, &err);
+    bool ok = case_compare(suite, c, who, got, yard, &err);
+    verdict(c->name, NULL, ok, &err);
     if (is_emu(spec->device) && ask.schedules && ok) check_schedules(c, spec, got);
     results_free(got);
 }

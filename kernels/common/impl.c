@@ -26,7 +26,9 @@ const Impl *impl_find(const Launcher *l, DeviceKind kind, int cc, const void *sh
     const Impl *best = NULL;
     for (const Impl *i = impl_next(l, NULL); i; i = impl_next(l, i)) {
         if (i->kind != kind || !cc_fits(i, cc) || !l->can(i, shape)) continue;
-        if (name) {
+        if (name && strcmp(name, IMPL_VENDOR) == 0) {
+            if (impl_is_vendor(i) && (!best || i->order > best->order)) best = i;
+        } else if (name) {
             if (strcmp(i->name, name) == 0) return i;
         } else if (i->order >= 0 && (!best || i->order < best->order)) {
             best = i;

@@ -3,7 +3,7 @@
 // bf16, heads of up to 128 channels, on compute capability 9.0 of up to 256: what its engines take. One operation on
 // (n,heads,t,c) with the strides of the views, so that nothing is copied. The statistics that it leaves are
 // log(sum(exp(s))), as the contract has them. Unlike ours, cuDNN rounds p before the division. Its operation for the
-// gradient is refused by 9.19 in every form tried, when the graph is built; so the gradient has no twin.
+// gradient is refused by 9.19 in every form tried, when the graph is built: see attention_cublaslt.cu.
 #include "kernels/attention/attention.h"
 #include "kernels/common/vector.cuh"
 #include "kernels/vendor/cudnn_plan.cuh"
@@ -37,7 +37,7 @@ static cudnnBackendDescriptor_t number(CudnnPlan *p) {
 }
 
 static void *prepare(Stream *, const AttentionShape *z, const AttentionForwardArgs *) {
-    if (!cudnn_handle()) return NULL;
+    if (!cudnn_ready()) return NULL;
     Attention *a = new Attention();
     CudnnPlan *p = &a->plan;
     cudnnBackendDescriptor_t op = p->make(CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR);
@@ -56,7 +56,7 @@ static void *prepare(Stream *, const AttentionShape *z, const AttentionForwardAr
 static void run(Stream *s, const AttentionShape *, const AttentionForwardArgs *a, Work w) {
     const Attention *p = static_cast<const Attention *>(w.state);
     if (!p) {
-        stream_fail(s, 1, "cuDNN does not start, or has no engine for this attention");
+        stream_fail(s, 1, "cuDNN does not start, or has no engine for this attention: see attention_forward=cublaslt");
         return;
     }
     const void *pointers[] = { a->q, a->k, a->v, a->o, a->lse, &p->scale };

@@ -98,7 +98,7 @@ static void release(void *plan) { delete static_cast<CudnnPlan *>(plan); }
 
 // NULL: there is no engine.
 static void *prepare(const Pass &pass, const Conv2dShape *z) {
-    if (!cudnn_handle()) return NULL;
+    if (!cudnn_ready()) return NULL;
     CudnnPlan *p = new CudnnPlan();
     float one = 1.0f, zero = 0.0f;
     cudnnDataType_t type = cudnn_type(z->dtype);
@@ -271,6 +271,10 @@ static void backward_weight(Stream *s, const Conv2dShape *z, const Conv2dArgs *a
     else
         LAUNCH(s, (conv_filter_kernel<float>), g.grid, g.block, 0, dw, z->dtype, numel, a->dw, a->accumulate);
 }
+
+// For tests/vendor_plans.c: from here on, plans are for the GPU that `json` describes. False: cuDNN does not take it.
+EXTERN_C bool vendor_describe_gpu(const char *json);
+bool vendor_describe_gpu(const char *json) { return cudnn_describe(json); }
 
 IMPLS(conv2d_cudnn,
     IMPL_FULL(conv2d_forward, "cudnn", -1, 0, 0, can, scratch, prepare_forward, forward, release),

@@ -7,6 +7,7 @@
 #define KERNELS_CUDNN_PLAN_CUH
 #include <cudnn.h>
 
+#include <cstring>
 #include <vector>
 
 #include "kernels/common/device.cuh"
@@ -24,6 +25,28 @@ inline cudnnHandle_t cudnn_handle() {
     if (!handle && (!cudnn_opened() || CUDNN(cudnnCreate)(&handle) != CUDNN_STATUS_SUCCESS)) handle = NULL;
     return handle;
 }
+
+// A GPU that is not here, only described: plans for it can be made, none can run. Engines that cuDNN compiles itself,
+// as those of attention, need a driver even so. NULL, but in tests/vendor_plans.c: the one at hand.
+inline cudnnBackendDescriptor_t cudnn_described = NULL;
+#if CUDNN_VERSION >= 91300
+inline bool cudnn_describe(const char *json) {
+    return cudnn_opened() &&
+           CUDNN(cudnnBackendCreateDescriptor)(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &cudnn_described) ==
+               CUDNN_STATUS_SUCCESS &&
+           CUDNN(cudnnBackendSetAttribute)(cudnn_described, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
+                                           (int64_t)strlen(json), json) == CUDNN_STATUS_SUCCESS &&
+           CUDNN(cudnnBackendFinalize)(cudnn_described) == CUDNN_STATUS_SUCCESS;
+}
+inline cudnnStatus_t cudnn_set_described(cudnnBackendDescriptor_t d, bool plan) {       // or a heuristic
+    cudnnBackendAttributeName_t name = plan ? CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP : CUDNN_ATTR_ENGINEHEUR_DEVICEPROP;
+    return CUDNN(cudnnBackendSetAttribute)(d, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &cudnn_described);
+}
+#else
+inline bool cudnn_describe(const char *) { return false; }
+inline cudnnStatus_t cudnn_set_described(cudnnBackendDescriptor_t, bool) { return CUDNN_STATUS_NOT_SUPPORTED; }
+#endif
+inline bool cudnn_ready() { return cudnn_described || cudnn_handle(); }
 
 struct CudnnPlan {
     typedef cudnnBackendDescriptor_t Descriptor;
@@ -100,11 +123,12 @@ struct CudnnPlan {
 
     bool try_config(Descriptor config, int64_t workspace) {
         Descriptor plan = make(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-        cudnnHandle_t handle = cudnn_handle();
+        cudnnHandle_t handle = cudnn_described ? NULL : cudnn_handle();
         int64_t needs = 0, count = 0;
         if (!plan ||
-            CUDNN(cudnnBackendSetAttribute)(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle) !=
-                CUDNN_STATUS_SUCCESS ||
+            (handle ? CUDNN(cudnnBackendSetAttribute)(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1,
+                                                      &handle)
+                    : cudnn_set_described(plan, true)) != CUDNN_STATUS_SUCCESS ||
             CUDNN(cudnnBackendSetAttribute)(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
                                      CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config) != CUDNN_STATUS_SUCCESS ||
             CUDNN(cudnnBackendFinalize)(plan) != CUDNN_STATUS_SUCCESS ||
@@ -118,10 +142,10 @@ struct CudnnPlan {
 
     // Finishes the operation and finds an engine for it. False: none, or a call failed.
     bool choose(Descriptor operation, bool f32, int64_t workspace) {
-        cudnnHandle_t handle = cudnn_handle();
         finalize(operation);
         Descriptor graph = make(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-        set(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
+        cudnnHandle_t handle = cudnn_described ? NULL : cudnn_handle();
+        if (handle) set(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
         set_descriptor(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
         finalize(graph);
         if (status != CUDNN_STATUS_SUCCESS) return false;
@@ -133,6 +157,7 @@ struct CudnnPlan {
                                          CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph) != CUDNN_STATUS_SUCCESS ||
                 CUDNN(cudnnBackendSetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1,
                                          &mode) != CUDNN_STATUS_SUCCESS ||
+                (cudnn_described && cudnn_set_described(heuristic, false) != CUDNN_STATUS_SUCCESS) ||
                 CUDNN(cudnnBackendFinalize)(heuristic) != CUDNN_STATUS_SUCCESS ||
                 CUDNN(cudnnBackendGetAttribute)(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
                                          0, &count, NULL) != CUDNN_STATUS_SUCCESS || count < 1)

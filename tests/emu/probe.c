@@ -2,7 +2,9 @@
 //
 //   probe [WORD]     every word (or one) on random bits: the emulation against formulas written here from the ISA's
 //                    pictures and tables, then the GPU against the emulation. One line per word: "ok", "differs" with
-//                    the first case and element, "not run" where there is no GPU that has the word.
+//                    the cases and their first elements, "not run" where there is no GPU that has the word. Of one
+//                    word every case is named before the GPU runs it, which it may not survive.
+//   probe --list     the words
 // Exit status 1 if anything differs that is not marked as reported only.
 #include <math.h>
 #include <stdio.h>
@@ -395,32 +397,34 @@ static void cuda_run(Device *d, const Case *c, const uint8_t *in, uint8_t *out) 
     device_free(d, device_out);
 }
 
-// Byte of the first difference; -1: none. Sums of 17 terms below 1 (k = 16, and d below 8): each of the at most 17
+// Do the words of four bytes at i differ? Sums of 17 terms below 1 (k = 16, and d below 8): each of the at most 17
 // additions errs by less than an ulp of the largest partial sum, 2^-23 of 24, on either side.
-static int64_t first_difference(const Case *c, const uint8_t *x, const uint8_t *y) {
-    for (size_t i = 0; i < c->out_bytes; i += 4) {
-        if (c->rounds) {
-            float a, b;
-            memcpy(&a, x + i, 4);
-            memcpy(&b, y + i, 4);
-            if (!(fabsf(a - b) <= 2 * 17 * 24 * 0x1p-23f)) return (int64_t)i;
-        } else if (memcmp(x + i, y + i, 4)) {
-            return (int64_t)i;
-        }
-    }
-    return -1;
+static bool differ(const Case *c, const uint8_t *x, const uint8_t *y, size_t i) {
+    if (!c->rounds) return memcmp(x + i, y + i, 4) != 0;
+    float a, b;
+    memcpy(&a, x + i, 4);
+    memcpy(&b, y + i, 4);
+    return !(fabsf(a - b) <= 2 * 17 * 24 * 0x1p-23f);
 }
 
+static const char *case_name(const Case *c) { return c->what ? c->what : probe_box[c->arg[0]].what; }
 typedef enum { NOT_RUN, OK, DIFFERS } Verdict;
 static Verdict compare(const char *pair, const Case *c, const uint8_t *x, const uint8_t *y) {
-    int64_t at = first_difference(c, x, y);
-    if (at < 0) return OK;
-    uint32_t a, b;
-    memcpy(&a, x + at, 4);
-    memcpy(&b, y + at, 4);
-    printf("  %s: %s: %s: byte %lld is %08x, not %08x%s\n", c->word,
-           c->what ? c->what : probe_box[c->arg[0]].what, pair, (long long)at, a, b,
+    enum { SHOWN = 6 };
+    int wrong = 0;
+    for (size_t i = 0; i < c->out_bytes; i += 4) wrong += differ(c, x, y, i);
+    if (!wrong) return OK;
+    printf("  %s: %s: %s: %d of %zu words differ%s:", c->word, case_name(c), pair, wrong, c->out_bytes / 4,
            c->undocumented ? " (undocumented: reported only)" : "");
+    for (size_t i = 0, shown = 0; i < c->out_bytes && shown < SHOWN; i += 4) {
+        uint32_t a, b;
+        if (!differ(c, x, y, i)) continue;
+        memcpy(&a, x + i, 4);
+        memcpy(&b, y + i, 4);
+        printf(" byte %zu is %08x not %08x;", i, a, b);
+        shown++;
+    }
+    putchar('\n');
     return DIFFERS;
 }
 
@@ -430,8 +434,15 @@ static void *zeroed(size_t n) {
     return p;
 }
 
+static int list_words(void) {
+    for (int i = 0; i < CASES; i++)
+        if (i == 0 || strcmp(cases[i].word, cases[i - 1].word)) puts(cases[i].word);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     Error err = { 0, "built without nvcc" };
+    if (argc > 1 && !strcmp(argv[1], "--list")) return list_words();
     Device *cuda = NULL;
 #ifdef PROBE_CUDA
     cuda = device_open("cuda", &err);
@@ -459,6 +470,8 @@ int main(int argc, char **argv) {
                 verdict[0] = v > verdict[0] ? v : verdict[0];
             }
             if (cuda && c->run[1] && device_cc(cuda) >= c->cc && (c->cc < 90 || device_cc(cuda) == 90)) {
+                if (argc > 1) printf("  %s: %s\n", word, case_name(c));
+                fflush(stdout);
                 cuda_run(cuda, c, in, out[1]);
                 Verdict v = compare("cuda, emu", c, out[1], out[0]);
                 verdict[1] = v > verdict[1] ? v : verdict[1];

@@ -168,6 +168,8 @@ def our_command(a):
     flags = {"batch": a.batch, "ch": p["ch"], "ch-mult": ",".join(map(str, p["ch_mult"])), "dropout": p["dropout"],
              "attn": ",".join(map(str, p["attn"])), "res-blocks": p["num_res_blocks"], "groups": p["groups"],
              "classes": p["num_class"], "image-size": 32, "data": "builtin", "label-drop": 0, "device": a.device}
+    if a.kernel:
+        flags["kernel"] = a.kernel
     return [a.program, "bench-step"] + [word for k, v in flags.items() for word in ("--" + k, str(v))]
 
 
@@ -287,6 +289,7 @@ def main():
     p.add_argument("--device", default="cpu", help="cpu, or cuda: ours in bf16 beside PyTorch in f32 and bf16")
     p.add_argument("--variants", nargs="+", choices=VARIANTS + GPU_VARIANTS, default=[], help="only these rivals")
     p.add_argument("--program", default=os.path.join(ROOT, "build", "cbdm"))
+    p.add_argument("--kernel", default="", help="our program's --kernel")
     p.add_argument("--rivals-only", action="store_true", help="PyTorch alone: a table, no ratio")
     p.add_argument("--json", metavar="PATH", help="also write every turn's time there")
     p.add_argument("--serve", metavar="VARIANT", help=argparse.SUPPRESS)
