@@ -1,8 +1,7 @@
 // kernels/conv2d/conv2d_up_cpu.c - upsampling and convolution on the host: a convolution of the upsampled image.
 //
-// F(4x4,3x3) on the upsampled image multiplies 2.25 times per output and channel, folded taps summed directly 4 times:
-// so the image is doubled into scratch, a pass over memory, and the convolution's own implementations do the rest, each
-// under its own name. Gradients to x are summed four by four out of scratch.
+// What conv2d_up_winograd_cpu.c refuses. The image is doubled into scratch, a pass over memory, and the direct
+// convolution does the rest. Gradients to x are summed four by four out of scratch.
 #include <stdlib.h>
 #include <string.h>
 #include "kernels/common/cpu.h"
@@ -113,13 +112,10 @@ static void backward_weight(Stream *s, const Conv2dUpShape *z, const Conv2dUpArg
 #define ENTRY(pass, name, order)                                                                                    \
     IMPL_FULL(conv2d_up_##pass, #name, order, 0, 0, pass##_##name##_can, pass##_##name##_scratch,                   \
               pass##_##name##_prepare, pass, inner_free)
-BY(forward, winograd)
 BY(forward, direct)
-BY(backward_input, winograd)
 BY(backward_input, direct)
-BY(backward_weight, winograd)
 BY(backward_weight, direct)
 IMPLS(conv2d_up_cpu,
-    ENTRY(forward, winograd, 20), ENTRY(forward, direct, 30),
-    ENTRY(backward_input, winograd, 20), ENTRY(backward_input, direct, 30),
-    ENTRY(backward_weight, winograd, 20), ENTRY(backward_weight, direct, 30))
+    ENTRY(forward, direct, 30),
+    ENTRY(backward_input, direct, 30),
+    ENTRY(backward_weight, direct, 30))

@@ -88,42 +88,9 @@ VEC_INLINE void transform_taps(const Vec *m, int step, Vec *g, int to) {
     g[2 * to] = vec_axpy(FA * A2, sum_a, vec_axpy(FB * B2, sum_b, m[5 * step]));
 }
 
-// ---- one convolution: sizes and where things lie in scratch
-typedef struct {
-    int n, h, w, c, k;              // sums over c, writes k, both multiples of 16 (backward_weight: x has c, dy has k)
-    int tiles_w, tiles_image, tiles;
-    int parts, parts_k;             // the threads are parts x parts_k: parts of the tiles (backward_weight: of c), of k
-    int size, size_k;               // of a part
-    int block, depth;               // tiles transformed at once; channels summed at once
-    bool keep;                      // U of all panels is made first, for many blocks; else U of one panel and depth
-    int64_t v_step, u_step, m_step; // floats from element to element of V and D, U, M
-    int64_t v_floats, u_floats;     // of one thread's V; of its U or D
-    int64_t thread_floats;          // of one thread's scratch
-} Plan;
-
-static int least(int a, int b) { return a < b ? a : b; }
-
+// ---- sizes and where things lie
 static Plan plan_of(const Conv2dShape *z, bool turned) {
-    Plan p = { .n = z->n, .h = z->h, .w = z->w, .c = turned ? z->k : z->c, .k = turned ? z->c : z->k };
-    p.tiles_w = (z->w + 3) / 4;
-    p.tiles_image = (z->h + 3) / 4 * p.tiles_w;
-    p.tiles = p.tiles_image * z->n;
-    return p;
-}
-// Divides the work, `n` in units of `unit` by k in units of 16, among the threads. Each transforms both of its operands
-// for itself: what one core has written reaches another no faster than memory, and slower than it is made anew. To
-// transform a tile or a filter takes as long as to multiply it with about 8 others.
-static void divide(Plan *p, int n, int unit) {
-    enum { TRANSFORM = 8 };
-    int64_t best = INT64_MAX;
-    int threads = omp_get_max_threads();
-    for (int parts = threads; parts >= 1; parts--) {
-        int size = unit * divide_up(n / unit, parts), size_k = VEC * divide_up(p->k / VEC, threads / parts);
-        int64_t cost = (int64_t)(size + TRANSFORM) * (size_k + TRANSFORM);
-        if (cost >= best) continue;
-        best = cost, p->size = size, p->size_k = size_k;
-    }
-    p->parts = divide_up(n, p->size), p->parts_k = divide_up(p->k, p->size_k);
+    return plan_tiles(z->n, z->h, z->w, turned ? z->k : z->c, turned ? z->c : z->k);
 }
 static Plan plan_apply(const Conv2dShape *z, bool turned) {
     Plan p = plan_of(z, turned);
@@ -151,7 +118,6 @@ static Plan plan_weight(const Conv2dShape *z) {
     p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step * (PANEL / VEC);
     return p;
 }
-static size_t plan_bytes(Plan p) { return sizeof(float) * (size_t)(p.parts * p.parts_k * p.thread_floats); }
 
 // ---- tiles in and out
 // Tile t of x, channels k0.. -> its 36 elements at v, step apart.
