@@ -274,9 +274,9 @@ static const Case cases[] = {
     { "conv2d_up_forward", "n=1 h=2 w=9 c=32 k=16 dtype=f32 out=f32" },
     { "conv2d_up_backward_input", "n=1 h=2 w=9 c=16 k=16 dtype=f32 out=f32" },
     { "conv2d_up_backward_weight", "n=1 h=2 w=9 c=16 k=16 dtype=f32 out=f32" },
-    { "conv2d_up_forward", "n=14 h=12 w=10 c=32 k=80 lx=c16 ly=c16 dtype=f32 out=f32 use=bias" },
-    { "conv2d_up_backward_input", "n=14 h=12 w=10 c=80 k=32 lx=c16 ly=c16 dtype=f32 out=f32" },
-    { "conv2d_up_backward_weight", "n=18 h=12 w=16 c=256 k=16 lx=c16 ly=c16 dtype=f32 out=f32 use=bias "
+    { "conv2d_up_forward", "n=28 h=12 w=10 c=32 k=32 lx=c16 ly=c16 dtype=f32 out=f32 use=bias" },
+    { "conv2d_up_backward_input", "n=28 h=12 w=10 c=32 k=16 lx=c16 ly=c16 dtype=f32 out=f32" },
+    { "conv2d_up_backward_weight", "n=14 h=12 w=10 c=16 k=256 lx=c16 ly=c16 dtype=f32 out=f32 use=bias "
                                    "accumulate=1" },
     { "groupnorm_forward", "n=2 hw=20 c=48 groups=4 ldx=64 ldy=80 layout=c16 dtype=f32 act=silu" },
     { "groupnorm_backward", "n=2 hw=20 c=48 groups=4 ldx=64 ldy=80 layout=c16 dtype=f32 act=silu with=add" },

@@ -1,15 +1,15 @@
 // kernels/conv2d/conv2d_up_winograd_cpu.c - upsampling by two and a 3x3 convolution on the host, by Winograd's way on
 // the image before it is upsampled, in vectors of 16 channels (AVX-512).
 //
-// In one dimension, with w0, w1, w2 the filter, rows p = 2 a and 2 a + 1 of y are filters of two taps on x (conv2d_up.h):
+// In one dimension, with the filter w0, w1, w2, rows 2 a and 2 a + 1 of y are filters of two taps on x (conv2d_up.h):
 //   y[2 a] = w0 x[a - 1] + (w1 + w2) x[a]      y[2 a + 1] = (w0 + w1) x[a] + w2 x[a + 1]
 // Written as polynomials E(t) = w0 + (w1 + w2) t, O(t) = (w0 + w1) + w2 t, and with e and o the even and odd rows of a
-// tile of dy, the sums of dy . y that meet x are the coefficients of E(t) e(t) + t O(t) o(t). For four pixels of x it is
-// of degree 5 and known by its values at six points. Each value takes two products, one for E and one for O, but
-//   at 0 there is E only, at infinity O only, and at 1 both filters are w0 + w1 + w2: one product for their sum
+// tile of dy, the terms of dy . y that meet a pixel of x are a coefficient of E(t) e(t) + t O(t) o(t). For four rows of
+// each this is of degree 5: known by its values at six points. A value takes two products, with E and with O, but
+//   at 0 there is E only, at infinity O only, and at 1 both are w0 + w1 + w2: one product with the sum of e and o
 // so that 9 products make 8 rows of y, and in two dimensions 81 make 8x8 pixels out of 6x6 of x: 1.27 per output,
 // where F(4x4,3x3) on the upsampled image takes 2.25. Points: 0, 1, -1, 1/2, -2, infinity. Writing . for the product
-// element by element, with each element of B' x B beside the one, two or four filters that it meets:
+// element by element, where each element of B' x B meets one, two or four filters:
 //   forward           y  = A' [sum over channels (G g G') . (B' x B)] A
 //   backward_weight   dw = G' [sum over tiles (B' x B) . (A dy A')] G
 //   backward_input    4x4 pixels of dx from 10x10 of dy, again 81 products: 5 even and 5 odd rows each meet a filter of
@@ -18,8 +18,8 @@
 // The threads share nothing that they make (conv2d_winograd_cpu.c). Each has in scratch, of 16 floats a vector,
 //   V (c/16, 36, tile, 16)       the transform of x; backward_input: (k/16, 81, tile, 16) of dy
 //   D (k/16, 81, tile, 16)       backward_weight: the transform of dy
-//   U (panel, 81, c, 64)         transformed filters, a panel of 64 beside each other
-//   M (4, 81, tile, 16)          products of one panel; backward_input: (4, 25, tile, 16);
+//   U (81, c, 64)                transformed filters, a panel of 64 beside each other, for some channels of the sum
+//   M (4, 81, tile, 16)          products of one panel; backward_input: (4, 25, tile, 16),
 //                                backward_weight: (4, 81, filter, 16)
 // Every sum has one order, whatever the number of threads.
 #include "kernels/conv2d/conv2d_cpu.h"
@@ -28,11 +28,11 @@
 
 #ifdef VEC_INLINE
 enum {
-    LINE = 9, PRODUCTS = 81,    // products in one dimension, in two
-    X_POINTS = 6, DX_POINTS = 5,// points that x is known by, and dx
-    TILES = 48, DX_TILES = 64,  // most tiles of M: it fits 1 MB
-    FILTERS = 32,               // most filters of M in backward_weight, as well
-    DEPTH = 32,                 // channels summed at once where U is made for one block of tiles: it fits 1 MB, too
+    LINE = 9, PRODUCTS = 81,        // products in one dimension, in two
+    X_POINTS = 6, DX_POINTS = 5,    // that x and dx are known by in one dimension
+    TILES = 96,                     // most tiles transformed at once: U is made anew for each such block, a tenth of it
+    FILTERS = 48,                   // most filters of M in backward_weight: it fits 1 MB
+    DEPTH = 64,                     // channels summed at once: U of one panel hardly exceeds 1 MB
 };
 
 // ---- the transforms in one dimension, from vectors `step` apart to vectors `step` apart. Products in this order:
@@ -157,13 +157,12 @@ static Plan plan_apply(const Conv2dUpShape *z, bool turned) {
     Plan p = plan_tiles(z->n, z->h, z->w, turned ? z->k : z->c, turned ? z->c : z->k);
     int v = turned ? PRODUCTS : X_POINTS * X_POINTS, m = turned ? DX_POINTS * DX_POINTS : PRODUCTS;
     divide(&p, p.tiles, p.tiles_w);
-    p.block = equal_parts(p.size, turned ? DX_TILES : TILES);
-    p.keep = p.size > p.block;
-    p.depth = p.keep ? p.c : least(DEPTH, p.c);
+    p.block = (int)round_up(equal_parts(p.size, TILES), PRODUCT_ROWS);
+    p.depth = least(DEPTH, p.c);
     p.v_step = p.m_step = stagger((int64_t)p.block * VEC);
     p.u_step = stagger((int64_t)PANEL * p.depth);
     p.v_floats = v * p.v_step * (p.c / VEC);
-    p.u_floats = PRODUCTS * p.u_step * (p.keep ? divide_up(p.size_k, PANEL) : 1);
+    p.u_floats = PRODUCTS * p.u_step;
     p.thread_floats = p.v_floats + p.u_floats + m * p.m_step * (PANEL / VEC);
     return p;
 }
@@ -181,8 +180,8 @@ static Plan plan_weight(const Conv2dUpShape *z) {
     return p;
 }
 
-// Which elements a product takes and where it goes, in the order in which they are made: those of a point together.
-typedef struct { int x, product, dx; bool more; } Step;         // element of 6x6, of 9x9, of 5x5; more: not its first
+// The 81 products in the order in which they are made: those of a point together.
+typedef struct { int point, product; bool more; } Step;         // element of 6x6 or 5x5, of 9x9; more: not its first
 static void steps_of(bool turned, Step *s) {
     static const int of_x[X_POINTS + 1] = { 0, 1, 2, 4, 6, 8, 9 }, of_dx[DX_POINTS + 1] = { 0, 2, 3, 5, 7, 9 };
     const int *first = turned ? of_dx : of_x;
@@ -191,7 +190,7 @@ static void steps_of(bool turned, Step *s) {
         int y = p / points, x = p % points;
         for (int i = first[y]; i < first[y + 1]; i++)
             for (int j = first[x]; j < first[x + 1]; j++)
-                *s++ = (Step){ p, LINE * i + j, p, i > first[y] || j > first[x] };
+                *s++ = (Step){ p, LINE * i + j, i > first[y] || j > first[x] };
     }
 }
 
@@ -320,10 +319,11 @@ static void multiply(const Plan *p, bool turned, const Step *steps, int tiles, i
     int points = turned ? PRODUCTS : X_POINTS * X_POINTS, sums = turned ? DX_POINTS * DX_POINTS : PRODUCTS;
     for (int e = 0; e < PRODUCTS; e++) {
         const Step *s = steps + e, *next = steps + least(e + 1, PRODUCTS - 1);
-        int64_t from = (turned ? s->product : s->x) * p->v_step, to = (turned ? s->dx : s->product) * p->m_step;
+        int64_t from = (turned ? s->product : s->point) * p->v_step;
+        int64_t to = (turned ? s->point : s->product) * p->m_step;
         Matrix y = { m + to, VEC, 1, sums * p->m_step }, a = { v + from, VEC, 1, points * p->v_step };
         Matrix b = { u + s->product * p->u_step, width, 1, VEC };
-        const float *after = v + (turned ? next->product : next->x) * p->v_step;
+        const float *after = v + (turned ? next->product : next->point) * p->v_step;
         product_panel(tiles, width, y, a, b, depth, true, after, accumulate || (turned && s->more));
     }
 }
@@ -332,13 +332,11 @@ static void apply_part(const Plan *p, int part, const float *w, bool turned, con
                        const float *bias, float *scratch) {
     int k0 = part % p->parts_k * p->size_k, k = least(p->size_k, p->k - k0);
     int t0 = part / p->parts_k * p->size, t1 = least(t0 + p->size, p->tiles);
-    int64_t v_block = (turned ? PRODUCTS : X_POINTS * X_POINTS) * p->v_step, u_panel = PRODUCTS * p->u_step;
+    int64_t v_block = (turned ? PRODUCTS : X_POINTS * X_POINTS) * p->v_step;
     int64_t m_block = (turned ? DX_POINTS * DX_POINTS : PRODUCTS) * p->m_step;
     float *v = scratch, *u = v + p->v_floats, *m = u + p->u_floats;
     Step steps[PRODUCTS];
     steps_of(turned, steps);
-    for (int j = 0; p->keep && j < k; j += PANEL)
-        filter_panel(p, w, turned, k0 + j, least(PANEL, k - j), 0, p->c, u + j / PANEL * u_panel);
     for (; t0 < t1; t0 += p->block) {
         int tiles = least(p->block, t1 - t0);
         for (int i = 0; i < p->c; i += VEC)
@@ -347,9 +345,8 @@ static void apply_part(const Plan *p, int part, const float *w, bool turned, con
             int width = least(PANEL, k - j);
             for (int i = 0; i < p->c; i += p->depth) {
                 int depth = least(p->depth, p->c - i);
-                if (!p->keep) filter_panel(p, w, turned, k0 + j, width, i, depth, u);
-                multiply(p, turned, steps, tiles, width, depth, v + i / VEC * v_block,
-                         p->keep ? u + j / PANEL * u_panel : u, m, i > 0);
+                filter_panel(p, w, turned, k0 + j, width, i, depth, u);
+                multiply(p, turned, steps, tiles, width, depth, v + i / VEC * v_block, u, m, i > 0);
             }
             for (int i = 0; i < width; i += VEC)
                 tiles_out(p, turned, out, bias, t0, tiles, k0 + j + i, m + i / VEC * m_block);
@@ -386,7 +383,7 @@ static void weight_block(const Plan *p, const Step *steps, int k0, int rows, int
         for (int k = 0; k < rows; k += VEC) {
             Matrix y = { m + s->product * p->m_step + k * VEC, VEC, 1, PRODUCTS * p->m_step };
             Matrix a = { d + (k / VEC * PRODUCTS + s->product) * p->v_step, 1, VEC, VEC * VEC };
-            Matrix b = { v + s->x * p->v_step, VEC, 1, X_POINTS * X_POINTS * p->v_step };
+            Matrix b = { v + s->point * p->v_step, VEC, 1, X_POINTS * X_POINTS * p->v_step };
             product_panel(VEC, width, y, a, b, tiles, false, NULL, false);
         }
     for (int i = 0; i < width; i += VEC)
@@ -419,7 +416,7 @@ static void weight_gradient(const Plan *p, const Image *x, const Image *dy, floa
         weight_part(p, part, x, dy, dw, accumulate, scratch + part * p->thread_floats);
 }
 
-// ---- launchers. What conv2d_up.h's bound takes for granted: two rows, two columns and two tiles, 32 channels of a sum.
+// ---- launchers. conv2d_up.h derives its bound for two rows, columns and tiles at least, in forward for 32 channels.
 static bool can(const Conv2dUpShape *z) {
     bool filled = z->h >= 2 && z->w >= 2 && plan_tiles(z->n, z->h, z->w, z->c, z->k).tiles >= 2;
     return z->dtype == DT_F32 && z->out == DT_F32 && filled && z->c % VEC == 0 && z->k % VEC == 0;
@@ -456,7 +453,8 @@ static void backward_weight(Stream *s, const Conv2dUpShape *z, const Conv2dUpArg
     Plan p = plan_weight(z);
     Conv2dShape b = bias_shape(z);
     Image x = low_image(z, a->x), dy = high_image(z, a->dy);
-    if (a->dw) weight_gradient(&p, &x, &dy, a->dw, a->accumulate, (float *)((char *)w.scratch + conv2d_sums_bytes(&b)));
+    float *scratch = (float *)((char *)w.scratch + conv2d_sums_bytes(&b));
+    if (a->dw) weight_gradient(&p, &x, &dy, a->dw, a->accumulate, scratch);
     conv2d_bias_gradients(&b, &(Conv2dArgs){ .dy = a->dy, .dbias = a->dbias, .accumulate = a->accumulate }, w.scratch);
 }
 #else

@@ -14,7 +14,6 @@
 //   M (4, 36, 64 tiles, 16)      products of one panel, transformed into y with all that is added to it;
 //                                (4, 36, 64 filters, 16) in backward_weight
 // Every sum has one order, whatever the number of threads. oneDNN 2 has F(4x4,3x3) too; later versions dropped it.
-#include <omp.h>
 #include <string.h>
 #include "kernels/conv2d/conv2d_cpu.h"
 #include "kernels/conv2d/conv2d_winograd_cpu.h"
