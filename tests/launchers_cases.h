@@ -268,6 +268,16 @@ static const Case cases[] = {
     { "conv2d_up_backward_input", "n=2 h=4 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32" },
     { "conv2d_up_backward_weight", "n=2 h=4 w=8 c=32 k=48 ldx=64 ldy=80 lx=c16 ly=c16 dtype=f32 out=f32 use=bias "
                                    "accumulate=1" },
+    { "conv2d_up_forward", "n=2 h=5 w=7 c=80 k=144 ldx=96 ldy=160 lx=c16 dtype=f32 out=f32 use=bias" },
+    { "conv2d_up_backward_input", "n=2 h=5 w=7 c=144 k=48 ldx=160 ldy=64 ly=c16 dtype=f32 out=f32" },
+    { "conv2d_up_backward_weight", "n=2 h=5 w=7 c=80 k=144 ldx=96 ldy=160 lx=c16 dtype=f32 out=f32 use=bias" },
+    { "conv2d_up_forward", "n=1 h=2 w=9 c=32 k=16 dtype=f32 out=f32" },
+    { "conv2d_up_backward_input", "n=1 h=2 w=9 c=16 k=16 dtype=f32 out=f32" },
+    { "conv2d_up_backward_weight", "n=1 h=2 w=9 c=16 k=16 dtype=f32 out=f32" },
+    { "conv2d_up_forward", "n=28 h=12 w=10 c=32 k=32 lx=c16 ly=c16 dtype=f32 out=f32 use=bias" },
+    { "conv2d_up_backward_input", "n=28 h=12 w=10 c=32 k=16 lx=c16 ly=c16 dtype=f32 out=f32" },
+    { "conv2d_up_backward_weight", "n=14 h=12 w=10 c=16 k=256 lx=c16 ly=c16 dtype=f32 out=f32 use=bias "
+                                   "accumulate=1" },
     { "groupnorm_forward", "n=2 hw=20 c=48 groups=4 ldx=64 ldy=80 layout=c16 dtype=f32 act=silu" },
     { "groupnorm_backward", "n=2 hw=20 c=48 groups=4 ldx=64 ldy=80 layout=c16 dtype=f32 act=silu with=add" },
     { "attention_forward", "n=8 t=20 heads=1 c=32 ldq=48 ldk=64 ldv=80 ldo=48 layout=c16 dtype=f32" },

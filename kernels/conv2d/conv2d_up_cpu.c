@@ -1,8 +1,7 @@
 // kernels/conv2d/conv2d_up_cpu.c - upsampling and convolution on the host: a convolution of the upsampled image.
 //
-// F(4x4,3x3) on the upsampled image multiplies 2.25 times per output and channel, folded taps summed directly 4 times:
-// so the image is doubled into scratch, a pass over memory, and the convolution's own implementations do the rest, each
-// under its own name. Gradients to x are summed four by four out of scratch.
+// What conv2d_up_winograd_cpu.c refuses. The image is doubled into scratch, a pass over memory, and the direct
+// convolution does the rest. Gradients to x are summed four by four out of scratch.
 #include <stdlib.h>
 #include <string.h>
 #include "kernels/common/cpu.h"
@@ -14,25 +13,25 @@ static Conv2dShape doubled(const Conv2dUpShape *z) {
                           .r = 3, .s = 3, .stride = 1, .pad_h = 1, .pad_w = 1, .ldx = z->c, .ldy = z->ldy,
                           .use = z->use, .dtype = z->dtype, .out = z->out, .lx = z->lx, .ly = z->ly };
 }
-static const Impl *inner(const Launcher *l, const Conv2dUpShape *z, const char *name) {
+static const Impl *inner(const Launcher *l, const Conv2dUpShape *z) {
     Conv2dShape d = doubled(z);
-    return z->dtype == DT_F32 && z->out == DT_F32 ? impl_find(l, DEV_CPU, 0, &d, name) : NULL;
+    return z->dtype == DT_F32 && z->out == DT_F32 ? impl_find(l, DEV_CPU, 0, &d, "direct") : NULL;
 }
 static size_t image_bytes(const Conv2dUpShape *z) {
     return ((size_t)z->n * 4 * (size_t)z->h * (size_t)z->w * (size_t)z->c * sizeof(float) + 255) & ~(size_t)255;
 }
-static size_t scratch_of(const Launcher *l, const Conv2dUpShape *z, const char *name) {
+static size_t scratch_of(const Launcher *l, const Conv2dUpShape *z) {
     Conv2dShape d = doubled(z);
-    return image_bytes(z) + l->scratch(inner(l, z, name), &d);
+    return image_bytes(z) + l->scratch(inner(l, z), &d);
 }
 
 // ---- the implementation of the convolution, ready to run
 typedef struct { const Impl *impl; void *state; } Inner;
-static void *inner_new(Stream *s, const Launcher *l, const Conv2dUpShape *z, const char *name) {
+static void *inner_new(Stream *s, const Launcher *l, const Conv2dUpShape *z) {
     Conv2dShape d = doubled(z);
     Inner *i = malloc(sizeof *i);
     if (!i) out_of_memory(sizeof *i);
-    *i = (Inner){ .impl = inner(l, z, name) };
+    *i = (Inner){ .impl = inner(l, z) };
     i->state = l->prepare(i->impl, s, &d, &(Conv2dArgs){ .x = NULL });       // on the host no state holds addresses
     return i;
 }
@@ -104,22 +103,15 @@ static void backward_weight(Stream *s, const Conv2dUpShape *z, const Conv2dUpArg
               .dbias = a->dbias, .accumulate = a->accumulate }, w);
 }
 
-// can, scratch, prepare of one pass by the convolution of this name.
-#define BY(pass, name)                                                                                              \
-    static bool   pass##_##name##_can(const Conv2dUpShape *z) { return inner(&conv2d_##pass, z, #name) != NULL; }   \
-    static size_t pass##_##name##_scratch(const Conv2dUpShape *z) { return scratch_of(&conv2d_##pass, z, #name); }  \
-    static void  *pass##_##name##_prepare(Stream *s, const Conv2dUpShape *z, const Conv2dUpArgs *a)                 \
-    { return inner_new(s, &conv2d_##pass, z, #name); }
-#define ENTRY(pass, name, order)                                                                                    \
-    IMPL_FULL(conv2d_up_##pass, #name, order, 0, 0, pass##_##name##_can, pass##_##name##_scratch,                   \
-              pass##_##name##_prepare, pass, inner_free)
-BY(forward, winograd)
-BY(forward, direct)
-BY(backward_input, winograd)
-BY(backward_input, direct)
-BY(backward_weight, winograd)
-BY(backward_weight, direct)
-IMPLS(conv2d_up_cpu,
-    ENTRY(forward, winograd, 20), ENTRY(forward, direct, 30),
-    ENTRY(backward_input, winograd, 20), ENTRY(backward_input, direct, 30),
-    ENTRY(backward_weight, winograd, 20), ENTRY(backward_weight, direct, 30))
+// can, scratch, prepare of one pass.
+#define PASS(pass)                                                                                                  \
+    static bool   pass##_can(const Conv2dUpShape *z) { return inner(&conv2d_##pass, z) != NULL; }                   \
+    static size_t pass##_scratch(const Conv2dUpShape *z) { return scratch_of(&conv2d_##pass, z); }                  \
+    static void  *pass##_prepare(Stream *s, const Conv2dUpShape *z, const Conv2dUpArgs *a)                          \
+    { return inner_new(s, &conv2d_##pass, z); }
+#define ENTRY(pass)                                                                                                 \
+    IMPL_FULL(conv2d_up_##pass, "direct", 20, 0, 0, pass##_can, pass##_scratch, pass##_prepare, pass, inner_free)
+PASS(forward)
+PASS(backward_input)
+PASS(backward_weight)
+IMPLS(conv2d_up_cpu, ENTRY(forward), ENTRY(backward_input), ENTRY(backward_weight))

@@ -10,11 +10,12 @@
 // channels of x) and of the filters, and writes, 16 floats of adjacent channels being one vector,
 //   V (c/16, 36, tile, 16)       the transform of x, or of dy in backward_input, for a block of tiles
 //   D (k/16, 36, tile, 16)       backward_weight: the transform of dy
-//   U (panel, 36, c, 64)         transformed filters, a panel of 64 beside each other
+//   U (36, DEPTH, 64)            transformed filters, a panel of 64 beside each other, for some channels of the sum: made
+//                                anew for each block of tiles, since it is read sooner from the second-level cache
+//                                than all of U from the third
 //   M (4, 36, 64 tiles, 16)      products of one panel, transformed into y with all that is added to it;
 //                                (4, 36, 64 filters, 16) in backward_weight
 // Every sum has one order, whatever the number of threads. oneDNN 2 has F(4x4,3x3) too; later versions dropped it.
-#include <omp.h>
 #include <string.h>
 #include "kernels/conv2d/conv2d_cpu.h"
 #include "kernels/conv2d/conv2d_winograd_cpu.h"
@@ -23,7 +24,7 @@
 enum {
     ELEMENTS = 36,
     TILES = 64, FILTERS = 64,   // most rows of M: it fits 1 MB
-    DEPTH = 64,                 // channels summed at once where U is made for one block of tiles: it fits 1 MB, too
+    DEPTH = 64,                 // channels summed at once: U fits 1 MB, too
 };
 
 // ---- the transforms in one dimension, from vectors `step` apart to vectors `step` apart
@@ -88,53 +89,19 @@ VEC_INLINE void transform_taps(const Vec *m, int step, Vec *g, int to) {
     g[2 * to] = vec_axpy(FA * A2, sum_a, vec_axpy(FB * B2, sum_b, m[5 * step]));
 }
 
-// ---- one convolution: sizes and where things lie in scratch
-typedef struct {
-    int n, h, w, c, k;              // sums over c, writes k, both multiples of 16 (backward_weight: x has c, dy has k)
-    int tiles_w, tiles_image, tiles;
-    int parts, parts_k;             // the threads are parts x parts_k: parts of the tiles (backward_weight: of c), of k
-    int size, size_k;               // of a part
-    int block, depth;               // tiles transformed at once; channels summed at once
-    bool keep;                      // U of all panels is made first, for many blocks; else U of one panel and depth
-    int64_t v_step, u_step, m_step; // floats from element to element of V and D, U, M
-    int64_t v_floats, u_floats;     // of one thread's V; of its U or D
-    int64_t thread_floats;          // of one thread's scratch
-} Plan;
-
-static int least(int a, int b) { return a < b ? a : b; }
-
+// ---- sizes and where things lie
 static Plan plan_of(const Conv2dShape *z, bool turned) {
-    Plan p = { .n = z->n, .h = z->h, .w = z->w, .c = turned ? z->k : z->c, .k = turned ? z->c : z->k };
-    p.tiles_w = (z->w + 3) / 4;
-    p.tiles_image = (z->h + 3) / 4 * p.tiles_w;
-    p.tiles = p.tiles_image * z->n;
-    return p;
-}
-// Divides the work, `n` in units of `unit` by k in units of 16, among the threads. Each transforms both of its operands
-// for itself: what one core has written reaches another no faster than memory, and slower than it is made anew. To
-// transform a tile or a filter takes as long as to multiply it with about 8 others.
-static void divide(Plan *p, int n, int unit) {
-    enum { TRANSFORM = 8 };
-    int64_t best = INT64_MAX;
-    int threads = omp_get_max_threads();
-    for (int parts = threads; parts >= 1; parts--) {
-        int size = unit * divide_up(n / unit, parts), size_k = VEC * divide_up(p->k / VEC, threads / parts);
-        int64_t cost = (int64_t)(size + TRANSFORM) * (size_k + TRANSFORM);
-        if (cost >= best) continue;
-        best = cost, p->size = size, p->size_k = size_k;
-    }
-    p->parts = divide_up(n, p->size), p->parts_k = divide_up(p->k, p->size_k);
+    return plan_tiles(z->n, z->h, z->w, turned ? z->k : z->c, turned ? z->c : z->k);
 }
 static Plan plan_apply(const Conv2dShape *z, bool turned) {
     Plan p = plan_of(z, turned);
     divide(&p, p.tiles, p.tiles_w);
     p.block = equal_parts(p.size, TILES);
-    p.keep = p.size > p.block;
-    p.depth = p.keep ? p.c : least(DEPTH, p.c);
+    p.depth = least(DEPTH, p.c);
     p.v_step = p.m_step = stagger((int64_t)p.block * VEC);
     p.u_step = stagger((int64_t)PANEL * p.depth);
     p.v_floats = ELEMENTS * p.v_step * (p.c / VEC);
-    p.u_floats = ELEMENTS * p.u_step * (p.keep ? divide_up(p.size_k, PANEL) : 1);
+    p.u_floats = ELEMENTS * p.u_step;
     p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step * (PANEL / VEC);
     return p;
 }
@@ -151,9 +118,24 @@ static Plan plan_weight(const Conv2dShape *z) {
     p.thread_floats = p.v_floats + p.u_floats + ELEMENTS * p.m_step * (PANEL / VEC);
     return p;
 }
-static size_t plan_bytes(Plan p) { return sizeof(float) * (size_t)(p.parts * p.parts_k * p.thread_floats); }
 
 // ---- tiles in and out
+// Up to 6x6 pixels from a corner that may lie outside the image: what lies outside is zero.
+typedef struct { const float *p; int64_t row, step; unsigned rows; __mmask16 columns[6]; } Window;   // rows: bits
+
+VEC_INLINE Window window_of(const Image *m, int i, int y0, int x0, int k0) {
+    Window d = { image_at(m, i, y0, x0, k0), m->row, m->step, 0, { 0 } };
+    #pragma GCC unroll 6
+    for (int j = 0; j < 6; j++) {
+        d.rows |= (unsigned)(y0 + j >= 0 && y0 + j < m->h) << j;
+        d.columns[j] = (__mmask16)-(int)(x0 + j >= 0 && x0 + j < m->w);
+    }
+    return d;
+}
+// A pixel of a row that is inside.
+VEC_INLINE Vec window_at(const Window *d, int y, int x) {
+    return _mm512_maskz_loadu_ps(d->columns[x], d->p + y * d->row + x * d->step);
+}
 // Six vectors, a column of the transformed rows -> column x of the elements at v, step apart.
 VEC_INLINE void store_column(const Vec e[6], int x, float *v, int64_t step) {
     Vec c[6];
@@ -212,13 +194,13 @@ static void gradient_tile(const Plan *p, const Image *m, int t, int k0, float *v
 // As above for `tiles` tiles from t0 on: 16 floats from tile to tile.
 static void input_tiles(const Plan *p, const Image *m, int t0, int tiles, int k0, float *v) {
     for (int t = 0; t < tiles; t++) {
-        if (t % TILES == 0) read_rows(m, t0 + t, least(TILES, tiles - t), k0);
+        if (t % TILES == 0) read_rows(m, 4, t0 + t, least(TILES, tiles - t), k0);
         input_tile(p, m, t0 + t, k0, v + t * VEC, p->v_step);
     }
 }
 static void gradient_tiles(const Plan *p, const Image *m, int t0, int tiles, int k0, float *d) {
     for (int t = 0; t < tiles; t++) {
-        if (t % TILES == 0) read_rows(m, t0 + t, least(TILES, tiles - t), k0);
+        if (t % TILES == 0) read_rows(m, 4, t0 + t, least(TILES, tiles - t), k0);
         gradient_tile(p, m, t0 + t, k0, d + t * VEC, p->v_step);
     }
 }
@@ -279,8 +261,8 @@ static void output_tile(const Plan *p, const Image *out, const Terms *terms, int
 
 static void output_tiles(const Plan *p, const Image *out, const Terms *terms, int t0, int tiles, int k0,
                          const float *m) {
-    read_rows(out, t0, tiles, k0);               // what is written is read before, by the processor
-    if (terms->image.p) read_rows(&terms->image, t0, tiles, k0);
+    read_rows(out, 4, t0, tiles, k0);               // what is written is read before, by the processor
+    if (terms->image.p) read_rows(&terms->image, 4, t0, tiles, k0);
     for (int t = 0; t < tiles; t++) output_tile(p, out, terms, t0 + t, k0, m + t * VEC, p->m_step);
 }
 
@@ -334,10 +316,8 @@ static void apply_part(const Plan *p, int part, const float *w, bool turned, con
                        const Terms *terms, float *scratch) {
     int k0 = part % p->parts_k * p->size_k, k = least(p->size_k, p->k - k0);
     int t0 = part / p->parts_k * p->size, t1 = least(t0 + p->size, p->tiles);
-    int64_t v_block = ELEMENTS * p->v_step, u_panel = ELEMENTS * p->u_step, m_block = ELEMENTS * p->m_step;
+    int64_t v_block = ELEMENTS * p->v_step, m_block = ELEMENTS * p->m_step;
     float *v = scratch, *u = v + p->v_floats, *m = u + p->u_floats;
-    for (int j = 0; p->keep && j < k; j += PANEL)
-        filter_panel(p, w, turned, k0 + j, least(PANEL, k - j), 0, p->c, u + j / PANEL * u_panel);
     for (; t0 < t1; t0 += p->block) {
         int tiles = least(p->block, t1 - t0);
         for (int i = 0; i < p->c; i += VEC) input_tiles(p, in, t0, tiles, i, v + i / VEC * v_block);
@@ -345,9 +325,8 @@ static void apply_part(const Plan *p, int part, const float *w, bool turned, con
             int width = least(PANEL, k - j);
             for (int i = 0; i < p->c; i += p->depth) {
                 int depth = least(p->depth, p->c - i);
-                if (!p->keep) filter_panel(p, w, turned, k0 + j, width, i, depth, u);
-                multiply(p, tiles, width, depth, v + i / VEC * v_block, p->keep ? u + j / PANEL * u_panel : u, m,
-                         i > 0);
+                filter_panel(p, w, turned, k0 + j, width, i, depth, u);
+                multiply(p, tiles, width, depth, v + i / VEC * v_block, u, m, i > 0);
             }
             for (int i = 0; i < width; i += VEC)
                 output_tiles(p, out, terms, t0, tiles, k0 + j + i, m + i / VEC * m_block);
