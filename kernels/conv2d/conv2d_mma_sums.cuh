@@ -79,6 +79,14 @@ static inline size_t image_sums_bytes(const Conv2dShape *z) {
     if (!(z->use & CONV_BIAS) || z->use & CONV_TEMB) return 0;
     return ((size_t)z->n * (size_t)z->k * sizeof(float) + 255) / 256 * 256;
 }
+// Its kernels, and the bytes they read and write.
+static inline int sums_kernels(const Conv2dShape *z) {
+    return !!(z->use & (CONV_BIAS | CONV_TEMB)) + !!(z->use & CONV_BIAS);
+}
+static inline double sums_bytes(const Conv2dShape *z) {
+    double images = 4.0 * z->n * z->k;
+    return sums_kernels(z) ? 2.0 * z->n * z->p * z->q * z->k + sums_kernels(z) * images : 0;
+}
 // dtemb and dbias, as far as they are wanted.
 static inline void gradient_sums(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, void *scratch) {
     if (!a->dtemb && !a->dbias) return;

@@ -23,6 +23,7 @@
 //
 // From L2 at 256 x 128 and ROW_TAPS 3: 88 KiB for 12.6 MFLOP, 140 FLOP a byte; at ROW_TAPS 2 66 KiB for 8.4: 124.
 #include <math.h>
+#include "kernels/common/plan.h"
 #include "kernels/conv2d/conv2d_sm90.cuh"
 
 // M_ x N_ sums a block; ROW_TAPS_: taps of a column of the filter that share their pixels.
@@ -280,13 +281,13 @@ struct WgProduct {
 enum WgPlanName { WIDE_SHARED, SQUARE_SHARED, WIDE_PAIRED, SQUARE_PAIRED, WIDE, SQUARE, NARROW, PLANS, ANY = PLANS };
 struct WgPlan { int name, splits; };
 enum { WG_SPLITS = 8, WG_STEPS = 4 };        // at most, and at least so many steps of a split
-static const struct { int m, n, row_taps, a_rows; } plan_tiles[PLANS] = {
-    { WideShared::M, WideShared::N, 3, WideShared::A_ROWS },
-    { SquareShared::M, SquareShared::N, 3, SquareShared::A_ROWS },
-    { WidePaired::M, WidePaired::N, 2, WidePaired::A_ROWS },
-    { SquarePaired::M, SquarePaired::N, 2, SquarePaired::A_ROWS },
-    { Wide::M, Wide::N, 1, Wide::A_ROWS }, { Square::M, Square::N, 1, Square::A_ROWS },
-    { Narrow::M, Narrow::N, 1, Narrow::A_ROWS },
+static const struct { const char *name; int m, n, row_taps, a_rows; } plan_tiles[PLANS] = {
+    { "shared_256x128", WideShared::M, WideShared::N, 3, WideShared::A_ROWS },
+    { "shared_128x128", SquareShared::M, SquareShared::N, 3, SquareShared::A_ROWS },
+    { "paired_256x128", WidePaired::M, WidePaired::N, 2, WidePaired::A_ROWS },
+    { "paired_128x128", SquarePaired::M, SquarePaired::N, 2, SquarePaired::A_ROWS },
+    { "256x128", Wide::M, Wide::N, 1, Wide::A_ROWS }, { "128x128", Square::M, Square::N, 1, Square::A_ROWS },
+    { "128x64", Narrow::M, Narrow::N, 1, Narrow::A_ROWS },
 };
 
 static WgProduct runs_together(WgProduct p, const Conv2dShape *z) {
@@ -327,18 +328,21 @@ static bool lay_tiles(const WgProduct *p, int name, ConvTiles *g) {
            g->together <= 256;
 }
 
-// Clocks of an SM: a step is bound by 4096 FLOP or L2_BYTES a clock, the end of a tile by MEMORY_BYTES; splits cost a
-// second kernel.
-static double plan_clocks(const WgProduct *p, const ConvTiles *g, int name, int splits) {
-    double m = plan_tiles[name].m, n = plan_tiles[name].n, taps = plan_tiles[name].row_taps;
-    double multiply = m * n * BOX * taps / 2048, copy = (g->box_bytes + n * ROW_BYTES * taps) / L2_BYTES;
-    int phases = g->phases * g->phases;
-    double steps = ceil(g->chunks * p->r * p->s / taps / phases / splits);               // of an average phase
-    double tile = m * n * (splits > 1 ? 4 : 3) / MEMORY_BYTES;
-    double waves = (double)ceil_div((int64_t)g->tiles_m * g->tiles_n * phases * splits, SMS);
-    double clocks = 1500 + waves * (steps * (multiply > copy ? multiply : copy) + tile);
-    double elements = (double)p->images * p->height * p->width * phases * p->columns;
-    return splits > 1 ? clocks + 3000 + elements * 4 * splits / (L2_BYTES * SMS) : clocks;
+static size_t all_pixels(const WgProduct *p) {
+    return (size_t)p->images * (size_t)p->height * (size_t)p->width * (size_t)(p->phases * p->phases);
+}
+static ImplPlan tell_plan(const WgProduct *p, const ConvTiles *g, int name, int splits) {
+    ImplPlan told = {};
+    told.tile = plan_tiles[name].name, told.m = plan_tiles[name].m, told.n = plan_tiles[name].n;
+    int phases = g->phases * g->phases, taps = plan_tiles[name].row_taps;
+    double steps = ceil((double)g->chunks * p->r * p->s / taps / phases / splits);               // of an average phase
+    told.blocks = (int64_t)g->tiles_m * g->tiles_n * phases * splits;
+    told.splits = splits, told.at_once = told.together = 1;
+    told.flops = steps * 2.0 * told.m * told.n * BOX * taps;
+    told.l2_bytes = steps * (g->box_bytes + told.n * ROW_BYTES * taps);
+    told.beside = splits > 1;
+    told.beside_bytes = splits > 1 ? 8.0 * splits * (double)all_pixels(p) * p->columns : 0;
+    return told;
 }
 static WgPlan wg_plan(const WgProduct *p, int wanted) {
     WgPlan best = { PLANS, 1 };
@@ -349,17 +353,15 @@ static WgPlan wg_plan(const WgProduct *p, int wanted) {
         for (int splits = 1; splits <= WG_SPLITS; splits++) {
             int least = (p->r / p->phases) * (p->s / p->phases) / plan_tiles[name].row_taps;   // boxes of a phase
             if (splits > 1 && g.chunks * least / splits < WG_STEPS) break;
-            double clocks = plan_clocks(p, &g, name, splits);
-            if (clocks >= fewest) continue;
-            fewest = clocks;
+            ImplPlan told = tell_plan(p, &g, name, splits);
+            double seconds = plan_seconds(&told, &machine_h200);
+            if (seconds >= fewest) continue;
+            fewest = seconds;
             best.name = name;
             best.splits = splits;
         }
     }
     return best;
-}
-static size_t all_pixels(const WgProduct *p) {
-    return (size_t)p->images * (size_t)p->height * (size_t)p->width * (size_t)(p->phases * p->phases);
 }
 static int partial_columns(const WgProduct *p) { return (int)ceil_div(p->columns, 8) * 8; }
 static size_t partial_bytes(const WgProduct *p, int wanted) {
@@ -499,13 +501,26 @@ template <int PLAN> static void backward_input(Stream *stream, const Conv2dShape
     launch_product<true>(stream, state, &p, PLAN, f, work.scratch);
 }
 
+static void tell(WgProduct p, int wanted, ImplPlan *told) {
+    WgPlan plan = wg_plan(&p, wanted);
+    ConvTiles g;
+    CHECK(lay_tiles(&p, plan.name, &g), "can() has seen the tiles");
+    *told = tell_plan(&p, &g, plan.name, plan.splits);
+}
+template <int PLAN> static void forward_plan(const Conv2dShape *z, ImplPlan *told) {
+    tell(forward_product(z), PLAN, told);
+}
+template <int PLAN> static void backward_input_plan(const Conv2dShape *z, ImplPlan *told) {
+    tell(backward_product(z), PLAN, told);
+}
+
 // By default the model chooses; each choice has a name of its own, for tests and for the bench.
-#define FORWARD(name, order, plan)                                                                                  \
-    IMPL_FULL(conv2d_forward, name, order, 90, 90, forward_can<plan>, forward_scratch<plan>, forward_prepare<plan>, \
-              forward<plan>, free)
-#define BACKWARD_INPUT(name, order, plan)                                                                           \
-    IMPL_FULL(conv2d_backward_input, name, order, 90, 90, backward_input_can<plan>, backward_input_scratch<plan>,   \
-              backward_input_prepare<plan>, backward_input<plan>, free)
+#define FORWARD(name, order, n)                                                                                     \
+    IMPL_PLANNED(conv2d_forward, name, order, 90, 90, forward_can<n>, forward_scratch<n>, forward_prepare<n>,       \
+                 forward<n>, free, forward_plan<n>)
+#define BACKWARD_INPUT(name, order, n)                                                                              \
+    IMPL_PLANNED(conv2d_backward_input, name, order, 90, 90, backward_input_can<n>, backward_input_scratch<n>,      \
+                 backward_input_prepare<n>, backward_input<n>, free, backward_input_plan<n>)
 IMPLS(conv2d_sm90,
     FORWARD("wgmma", 40, ANY),
     FORWARD("wgmma_shared_256x128", -1, WIDE_SHARED),

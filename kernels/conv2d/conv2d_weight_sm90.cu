@@ -13,6 +13,7 @@
 // filter of 256 x 256 channels), so the pixels are split over blocks into f32 sums in scratch, which a second kernel
 // adds in order. The split depends on the shape alone; the tiles of a split run at the same time and share pixels in
 // L2.
+#include "kernels/common/plan.h"
 #include "kernels/conv2d/conv2d_mma_sums.cuh"
 #include "kernels/conv2d/conv2d_sm90.cuh"
 
@@ -169,9 +170,10 @@ conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_cons
 enum WeightPlanName { TAPS_SHARED, TAPS_PAIRED, TAP, PLANS, ANY = PLANS };
 struct WeightPlan { int name, splits; };
 enum { MOST_SPLITS = 64, FEWEST_STEPS = 4 };                 // FEWEST_STEPS: of a split
-static const struct { int taps, pixels, x_pixels; } plan_tiles[PLANS] = {
-    { TapsTile::TAPS, TapsTile::PIXELS, TapsTile::X_PIXELS }, { PairTile::TAPS, PairTile::PIXELS, PairTile::X_PIXELS },
-    { TapTile::TAPS, TapTile::PIXELS, TapTile::X_PIXELS },
+static const struct { const char *name; int taps, pixels, x_pixels; } plan_tiles[PLANS] = {
+    { "shared_taps", TapsTile::TAPS, TapsTile::PIXELS, TapsTile::X_PIXELS },
+    { "paired_taps", PairTile::TAPS, PairTile::PIXELS, PairTile::X_PIXELS },
+    { "tap", TapTile::TAPS, TapTile::PIXELS, TapTile::X_PIXELS },
 };
 
 struct WeightExtent { int images, p, q, h, w; };             // of dy and x, where a 1x1 filter has made all images one
@@ -200,14 +202,18 @@ static bool lay_tiles(const Conv2dShape *z, int name, WeightTiles *g) {
     return e.q * x_rows * t.together <= plan_tiles[name].x_pixels && e.q <= 256 && x_rows <= 256 && t.together <= 256;
 }
 
-// Clocks of an SM: a step is bound by 4096 FLOP or L2_BYTES a clock; splits are written, read and added.
-static double plan_clocks(const Conv2dShape *z, const WeightTiles *g, int name, int splits) {
-    double taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
-    double multiply = TILE * TILE * taps * pixels / 2048, copy = BOXES * (pixels * ROW_BYTES + g->x_bytes) / L2_BYTES;
-    double tile = TILE * TILE * taps * 4 / MEMORY_BYTES, steps = (double)ceil_div(g->steps, splits);
-    double waves = (double)ceil_div((int64_t)g->tiles_k * g->tiles_c * g->groups * splits, SMS);
-    double clocks = 1500 + waves * (steps * (multiply > copy ? multiply : copy) + tile);
-    return splits > 1 ? clocks + 3000 + (double)filter_elements(z) * 4 * splits / (L2_BYTES * SMS) : clocks;
+static ImplPlan tell_plan(const Conv2dShape *z, const WeightTiles *g, int name, int splits) {
+    int taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
+    ImplPlan told = {};
+    told.tile = plan_tiles[name].name, told.m = TILE, told.n = TILE * taps;
+    double steps = (double)ceil_div(g->steps, splits);
+    told.blocks = (int64_t)g->tiles_k * g->tiles_c * g->groups * splits;
+    told.splits = splits, told.at_once = told.together = 1;
+    told.flops = steps * 2.0 * told.m * told.n * pixels;
+    told.l2_bytes = steps * BOXES * (pixels * ROW_BYTES + g->x_bytes);
+    told.beside = sums_kernels(z) + (splits > 1);
+    told.beside_bytes = sums_bytes(z) + (splits > 1 ? 8.0 * splits * (double)filter_elements(z) : 0);
+    return told;
 }
 static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
     WeightPlan best = { PLANS, 1 };
@@ -217,9 +223,10 @@ static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
         if ((wanted != ANY && name != wanted) || !lay_tiles(z, name, &g)) continue;
         for (int splits = 1; splits <= MOST_SPLITS; splits++) {
             if (splits > 1 && g.steps / splits < FEWEST_STEPS) break;
-            double clocks = plan_clocks(z, &g, name, splits);
-            if (clocks >= fewest) continue;
-            fewest = clocks;
+            ImplPlan told = tell_plan(z, &g, name, splits);
+            double seconds = plan_seconds(&told, &machine_h200);
+            if (seconds >= fewest) continue;
+            fewest = seconds;
             best.name = name;
             best.splits = splits;
         }
@@ -291,10 +298,17 @@ template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShap
     if (plan.splits > 1) add_splits(stream, a, scratch, filter_elements(z), plan.splits);
 }
 
+template <int PLAN> static void backward_weight_plan(const Conv2dShape *z, ImplPlan *told) {
+    WeightPlan plan = plan_of(z, PLAN);
+    WeightTiles g;
+    CHECK(lay_tiles(z, plan.name, &g), "can() has seen the tiles");
+    *told = tell_plan(z, &g, plan.name, plan.splits);
+}
+
 // By default the model chooses; each choice has a name of its own, for tests and for the bench.
-#define BACKWARD_WEIGHT(name, order, plan)                                                                          \
-    IMPL_FULL(conv2d_backward_weight, name, order, 90, 90, backward_weight_can<plan>,                               \
-              backward_weight_scratch<plan>, backward_weight_prepare<plan>, backward_weight<plan>, free)
+#define BACKWARD_WEIGHT(name, order, n)                                                                             \
+    IMPL_PLANNED(conv2d_backward_weight, name, order, 90, 90, backward_weight_can<n>, backward_weight_scratch<n>,   \
+                 backward_weight_prepare<n>, backward_weight<n>, free, backward_weight_plan<n>)
 IMPLS(conv2d_weight_sm90,
     BACKWARD_WEIGHT("wgmma", 40, ANY),
     BACKWARD_WEIGHT("wgmma_shared_taps", -1, TAPS_SHARED),

@@ -15,6 +15,17 @@ static void gemm_mma(Stream *s, const GemmShape *z, const GemmArgs *a, Work work
     else if (z->tb) gemm_mma_launch<false, true>(s, p);
     else gemm_mma_launch<false, false>(s, p);
 }
+static void gemm_mma_plan(const GemmShape *z, ImplPlan *told) {
+    int tile = gemm_tiles(z, 128) >= SPLIT_BLOCKS ? 128 : 64, splits = gemm_splits(z);
+    told->tile = tile == 128 ? "128x128" : "64x64", told->m = told->n = tile;
+    told->blocks = gemm_tiles(z, tile) * splits, told->splits = splits;
+    double terms = (double)ceil_div(ceil_div(z->k, splits), SPLIT_DEPTH) * SPLIT_DEPTH;
+    told->at_once = tile == 128 ? 2 : 4, told->together = 1;
+    told->flops = 2.0 * tile * tile * terms;
+    told->l2_bytes = 4.0 * tile * terms;
+    told->beside = splits > 1;
+    told->beside_bytes = splits > 1 ? 8.0 * splits * z->batch * z->m * z->n : 0;
+}
 
 IMPLS(gemm_mma,
-    IMPL_FULL(gemm, "mma", 50, 80, 0, gemm_mma_can, gemm_scratch, NULL, gemm_mma, NULL))
+    IMPL_PLANNED(gemm, "mma", 50, 80, 0, gemm_mma_can, gemm_scratch, NULL, gemm_mma, NULL, gemm_mma_plan))
