@@ -1,5 +1,5 @@
-// kernels/common/plan.h - what a product on tensor cores takes by the machine's limits: the model by which kernels choose
-// tiles and splits, and cbdm bench --list --plans judges the choice. Nothing here is measured.
+// kernels/common/plan.h - what a product on tensor cores takes by the machine's limits: the model by which kernels
+// choose tiles and splits, and cbdm bench --list --plans judges the choice. Nothing here is measured.
 //
 // Tiles are multiplied in rounds of one per multiprocessor. A tile is bound by its multiply-adds, at the share of the
 // peak that its sums leave (operands from shared memory: m n / (m + n) multiply-adds for each element read), or by what
@@ -26,8 +26,13 @@ static inline double plan_share_of_peak(const ImplPlan *p) {
     while (i < LAST - 1 && x > at[i + 1][0]) i++;
     return at[i][1] + (x - at[i][0]) * (at[i + 1][1] - at[i][1]) / (at[i + 1][0] - at[i][0]);
 }
+// Clusters lie in groups of 16 or 18 multiprocessors, so that of four or eight blocks two may be left over.
+static inline int64_t plan_clusters(int together, const Machine *on) {
+    return (together > 2 ? on->multiprocessors / 16 * 16 : on->multiprocessors) / together;
+}
 static inline int64_t plan_rounds(const ImplPlan *p, const Machine *on) {
-    return (p->blocks + on->multiprocessors - 1) / on->multiprocessors;
+    int64_t clusters = plan_clusters(p->together, on);
+    return (p->blocks / p->together + clusters - 1) / clusters;
 }
 static inline double plan_seconds(const ImplPlan *p, const Machine *on) {
     double multiply = p->flops / (on->product * plan_share_of_peak(p)), copy = p->l2_bytes / on->l2;

@@ -32,9 +32,11 @@ typedef WeightTile<1, 64, 6>  TapTile;
 
 struct WeightTiles {
     int k, c, c2;                            // channels of dy, x, x2
-    int width, rows, together, tiles_h;      // of dy: pixels of a row; rows and images of a step; steps of an image
+    int width, rows, together, across, tiles_h;      // of dy: pixels of a row; of a step: rows of an image, images,
+                                             // pixels side by side; steps of an image
     int steps, splits;
     int tiles_k, tiles_x, tiles_c;           // tiles along dy's channels, x's, both sources'
+    int cluster_k, cluster_c;                // tiles of a cluster: along dy's channels, which share x; the others, dy
     int r, s, stride, pad_h, pad_w;          // filter
     int groups;                              // of TAPS taps of a column, that tiles go through
     int x_bytes;                             // of a box of x
@@ -42,15 +44,19 @@ struct WeightTiles {
     bool accumulate;                         // onto dw
 };
 struct WeightItem { int k, c, r, s, split, begin, end; bool second; };      // r, s: the first of the taps
-template <class T> DEVICE WeightItem weight_item(const WeightTiles &g, int item) {
+DEVICE int weight_items(const WeightTiles &g) {      // of clusters
+    return g.tiles_k / g.cluster_k * g.groups * (g.tiles_c / g.cluster_c) * g.splits;
+}
+template <class T> DEVICE WeightItem weight_item(const WeightTiles &g, const ClusterPlace &place, int item) {
     WeightItem at;
-    int rest = item / g.tiles_k, tile_c = rest / g.groups % g.tiles_c;
-    at.k = item % g.tiles_k * TILE;
+    int down = g.tiles_k / g.cluster_k, across = g.tiles_c / g.cluster_c, rest = item / down;
+    int tile_c = rest / g.groups % across * g.cluster_c + place.at_second;
+    at.k = (item % down * g.cluster_k + place.at_first) * TILE;
     at.r = group_row(rest % g.groups / g.s, g.stride, T::TAPS);
     at.s = rest % g.groups % g.s;
     at.second = tile_c >= g.tiles_x;
     at.c = (at.second ? tile_c - g.tiles_x : tile_c) * TILE;
-    at.split = rest / g.groups / g.tiles_c;
+    at.split = rest / g.groups / across;
     at.begin = (int)((int64_t)g.steps * at.split / g.splits);
     at.end = (int)((int64_t)g.steps * (at.split + 1) / g.splits);
     return at;
@@ -60,11 +66,12 @@ template <class T> struct WeightBarriers { uint64_t full[T::STAGES], empty[T::ST
 
 template <class T>
 DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const TensorMap *dy, const SourceMaps *sources,
-                    const WeightTiles &g) {
+                    const WeightTiles &g, const ClusterPlace &place) {
+    uint32_t share_x = mask_of(place.of_first), share_dy = mask_of(place.of_second);
     Ring<T::STAGES> ring;
-    int items = g.tiles_k * g.groups * g.tiles_c * g.splits;
-    for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
-        WeightItem at = weight_item<T>(g, item);
+    int items = weight_items(g), blocks = g.cluster_k * g.cluster_c;
+    for (int item = (int)blockIdx.x / blocks; item < items; item += (int)gridDim.x / blocks) {
+        WeightItem at = weight_item<T>(g, place, item);
         int right = at.s - g.pad_w, down = at.r - g.pad_h;
         int phase = phase_of(down, g.stride) * g.stride + phase_of(right, g.stride);
         const TensorMap *x = &sources->at[at.second ? 1 : phase];    // a second source goes with a stride of 1
@@ -73,27 +80,32 @@ DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const Tensor
             int image = step / g.tiles_h * g.together, row = step % g.tiles_h * g.rows;
             uint64_t *full = &bars->full[ring.stage];
             unsigned char *to = shared + ring.stage * T::STAGE_BYTES;
-            MBARRIER_WAIT(&bars->empty[ring.stage], ring.turn ^ 1);
+            MBARRIER_WAIT_CLUSTER(&bars->empty[ring.stage], ring.turn ^ 1);
             MBARRIER_ARRIVE_EXPECT(full, BOXES * (T::DY_BYTES + g.x_bytes));
-            for (int j = 0; j < BOXES; j++) {
-                TMA_LOAD(to + j * T::DY_BYTES, dy, full, at.k + j * BOX, 0, row, image);
-            }
-            for (int j = 0; j < BOXES; j++) {
-                TMA_LOAD(to + T::X + j * T::X_BYTES, x, full, at.c + j * BOX, right, row + down, image);
+            for (int j = 0; j < BOXES; j++) {        // of what two share each copies one
+                unsigned char *dy_to = to + j * T::DY_BYTES, *x_to = to + T::X + j * T::X_BYTES;
+                if (g.cluster_c == 1) TMA_LOAD(dy_to, dy, full, at.k + j * BOX, 0, image, row);
+                else if (j == place.at_second)
+                    TMA_LOAD_MULTICAST(dy_to, dy, full, share_dy, at.k + j * BOX, 0, image, row);
+                if (g.cluster_k == 1) TMA_LOAD(x_to, x, full, at.c + j * BOX, right, image, row + down);
+                else if (j == place.at_first)
+                    TMA_LOAD_MULTICAST(x_to, x, full, share_x, at.c + j * BOX, right, image, row + down);
             }
             ring.advance();
         }
     }
 }
 
-template <class T> DEVICE void consume(unsigned char *shared, WeightBarriers<T> *bars, const WeightTiles &g) {
-    int warp = (int)threadIdx.x / 32 - 4, group = warp / 4, image_pixels = g.rows * g.width;
+template <class T>
+DEVICE void consume(unsigned char *shared, WeightBarriers<T> *bars, const WeightTiles &g, const ClusterPlace &place) {
+    int warp = (int)threadIdx.x / 32 - 4, group = warp / 4;
     bool speaker = threadIdx.x % 32 == 0;                            // arrives for its warp
     float *slab = reinterpret_cast<float *>(shared + T::SLABS + warp * SLAB_BYTES);
     Ring<T::STAGES> ring;
-    int items = g.tiles_k * g.groups * g.tiles_c * g.splits;
-    for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
-        WeightItem at = weight_item<T>(g, item);
+    int items = weight_items(g), blocks = g.cluster_k * g.cluster_c;
+    Mates all = { 0, 1, blocks };
+    for (int item = (int)blockIdx.x / blocks; item < items; item += (int)gridDim.x / blocks) {
+        WeightItem at = weight_item<T>(g, place, item);
         float d[T::TAPS][TILE / 2];
 #pragma unroll
         for (int t = 0; t < T::TAPS; t++)
@@ -106,24 +118,22 @@ template <class T> DEVICE void consume(unsigned char *shared, WeightBarriers<T> 
             WGMMA_FENCE();
 #pragma unroll
             for (int pixel = 0; pixel < T::PIXELS; pixel += 16) {
-                // images have TAPS - 1 rows more in x
-                int x_pixel = pixel + (T::TAPS - 1) * g.width * (pixel / image_pixels);
                 unsigned char *of_dy = stage + group * T::DY_BYTES + pixel * ROW_BYTES;
                 uint64_t a = WGMMA_DESCRIPTOR(of_dy, T::DY_BYTES, PATTERN, 128);
 #pragma unroll
                 for (int t = 0; t < T::TAPS; t++) {
-                    unsigned char *under = stage + T::X + (x_pixel + t * g.width) * ROW_BYTES;
+                    unsigned char *under = stage + T::X + (pixel + t * g.across) * ROW_BYTES;
                     WGMMA_SS(1, 1, d[t], a, WGMMA_DESCRIPTOR(under, T::X_BYTES, PATTERN, 128), 1);
                 }
             }
             WGMMA_COMMIT();
             WGMMA_WAIT(1);                           // the products before these have read their stage
-            if (speaker && done) MBARRIER_ARRIVE(done);
+            if (speaker && done) release(done, all);
             done = &bars->empty[ring.stage];
             ring.advance();
         }
         WGMMA_WAIT(0);
-        if (speaker && done) MBARRIER_ARRIVE(done);
+        if (speaker && done) release(done, all);
 
         int channels = g.c + g.c2, own = at.second ? g.c2 : g.c, taps = g.r * g.s;
         float *dw = g.sums + (int64_t)at.split * g.k * taps * channels + (at.second ? g.c : 0);
@@ -150,26 +160,30 @@ conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_cons
     if (threadIdx.x == 0) {
         for (int i = 0; i < T::STAGES; i++) {
             MBARRIER_INIT(&bars->full[i], 1);
-            MBARRIER_INIT(&bars->empty[i], CONSUMERS * 4);
+            MBARRIER_INIT(&bars->empty[i], CONSUMERS * 4 * g.cluster_k * g.cluster_c);
         }
         MBARRIER_INIT_FENCE();
         TMA_PREFETCH_MAP(&dy);
         TMA_PREFETCH_MAP(&sources.at[0]);
     }
-    __syncthreads();
+    CLUSTER_SYNC();
+    ClusterPlace place = cluster_place(g.cluster_k, g.cluster_c);
     if (threadIdx.x < GROUP) {
         SETMAXNREG_DEC(40);
-        if (threadIdx.x == 0) produce<T>(shared, bars, &dy, &sources, g);
+        if (threadIdx.x == 0) produce<T>(shared, bars, &dy, &sources, g, place);
+        __syncwarp();
+        CLUSTER_SYNC();                      // others copy into this block, and arrive at its barriers, no more
     } else {
         SETMAXNREG_INC(232);
-        consume<T>(shared, bars, g);
+        consume<T>(shared, bars, g, place);
+        CLUSTER_SYNC();
     }
 }
 
 // ---- which tile, how many splits: by the shape alone
 enum WeightPlanName { TAPS_SHARED, TAPS_PAIRED, TAP, PLANS, ANY = PLANS };
-struct WeightPlan { int name, splits; };
-enum { MOST_SPLITS = 64, FEWEST_STEPS = 4 };                 // FEWEST_STEPS: of a split
+struct WeightPlan { int name, splits, cluster_k, cluster_c; };
+enum { MOST_SPLITS = 64, FEWEST_PIXELS = 128 };              // FEWEST_PIXELS: of a split
 static const struct { const char *name; int taps, pixels, x_pixels; } plan_tiles[PLANS] = {
     { "shared_taps", TapsTile::TAPS, TapsTile::PIXELS, TapsTile::X_PIXELS },
     { "paired_taps", PairTile::TAPS, PairTile::PIXELS, PairTile::X_PIXELS },
@@ -182,53 +196,59 @@ static WeightExtent extent_of(const Conv2dShape *z) {
     return { z->n, z->p, z->q, z->h, z->w };
 }
 // False if the plan has no tiles of whole rows, or they are too large for a box.
-static bool lay_tiles(const Conv2dShape *z, int name, WeightTiles *g) {
+static bool lay_tiles(const Conv2dShape *z, const WeightPlan &plan, WeightTiles *g) {
     WeightExtent e = extent_of(z);
     RowTiles t;
-    int taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
+    int taps = plan_tiles[plan.name].taps, pixels = plan_tiles[plan.name].pixels;
     if (!lay_rows(&t, pixels, e.images, e.p, e.q)) return false;
     if (!groups_of(taps, z->r, z->stride)) return false;
-    if (taps > 1 && (e.q % 8 || (t.together > 1 && t.rows * e.q % 16))) return false;
+    if (taps > 1 && t.across % 8) return false;                                              // taps start at patterns
     *g = {};
     g->k = z->k, g->c = z->c, g->c2 = z->c2;
-    g->width = e.q, g->rows = t.rows, g->together = t.together, g->tiles_h = t.tiles_h, g->steps = t.tiles;
+    g->width = e.q, g->rows = t.rows, g->together = t.together, g->across = t.across, g->tiles_h = t.tiles_h;
+    g->steps = t.tiles, g->splits = plan.splits, g->cluster_k = plan.cluster_k, g->cluster_c = plan.cluster_c;
     g->tiles_k = (int)ceil_div(z->k, TILE);
     g->tiles_x = (int)ceil_div(z->c, TILE);
     g->tiles_c = g->tiles_x + (int)ceil_div(z->c2, TILE);
     g->r = z->r, g->s = z->s, g->stride = z->stride, g->pad_h = z->pad_h, g->pad_w = z->pad_w;
     g->groups = z->r / taps * z->s;
     int x_rows = t.rows + taps - 1;
-    g->x_bytes = e.q * x_rows * t.together * ROW_BYTES;
-    return e.q * x_rows * t.together <= plan_tiles[name].x_pixels && e.q <= 256 && x_rows <= 256 && t.together <= 256;
+    g->x_bytes = t.across * x_rows * ROW_BYTES;
+    if (g->tiles_k % g->cluster_k || g->tiles_c % g->cluster_c) return false;
+    return t.across * x_rows <= plan_tiles[plan.name].x_pixels && e.q <= 256 && x_rows <= 256 && t.together <= 256;
 }
 
-static ImplPlan tell_plan(const Conv2dShape *z, const WeightTiles *g, int name, int splits) {
-    int taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
+static ImplPlan tell_plan(const Conv2dShape *z, const WeightTiles *g, int name) {
+    int taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels, splits = g->splits;
     ImplPlan told = {};
     told.tile = plan_tiles[name].name, told.m = TILE, told.n = TILE * taps;
     double steps = (double)ceil_div(g->steps, splits);
     told.blocks = (int64_t)g->tiles_k * g->tiles_c * g->groups * splits;
-    told.splits = splits, told.at_once = told.together = 1;
+    told.splits = splits, told.at_once = 1, told.together = g->cluster_k * g->cluster_c;
     told.flops = steps * 2.0 * told.m * told.n * pixels;
-    told.l2_bytes = steps * BOXES * (pixels * ROW_BYTES + g->x_bytes);
+    told.l2_bytes = steps * BOXES * ((double)pixels * ROW_BYTES / g->cluster_c + (double)g->x_bytes / g->cluster_k);
     told.beside = sums_kernels(z) + (splits > 1);
     told.beside_bytes = sums_bytes(z) + (splits > 1 ? 8.0 * splits * (double)filter_elements(z) : 0);
     return told;
 }
+// Of plans that take as long, the one with the fewest splits and the smallest cluster.
 static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
-    WeightPlan best = { PLANS, 1 };
+    WeightPlan best = { PLANS, 1, 1, 1 };
     double fewest = 1e30;
     for (int name = 0; name < PLANS; name++) {
         WeightTiles g;
-        if ((wanted != ANY && name != wanted) || !lay_tiles(z, name, &g)) continue;
+        if ((wanted != ANY && name != wanted) || !lay_tiles(z, { name, 1, 1, 1 }, &g)) continue;
         for (int splits = 1; splits <= MOST_SPLITS; splits++) {
-            if (splits > 1 && g.steps / splits < FEWEST_STEPS) break;
-            ImplPlan told = tell_plan(z, &g, name, splits);
-            double seconds = plan_seconds(&told, &machine_h200);
-            if (seconds >= fewest) continue;
-            fewest = seconds;
-            best.name = name;
-            best.splits = splits;
+            if (splits > 1 && g.steps / splits * plan_tiles[name].pixels < FEWEST_PIXELS) break;
+            for (int cluster = 0; cluster < 4; cluster++) {
+                WeightPlan plan = { name, splits, 1 + cluster % 2, 1 + cluster / 2 };
+                if (!lay_tiles(z, plan, &g)) continue;
+                ImplPlan told = tell_plan(z, &g, name);
+                double seconds = plan_seconds(&told, &machine_h200);
+                if (seconds >= fewest) continue;
+                fewest = seconds;
+                best = plan;
+            }
         }
     }
     return best;
@@ -258,10 +278,10 @@ template <int PLAN> static size_t backward_weight_scratch(const Conv2dShape *z) 
 template <int PLAN> static void *backward_weight_prepare(Stream *, const Conv2dShape *z, const Conv2dArgs *a) {
     WeightState *state = static_cast<WeightState *>(aligned_alloc(alignof(WeightState), sizeof(WeightState)));
     WeightExtent e = extent_of(z);
-    int name = plan_of(z, PLAN).name;
+    WeightPlan plan = plan_of(z, PLAN);
     WeightTiles g;
-    CHECK(state && lay_tiles(z, name, &g), "no memory for tensor maps");
-    int x_rows = g.rows + plan_tiles[name].taps - 1;
+    CHECK(state && lay_tiles(z, plan, &g), "no memory for tensor maps");
+    int x_rows = g.rows + plan_tiles[plan.name].taps - 1;
     PixelMap dy = { a->dy, e.images, e.p, e.q, z->k, z->ldy, g.together, g.rows, g.width };
     PixelMap x = { a->x, e.images, e.h, e.w, z->c, z->ldx, g.together, x_rows, g.width }, x2 = x;
     x2.data = a->x2, x2.channels = z->c2, x2.ld = z->ldx2;
@@ -273,9 +293,11 @@ template <int PLAN> static void *backward_weight_prepare(Stream *, const Conv2dS
 
 template <class T>
 static void launch_tile(Stream *stream, const WeightState *state, const WeightTiles &g) {
-    int64_t items = (int64_t)g.tiles_k * g.groups * g.tiles_c * g.splits;
-    LAUNCH(stream, (conv_weight_wgmma_kernel<T>), dim3(grid_of(items, 1, SMS)), dim3(THREADS), T::SHARED_BYTES,
-           state->dy, state->sources, g);
+    unsigned blocks = (unsigned)(g.cluster_k * g.cluster_c);
+    int64_t items = (int64_t)g.tiles_k * g.groups * g.tiles_c * g.splits / blocks;
+    unsigned clusters = grid_of(items, 1, plan_clusters((int)blocks, &machine_h200));
+    LAUNCH_CLUSTER(stream, blocks, (conv_weight_wgmma_kernel<T>), dim3(clusters * blocks), dim3(THREADS),
+                   T::SHARED_BYTES, state->dy, state->sources, g);
 }
 template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     const WeightState *state = static_cast<const WeightState *>(work.state);
@@ -287,9 +309,8 @@ template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShap
     if (!a->dw) return;
     WeightPlan plan = plan_of(z, PLAN);
     WeightTiles g;
-    CHECK(lay_tiles(z, plan.name, &g), "can() has seen the tiles");
+    CHECK(lay_tiles(z, plan, &g), "can() has seen the tiles");
     float *scratch = reinterpret_cast<float *>(static_cast<unsigned char *>(work.scratch) + image_sums_bytes(z));
-    g.splits = plan.splits;
     g.sums = plan.splits > 1 ? scratch : a->dw;
     g.accumulate = plan.splits == 1 && a->accumulate;
     if (plan.name == TAPS_SHARED) launch_tile<TapsTile>(stream, state, g);
@@ -301,8 +322,8 @@ template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShap
 template <int PLAN> static void backward_weight_plan(const Conv2dShape *z, ImplPlan *told) {
     WeightPlan plan = plan_of(z, PLAN);
     WeightTiles g;
-    CHECK(lay_tiles(z, plan.name, &g), "can() has seen the tiles");
-    *told = tell_plan(z, &g, plan.name, plan.splits);
+    CHECK(lay_tiles(z, plan, &g), "can() has seen the tiles");
+    *told = tell_plan(z, &g, plan.name);
 }
 
 // By default the model chooses; each choice has a name of its own, for tests and for the bench.
