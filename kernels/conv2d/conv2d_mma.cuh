@@ -154,14 +154,7 @@ DEVICE void store_sums(const Sums<T> &sums, unsigned char *shared, const Store &
     }
 }
 
-// ---- on the host: the measure of plans, and what can() and run() ask
-// Plans are made for an A100's 108 multiprocessors and for 132 of the same.
-static inline double mma_seconds(const ImplPlan *told) {
-    Machine more = machine_a100;
-    double by = 132.0 / more.multiprocessors;
-    more.multiprocessors = 132, more.product *= by, more.l2 *= by;
-    return plan_seconds(told, &machine_a100) + plan_seconds(told, &more);
-}
+// ---- on the host
 // What can() asks, and run() of pointers.
 static inline bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
 // An image tensor of bf16 whose pixels are whole chunks.

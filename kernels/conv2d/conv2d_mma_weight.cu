@@ -187,8 +187,7 @@ static ImplPlan tell_plan(const Conv2dShape *z, int name, int splits) {
     told.splits = splits, told.at_once = plan_tiles[name].at_once, told.together = 1;
     told.flops = steps * 2.0 * m * n * taps * STEP;
     told.l2_bytes = steps * (m + n) * STEP * 2;
-    told.beside = sums_kernels(z) + (splits > 1);
-    told.beside_bytes = sums_bytes(z) + (splits > 1 ? 8.0 * splits * (double)filter_elements(z) : 0);
+    tell_ends(z, &told);
     return told;
 }
 static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
@@ -200,7 +199,7 @@ static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
         if (most > MOST_SPLITS) most = MOST_SPLITS;
         for (int splits = 1; splits == 1 || splits <= most; splits++) {
             ImplPlan told = tell_plan(z, name, splits);
-            double seconds = mma_seconds(&told);
+            double seconds = plan_seconds(&told, &machine_a100);
             if (seconds >= fewest) continue;
             fewest = seconds;
             best.name = name;
@@ -260,15 +259,15 @@ static void filter_gradient(Stream *stream, const Conv2dShape *z, const Conv2dAr
     else if (plan.name == LARGE) launch_taps<LargeTile, true>(stream, g);
     else if (plan.name == NARROW) launch_taps<NarrowTile, true>(stream, g);
     else launch_taps<SmallTile, true>(stream, g);
-    if (plan.splits == 1) return;
-    add_splits(stream, a, scratch, filter_elements(z), plan.splits);
 }
 
 template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     unsigned char *scratch = static_cast<unsigned char *>(work.scratch);
+    float *partial = reinterpret_cast<float *>(scratch + image_sums_bytes(z));
+    WeightPlan plan = plan_of(z, PLAN);
     gradient_sums(stream, z, a, scratch);
-    if (!a->dw) return;
-    filter_gradient(stream, z, a, plan_of(z, PLAN), reinterpret_cast<float *>(scratch + image_sums_bytes(z)));
+    if (a->dw) filter_gradient(stream, z, a, plan, partial);
+    end_gradients(stream, z, a, scratch, partial, plan.splits);
 }
 
 template <int PLAN> static void backward_weight_plan(const Conv2dShape *z, ImplPlan *told) {

@@ -8,8 +8,12 @@
 //   filter   forward (64 channels, tap, N output channels), terms innermost; backward (64 channels, tap, 64 output
 //            channels) N / 64 times, terms outermost as they lie in memory: wgmma turns them
 // both swizzled over 128 bytes. Rows of the filter that read one phase share its pixels (ROW_TAPS of them): the box has
-// ROW_TAPS - 1 rows more, and the taps of a column start a row apart, a multiple of the pattern's 1024 bytes where rows
-// are of 8 pixels. Three rows do at stride 1, rows 0 and 2, and 1 and 3, of a 4x4 filter at stride 2.
+// ROW_TAPS - 1 rows more, and the taps of a column start a row apart, a multiple of the pattern's 1024 bytes where a
+// row is 8 pixels, of one image or of those of the tile together: 8 images of 4x4 are rows of 32. Three rows do at
+// stride 1, rows 0 and 2, and 1 and 3, of a 4x4 filter at stride 2.
+//
+// Blocks form clusters of up to 2 x 2 tiles: each copies half of the filter that two along the pixels share, and half
+// of the pixels that two along the channels share, to both.
 //
 // Backward with a stride of 2, every second tap meets a pixel of the result, by its phase: each phase is a product of
 // its own, of stride 1, whose tap t of row first + 2 t meets row  i + base - t  of dy for pixel  h = phase + 2 i.
@@ -21,7 +25,8 @@
 // memory, 16 bytes a thread. Products with few tiles are split over their terms into f32 sums in scratch, which a
 // second kernel adds in order and finishes.
 //
-// From L2 at 256 x 128 and ROW_TAPS 3: 88 KiB for 12.6 MFLOP, 140 FLOP a byte; at ROW_TAPS 2 66 KiB for 8.4: 124.
+// From L2 at 256 x 128 and ROW_TAPS 3: 88 KiB for 12.6 MFLOP, 140 FLOP a byte; at ROW_TAPS 2 66 KiB for 8.4: 124; at
+// 4x4, 128 x 128, 72 KiB for 6.3: 85. In clusters up to twice as many. What comes of it: cbdm bench --list --plans.
 #include <math.h>
 #include "kernels/common/plan.h"
 #include "kernels/conv2d/conv2d_sm90.cuh"
@@ -266,12 +271,12 @@ conv_wgmma_kernel(const __grid_constant__ SourceMaps sources, const __grid_const
     CLUSTER_SYNC();
     ClusterPlace place = cluster_place(g.cluster_m, g.cluster_n);
     if (threadIdx.x < GROUP) {
-        SETMAXNREG_DEC(40);
+        SETMAXNREG_DEC(56);
         if (threadIdx.x == 0) produce<T, BACKWARD>(shared, bars, &sources, &filter, g, place);
         __syncwarp();
         CLUSTER_SYNC();                      // others copy into this block, and arrive at its barriers, no more
     } else {
-        SETMAXNREG_INC(232);
+        SETMAXNREG_INC(224);
         consume<T, BACKWARD>(shared, bars, g, place, f);
         CLUSTER_SYNC();
     }
@@ -395,6 +400,7 @@ static size_t partial_bytes(const WgProduct *p, int wanted) {
 struct WgState {
     SourceMaps sources;
     TensorMap filter;
+    WgPlan plan;
     const Impl *instead;                     // NULL: the maps are good
 };
 static PixelMap source_of(const void *data, const WgProduct *p, const ConvTiles *g, int name, int channels, int ld) {
@@ -418,9 +424,8 @@ static void launch_tile(Stream *stream, const WgState *state, const ConvTiles &g
                    T::SHARED_BYTES, state->sources, state->filter, g, f);
 }
 template <bool BACKWARD>
-static void launch_product(Stream *stream, const WgState *state, const WgProduct *p, int wanted, ConvFinish f,
-                           void *scratch) {
-    WgPlan plan = wg_plan(p, wanted);
+static void launch_product(Stream *stream, const WgState *state, const WgProduct *p, ConvFinish f, void *scratch) {
+    WgPlan plan = state->plan;
     ConvTiles g;
     CHECK(lay_tiles(p, plan, &g), "can() has seen the tiles");
     g.partial_ld = partial_columns(p);
@@ -470,10 +475,11 @@ template <int PLAN> static void *forward_prepare(Stream *, const Conv2dShape *z,
                 (!z->c2 || map_phase(&state->sources.at[1], x2, 1, 0, 0)) &&
                 map_filter(&state->filter, a->w, z->c + z->c2, z->r * z->s, z->k,
                            plan_tiles[plan.name].n / plan.cluster_m);
+    state->plan = plan;
     state->instead = good ? NULL : general_of(&conv2d_forward, z);
     return state;
 }
-template <int PLAN> static void forward(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
+static void forward(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     const WgState *state = static_cast<const WgState *>(work.state);
     if (state->instead) {
         conv2d_forward.run(state->instead, stream, z, a, { NULL, work.scratch });
@@ -484,7 +490,7 @@ template <int PLAN> static void forward(Stream *stream, const Conv2dShape *z, co
     f.y = a->y, f.ldy = z->ldy, f.columns = f.second = z->k, f.f32 = z->out == DT_F32;
     f.bias = a->bias, f.temb = a->temb;
     f.residual = static_cast<const bf16 *>(a->residual), f.ldr = a->residual ? z->ldr : 0;
-    launch_product<false>(stream, state, &p, PLAN, f, work.scratch);
+    launch_product<false>(stream, state, &p, f, work.scratch);
 }
 
 // All phases of the result are of one size.
@@ -508,10 +514,11 @@ template <int PLAN> static void *backward_input_prepare(Stream *, const Conv2dSh
     CHECK(state && lay_tiles(&p, plan, &g), "no memory for tensor maps");
     bool good = map_phases(&state->sources, source_of(a->dy, &p, &g, plan.name, z->k, z->ldy), 1) &&
                 map_filter(&state->filter, a->w, z->c + z->c2, z->r * z->s, z->k, BOX / plan.cluster_m);
+    state->plan = plan;
     state->instead = good ? NULL : general_of(&conv2d_backward_input, z);
     return state;
 }
-template <int PLAN> static void backward_input(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
+static void backward_input(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     const WgState *state = static_cast<const WgState *>(work.state);
     if (state->instead) {
         conv2d_backward_input.run(state->instead, stream, z, a, { NULL, work.scratch });
@@ -523,7 +530,7 @@ template <int PLAN> static void backward_input(Stream *stream, const Conv2dShape
     f.y2 = a->dx2, f.ldy2 = z->c2 ? z->ldx2 : 0;
     f.residual = static_cast<const bf16 *>(a->add), f.ldr = z->c + z->c2;
     f.bias = a->bias;
-    launch_product<true>(stream, state, &p, PLAN, f, work.scratch);
+    launch_product<true>(stream, state, &p, f, work.scratch);
 }
 
 static void tell(WgProduct p, int wanted, ImplPlan *told) {
@@ -542,10 +549,10 @@ template <int PLAN> static void backward_input_plan(const Conv2dShape *z, ImplPl
 // By default the model chooses; each choice has a name of its own, for tests and for the bench.
 #define FORWARD(name, order, n)                                                                                     \
     IMPL_PLANNED(conv2d_forward, name, order, 90, 90, forward_can<n>, forward_scratch<n>, forward_prepare<n>,       \
-                 forward<n>, free, forward_plan<n>)
+                 forward, free, forward_plan<n>)
 #define BACKWARD_INPUT(name, order, n)                                                                              \
     IMPL_PLANNED(conv2d_backward_input, name, order, 90, 90, backward_input_can<n>, backward_input_scratch<n>,      \
-                 backward_input_prepare<n>, backward_input<n>, free, backward_input_plan<n>)
+                 backward_input_prepare<n>, backward_input, free, backward_input_plan<n>)
 IMPLS(conv2d_sm90,
     FORWARD("wgmma", 40, ANY),
     FORWARD("wgmma_shared_256x128", -1, WIDE_SHARED),

@@ -204,8 +204,8 @@ template <int ENGINE> static void backward_weight(Stream *s, const Conv2dUpShape
 static void tell(const Conv2dUpShape *z, const Launcher *l, int engine, const Conv2dShape *t, double element_bytes,
                  ImplPlan *told) {
     if (!l->plan(engine_of(l, engine, t), t, told)) *told = {};
-    told->beside++;
-    told->beside_bytes += element_bytes * (9 + TAPS * TAPS) * z->c * z->k;
+    told->others++;
+    told->others_bytes += element_bytes * (9 + TAPS * TAPS) * z->c * z->k;
 }
 template <int ENGINE> static void forward_plan(const Conv2dUpShape *z, ImplPlan *told) {
     Conv2dShape t = forward_shape(z);
@@ -219,8 +219,8 @@ template <int ENGINE> static void weight_plan(const Conv2dUpShape *z, ImplPlan *
     Conv2dShape t = conv2d_up_transposed(z);
     tell(z, &conv2d_backward_weight, ENGINE, &t, 4, told);
     if (!(z->use & CONV_BIAS)) return;
-    told->beside += 2;
-    told->beside_bytes += 2.0 * z->n * (4.0 * z->h * z->w) * z->k;
+    told->others += 2;
+    told->others_bytes += 2.0 * z->n * (4.0 * z->h * z->w) * z->k;
 }
 
 #define ENGINE(name, order, cc, exact_cc, engine)                                                                   \

@@ -4,15 +4,17 @@
 // is for each tap a product of dy and x, whose terms, the pixels, are outermost in both: wgmma turns them. A tile has
 // 128 output channels, 64 to each of two warpgroups, and 128 input channels of one source under TAPS taps:
 //   3   the taps of a column of the filter. A step is 128 pixels of dy in whole rows; of x it takes the rows of these
-//       and one more above and below, and the taps start a row apart, a multiple of the swizzling pattern where rows
-//       are of 8 pixels. 80 KiB from L2 for 12.6 MFLOP at rows of 32 pixels: 154 FLOP a byte
+//       and one more above and below, and the taps start a row apart, a multiple of the swizzling pattern where a row
+//       is 8 pixels, those of the step's images taken together. 80 KiB from L2 for 12.6 MFLOP at rows of 32 pixels:
+//       154 FLOP a byte
 //   2   two taps of a column whose rows are neighbours, as rows 0 and 2, and 1 and 3, of a 4x4 filter of stride 2 are:
 //       under these x is one of its phases, conv2d_sm90.cuh. 68 KiB for 8.4 MFLOP at rows of 16 pixels: 120
 //   1   any tap: 64 pixels a step, the box of x laid under the tap, zero beside the image
-// Boxes are of 64 channels, swizzled over 128 bytes, two of dy and two of x a stage. There are few tiles (12 for a 3x3
-// filter of 256 x 256 channels), so the pixels are split over blocks into f32 sums in scratch, which a second kernel
-// adds in order. The split depends on the shape alone; the tiles of a split run at the same time and share pixels in
-// L2.
+// Boxes are of 64 channels, swizzled over 128 bytes, two of dy and two of x a stage. Blocks form clusters of up to
+// 2 x 3 tiles: two along dy's channels share x, two or three along taps and x's channels share dy, and each copies a
+// box to all that share it: 64 FLOP a byte at 1 tap become 128. There are few tiles (12 for a 3x3 filter of 256 x 256
+// channels), so the pixels are split over blocks into f32 sums in scratch, which a second kernel adds in order. The
+// split depends on the shape alone; the tiles of a split run at the same time and share pixels in L2.
 #include "kernels/common/plan.h"
 #include "kernels/conv2d/conv2d_mma_sums.cuh"
 #include "kernels/conv2d/conv2d_sm90.cuh"
@@ -36,7 +38,8 @@ struct WeightTiles {
                                              // pixels side by side; steps of an image
     int steps, splits;
     int tiles_k, tiles_x, tiles_c;           // tiles along dy's channels, x's, both sources'
-    int cluster_k, cluster_c;                // tiles of a cluster: along dy's channels, which share x; the others, dy
+    int cluster_k, cluster_x;                // tiles of a cluster: along dy's channels, which share x; along taps, then
+                                             // channels of x, which share dy
     int r, s, stride, pad_h, pad_w;          // filter
     int groups;                              // of TAPS taps of a column, that tiles go through
     int x_bytes;                             // of a box of x
@@ -45,18 +48,18 @@ struct WeightTiles {
 };
 struct WeightItem { int k, c, r, s, split, begin, end; bool second; };      // r, s: the first of the taps
 DEVICE int weight_items(const WeightTiles &g) {      // of clusters
-    return g.tiles_k / g.cluster_k * g.groups * (g.tiles_c / g.cluster_c) * g.splits;
+    return g.tiles_k / g.cluster_k * (g.groups * g.tiles_c / g.cluster_x) * g.splits;
 }
 template <class T> DEVICE WeightItem weight_item(const WeightTiles &g, const ClusterPlace &place, int item) {
     WeightItem at;
-    int down = g.tiles_k / g.cluster_k, across = g.tiles_c / g.cluster_c, rest = item / down;
-    int tile_c = rest / g.groups % across * g.cluster_c + place.at_second;
+    int down = g.tiles_k / g.cluster_k, across = g.groups * g.tiles_c / g.cluster_x, rest = item / down;
+    int tile_x = rest % across * g.cluster_x + place.at_second, group = tile_x % g.groups, tile_c = tile_x / g.groups;
     at.k = (item % down * g.cluster_k + place.at_first) * TILE;
-    at.r = group_row(rest % g.groups / g.s, g.stride, T::TAPS);
-    at.s = rest % g.groups % g.s;
+    at.r = group_row(group / g.s, g.stride, T::TAPS);
+    at.s = group % g.s;
     at.second = tile_c >= g.tiles_x;
     at.c = (at.second ? tile_c - g.tiles_x : tile_c) * TILE;
-    at.split = rest / g.groups / across;
+    at.split = rest / across;
     at.begin = (int)((int64_t)g.steps * at.split / g.splits);
     at.end = (int)((int64_t)g.steps * (at.split + 1) / g.splits);
     return at;
@@ -69,7 +72,7 @@ DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const Tensor
                     const WeightTiles &g, const ClusterPlace &place) {
     uint32_t share_x = mask_of(place.of_first), share_dy = mask_of(place.of_second);
     Ring<T::STAGES> ring;
-    int items = weight_items(g), blocks = g.cluster_k * g.cluster_c;
+    int items = weight_items(g), blocks = g.cluster_k * g.cluster_x;
     for (int item = (int)blockIdx.x / blocks; item < items; item += (int)gridDim.x / blocks) {
         WeightItem at = weight_item<T>(g, place, item);
         int right = at.s - g.pad_w, down = at.r - g.pad_h;
@@ -84,7 +87,7 @@ DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const Tensor
             MBARRIER_ARRIVE_EXPECT(full, BOXES * (T::DY_BYTES + g.x_bytes));
             for (int j = 0; j < BOXES; j++) {        // of what two share each copies one
                 unsigned char *dy_to = to + j * T::DY_BYTES, *x_to = to + T::X + j * T::X_BYTES;
-                if (g.cluster_c == 1) TMA_LOAD(dy_to, dy, full, at.k + j * BOX, 0, image, row);
+                if (g.cluster_x == 1) TMA_LOAD(dy_to, dy, full, at.k + j * BOX, 0, image, row);
                 else if (j == place.at_second)
                     TMA_LOAD_MULTICAST(dy_to, dy, full, share_dy, at.k + j * BOX, 0, image, row);
                 if (g.cluster_k == 1) TMA_LOAD(x_to, x, full, at.c + j * BOX, right, image, row + down);
@@ -102,7 +105,7 @@ DEVICE void consume(unsigned char *shared, WeightBarriers<T> *bars, const Weight
     bool speaker = threadIdx.x % 32 == 0;                            // arrives for its warp
     float *slab = reinterpret_cast<float *>(shared + T::SLABS + warp * SLAB_BYTES);
     Ring<T::STAGES> ring;
-    int items = weight_items(g), blocks = g.cluster_k * g.cluster_c;
+    int items = weight_items(g), blocks = g.cluster_k * g.cluster_x;
     Mates all = { 0, 1, blocks };
     for (int item = (int)blockIdx.x / blocks; item < items; item += (int)gridDim.x / blocks) {
         WeightItem at = weight_item<T>(g, place, item);
@@ -160,14 +163,14 @@ conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_cons
     if (threadIdx.x == 0) {
         for (int i = 0; i < T::STAGES; i++) {
             MBARRIER_INIT(&bars->full[i], 1);
-            MBARRIER_INIT(&bars->empty[i], CONSUMERS * 4 * g.cluster_k * g.cluster_c);
+            MBARRIER_INIT(&bars->empty[i], CONSUMERS * 4 * g.cluster_k * g.cluster_x);
         }
         MBARRIER_INIT_FENCE();
         TMA_PREFETCH_MAP(&dy);
         TMA_PREFETCH_MAP(&sources.at[0]);
     }
     CLUSTER_SYNC();
-    ClusterPlace place = cluster_place(g.cluster_k, g.cluster_c);
+    ClusterPlace place = cluster_place(g.cluster_k, g.cluster_x);
     if (threadIdx.x < GROUP) {
         SETMAXNREG_DEC(40);
         if (threadIdx.x == 0) produce<T>(shared, bars, &dy, &sources, g, place);
@@ -182,7 +185,7 @@ conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_cons
 
 // ---- which tile, how many splits: by the shape alone
 enum WeightPlanName { TAPS_SHARED, TAPS_PAIRED, TAP, PLANS, ANY = PLANS };
-struct WeightPlan { int name, splits, cluster_k, cluster_c; };
+struct WeightPlan { int name, splits, cluster_k, cluster_x; };
 enum { MOST_SPLITS = 64, FEWEST_PIXELS = 128 };              // FEWEST_PIXELS: of a split
 static const struct { const char *name; int taps, pixels, x_pixels; } plan_tiles[PLANS] = {
     { "shared_taps", TapsTile::TAPS, TapsTile::PIXELS, TapsTile::X_PIXELS },
@@ -206,7 +209,7 @@ static bool lay_tiles(const Conv2dShape *z, const WeightPlan &plan, WeightTiles 
     *g = {};
     g->k = z->k, g->c = z->c, g->c2 = z->c2;
     g->width = e.q, g->rows = t.rows, g->together = t.together, g->across = t.across, g->tiles_h = t.tiles_h;
-    g->steps = t.tiles, g->splits = plan.splits, g->cluster_k = plan.cluster_k, g->cluster_c = plan.cluster_c;
+    g->steps = t.tiles, g->splits = plan.splits, g->cluster_k = plan.cluster_k, g->cluster_x = plan.cluster_x;
     g->tiles_k = (int)ceil_div(z->k, TILE);
     g->tiles_x = (int)ceil_div(z->c, TILE);
     g->tiles_c = g->tiles_x + (int)ceil_div(z->c2, TILE);
@@ -214,7 +217,7 @@ static bool lay_tiles(const Conv2dShape *z, const WeightPlan &plan, WeightTiles 
     g->groups = z->r / taps * z->s;
     int x_rows = t.rows + taps - 1;
     g->x_bytes = t.across * x_rows * ROW_BYTES;
-    if (g->tiles_k % g->cluster_k || g->tiles_c % g->cluster_c) return false;
+    if (g->tiles_k % g->cluster_k || g->groups * g->tiles_c % g->cluster_x) return false;
     return t.across * x_rows <= plan_tiles[plan.name].x_pixels && e.q <= 256 && x_rows <= 256 && t.together <= 256;
 }
 
@@ -224,11 +227,10 @@ static ImplPlan tell_plan(const Conv2dShape *z, const WeightTiles *g, int name) 
     told.tile = plan_tiles[name].name, told.m = TILE, told.n = TILE * taps;
     double steps = (double)ceil_div(g->steps, splits);
     told.blocks = (int64_t)g->tiles_k * g->tiles_c * g->groups * splits;
-    told.splits = splits, told.at_once = 1, told.together = g->cluster_k * g->cluster_c;
+    told.splits = splits, told.at_once = 1, told.together = g->cluster_k * g->cluster_x;
     told.flops = steps * 2.0 * told.m * told.n * pixels;
-    told.l2_bytes = steps * BOXES * ((double)pixels * ROW_BYTES / g->cluster_c + (double)g->x_bytes / g->cluster_k);
-    told.beside = sums_kernels(z) + (splits > 1);
-    told.beside_bytes = sums_bytes(z) + (splits > 1 ? 8.0 * splits * (double)filter_elements(z) : 0);
+    told.l2_bytes = steps * BOXES * ((double)pixels * ROW_BYTES / g->cluster_x + (double)g->x_bytes / g->cluster_k);
+    tell_ends(z, &told);
     return told;
 }
 // Of plans that take as long, the one with the fewest splits and the smallest cluster.
@@ -240,7 +242,7 @@ static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
         if ((wanted != ANY && name != wanted) || !lay_tiles(z, { name, 1, 1, 1 }, &g)) continue;
         for (int splits = 1; splits <= MOST_SPLITS; splits++) {
             if (splits > 1 && g.steps / splits * plan_tiles[name].pixels < FEWEST_PIXELS) break;
-            for (int cluster = 0; cluster < 4; cluster++) {
+            for (int cluster = 0; cluster < 6; cluster++) {
                 WeightPlan plan = { name, splits, 1 + cluster % 2, 1 + cluster / 2 };
                 if (!lay_tiles(z, plan, &g)) continue;
                 ImplPlan told = tell_plan(z, &g, name);
@@ -258,6 +260,7 @@ static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
 struct WeightState {
     TensorMap dy;
     SourceMaps sources;
+    WeightPlan plan;
     const Impl *instead;                     // NULL: the maps are good
 };
 
@@ -287,36 +290,40 @@ template <int PLAN> static void *backward_weight_prepare(Stream *, const Conv2dS
     x2.data = a->x2, x2.channels = z->c2, x2.ld = z->ldx2;
     bool good = map_phase(&state->dy, dy, 1, 0, 0) && map_phases(&state->sources, x, z->stride) &&
                 (!z->c2 || map_phase(&state->sources.at[1], x2, 1, 0, 0));
+    state->plan = plan;
     state->instead = good ? NULL : general_of(&conv2d_backward_weight, z);
     return state;
 }
 
 template <class T>
 static void launch_tile(Stream *stream, const WeightState *state, const WeightTiles &g) {
-    unsigned blocks = (unsigned)(g.cluster_k * g.cluster_c);
+    unsigned blocks = (unsigned)(g.cluster_k * g.cluster_x);
     int64_t items = (int64_t)g.tiles_k * g.groups * g.tiles_c * g.splits / blocks;
     unsigned clusters = grid_of(items, 1, plan_clusters((int)blocks, &machine_h200));
     LAUNCH_CLUSTER(stream, blocks, (conv_weight_wgmma_kernel<T>), dim3(clusters * blocks), dim3(THREADS),
                    T::SHARED_BYTES, state->dy, state->sources, g);
 }
-template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
+static void filter_gradient(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, const WeightState *state,
+                            float *partial) {
+    WeightPlan plan = state->plan;
+    WeightTiles g;
+    CHECK(lay_tiles(z, plan, &g), "can() has seen the tiles");
+    g.sums = plan.splits > 1 ? partial : a->dw;
+    g.accumulate = plan.splits == 1 && a->accumulate;
+    if (plan.name == TAPS_SHARED) launch_tile<TapsTile>(stream, state, g);
+    else if (plan.name == TAPS_PAIRED) launch_tile<PairTile>(stream, state, g);
+    else launch_tile<TapTile>(stream, state, g);
+}
+static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     const WeightState *state = static_cast<const WeightState *>(work.state);
     if (state->instead) {
         conv2d_backward_weight.run(state->instead, stream, z, a, { NULL, work.scratch });
         return;
     }
+    float *partial = reinterpret_cast<float *>(static_cast<unsigned char *>(work.scratch) + image_sums_bytes(z));
     gradient_sums(stream, z, a, work.scratch);
-    if (!a->dw) return;
-    WeightPlan plan = plan_of(z, PLAN);
-    WeightTiles g;
-    CHECK(lay_tiles(z, plan, &g), "can() has seen the tiles");
-    float *scratch = reinterpret_cast<float *>(static_cast<unsigned char *>(work.scratch) + image_sums_bytes(z));
-    g.sums = plan.splits > 1 ? scratch : a->dw;
-    g.accumulate = plan.splits == 1 && a->accumulate;
-    if (plan.name == TAPS_SHARED) launch_tile<TapsTile>(stream, state, g);
-    else if (plan.name == TAPS_PAIRED) launch_tile<PairTile>(stream, state, g);
-    else launch_tile<TapTile>(stream, state, g);
-    if (plan.splits > 1) add_splits(stream, a, scratch, filter_elements(z), plan.splits);
+    if (a->dw) filter_gradient(stream, z, a, state, partial);
+    end_gradients(stream, z, a, work.scratch, partial, state->plan.splits);
 }
 
 template <int PLAN> static void backward_weight_plan(const Conv2dShape *z, ImplPlan *told) {
@@ -329,7 +336,7 @@ template <int PLAN> static void backward_weight_plan(const Conv2dShape *z, ImplP
 // By default the model chooses; each choice has a name of its own, for tests and for the bench.
 #define BACKWARD_WEIGHT(name, order, n)                                                                             \
     IMPL_PLANNED(conv2d_backward_weight, name, order, 90, 90, backward_weight_can<n>, backward_weight_scratch<n>,   \
-                 backward_weight_prepare<n>, backward_weight<n>, free, backward_weight_plan<n>)
+                 backward_weight_prepare<n>, backward_weight, free, backward_weight_plan<n>)
 IMPLS(conv2d_weight_sm90,
     BACKWARD_WEIGHT("wgmma", 40, ANY),
     BACKWARD_WEIGHT("wgmma_shared_taps", -1, TAPS_SHARED),

@@ -16,15 +16,7 @@ static void gemm_mma(Stream *s, const GemmShape *z, const GemmArgs *a, Work work
     else gemm_mma_launch<false, false>(s, p);
 }
 static void gemm_mma_plan(const GemmShape *z, ImplPlan *told) {
-    int tile = gemm_tiles(z, 128) >= SPLIT_BLOCKS ? 128 : 64, splits = gemm_splits(z);
-    told->tile = tile == 128 ? "128x128" : "64x64", told->m = told->n = tile;
-    told->blocks = gemm_tiles(z, tile) * splits, told->splits = splits;
-    double terms = (double)ceil_div(ceil_div(z->k, splits), SPLIT_DEPTH) * SPLIT_DEPTH;
-    told->at_once = tile == 128 ? 2 : 4, told->together = 1;
-    told->flops = 2.0 * tile * tile * terms;
-    told->l2_bytes = 4.0 * tile * terms;
-    told->beside = splits > 1;
-    told->beside_bytes = splits > 1 ? 8.0 * splits * z->batch * z->m * z->n : 0;
+    *told = gemm_tell(z, gemm_splits(z));
 }
 
 IMPLS(gemm_mma,

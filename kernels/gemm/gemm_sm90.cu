@@ -7,7 +7,6 @@
 // neighbours in time. Products of few tiles are split over their terms, as in gemm_plan.cuh, which also ends them.
 // From L2 a stage of 128 x 128: 32 KiB for 2.1 MFLOP, 64 FLOP a byte.
 #include <stdlib.h>
-#include "kernels/common/plan.h"
 #include "kernels/common/warpgroup.cuh"
 #include "kernels/gemm/gemm_plan.cuh"
 
