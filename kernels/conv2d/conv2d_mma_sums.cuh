@@ -111,12 +111,13 @@ static inline void end_gradients(Stream *stream, const Conv2dShape *z, const Con
     if (blocks) LAUNCH(stream, (conv_end_gradients_kernel), dim3((unsigned)blocks), dim3(256), 0, e);
 }
 
-// What stands beside the product in a plan: the end, and the sums of dy, which read it once more.
+// What stands beside the product in a plan: the sums of dy, which read it once more, and the end. Where dbias needs the
+// end anyway, splits cost no kernel.
 static inline void tell_ends(const Conv2dShape *z, ImplPlan *told) {
     bool bias = z->use & CONV_BIAS, sums = z->use & (CONV_BIAS | CONV_TEMB);
-    told->beside = told->splits > 1;
+    told->beside = told->splits > 1 && !bias;
     told->beside_bytes = told->splits > 1 ? 8.0 * told->splits * (double)filter_elements(z) : 0;
-    told->others = sums + (bias && !told->beside);
+    told->others = sums + bias;
     told->others_bytes = sums ? 2.0 * z->n * z->p * z->q * z->k + 4.0 * (1 + bias) * z->n * z->k : 0;
 }
 #endif
