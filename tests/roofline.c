@@ -31,7 +31,8 @@ void roofline_print(const Device *d, const Description *what, const void *shape,
     if (!impl || !what->launcher->plan(impl, shape, &plan) || !plan.blocks) return;
     double multiply = what->flops(shape) / plan_peak(&plan, on), move = bytes_of(what, shape, with) / on->memory;
     double roofline = fmax(multiply, move) + PLAN_ROUND + PLAN_KERNEL;
-    double seconds = fmax(plan_seconds(&plan, on), move / PLAN_MEMORY + (1 + plan.beside) * PLAN_KERNEL);
+    double moving = move / PLAN_MEMORY + PLAN_ROUND + (1 + plan.beside) * PLAN_KERNEL;
+    double seconds = fmax(plan_seconds(&plan, on), moving);
     double others = plan.others_bytes / (PLAN_MEMORY * on->memory) + plan.others * PLAN_KERNEL;
     printf("  %s: %s %s, %lld blocks, clusters of %d, %lld rounds, %d splits; %.1f us, roofline %.1f: %.0f%%", on->name,
            impl->name, plan.tile, (long long)plan.blocks, plan.together, (long long)plan_rounds(&plan, on), plan.splits,
