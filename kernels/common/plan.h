@@ -1,10 +1,11 @@
 // kernels/common/plan.h - what a product on tensor cores takes by the machine's limits: the model by which kernels
 // choose tiles and splits, and cbdm bench --list --plans judges the choice. Nothing here is measured.
 //
-// Tiles are multiplied in rounds of one per multiprocessor. A tile is bound by its multiply-adds, at the share of the
-// peak that its sums leave (operands from shared memory: m n / (m + n) multiply-adds for each element read), or by what
-// it copies from L2. Blocks of a multiprocessor fill their pipelines and store their sums beside each other; else every
-// round waits for that. Parts of sums that go through L2, and kernels, cost what is written below.
+// Tiles are multiplied in rounds of one per multiprocessor. A tile is bound by its multiply-adds, at a share of the
+// peak that falls with the multiply-adds for each element of an operand, m n / (m + n): assumed as 1 at 128 x 256 and
+// 0.6 at 64 x 64; or by what it copies from L2. Blocks of a multiprocessor fill their pipelines and store their sums
+// beside each other; else every round waits for that. Parts of sums that go through L2, and kernels, cost what is
+// written below. Where phases of a product differ in length all count as the average.
 #ifndef KERNELS_PLAN_H
 #define KERNELS_PLAN_H
 #include "kernels/common/kernel.h"
