@@ -24,6 +24,7 @@
 #include "kernels/common/launch_log.h"
 #include "kernels/pointwise/pointwise.h"
 #include "models/model.h"
+#include "roofline.h"
 #include "workbench.h"
 
 enum { MAX_ROWS = 1024, MAX_LAUNCHERS = 256, MAX_IMPLS = 32, MAX_SETS = 8, MAX_ROUNDS = 64 };
@@ -33,7 +34,7 @@ typedef struct {
     ModelConfig model;                                       // first: the offsets of model_flags hold here too
     const char *device, *batch, *filter, *kernels, *without, *save, *baseline;
     int         dtype, rounds;
-    bool        warm, once, list;
+    bool        warm, once, list, plans;
 } Config;
 #define AT(member) offsetof(Config, member), NULL, 0, 0
 static const Flag bench_flags[] = {
@@ -54,6 +55,8 @@ static const Flag bench_flags[] = {
     { "once", "false", "launch each implementation exactly once, under a range of its name, for a profiler", FLAG_BOOL,
       AT(once) },
     { "list", "false", "name the rows and who can do them, run nothing", FLAG_BOOL, AT(list) },
+    { "plans", "false", "with --list: what the default implementations plan, and their time by the machine's limits",
+      FLAG_BOOL, AT(plans) },
     { "save", "", "JSON lines, one per implementation and shape, into this file", FLAG_STR, AT(save) },
     { "baseline", "", "a file of --save: print the ratio to it", FLAG_STR, AT(baseline) },
 };
@@ -558,7 +561,11 @@ static bool run(const Config *c, Error *err) {
     ok = ok && add_evaluation_rows(c, device_name(d), largest, &rows, err);
     if (ok && rows.n == 0)
         ok = error_set(err, ERR_USAGE, "no launcher or shape contains \"%s\"; --list names the rows", c->filter);
-    for (int i = 0; ok && c->list && i < rows.n; i++) list_row(c, d, &rows.row[i]);
+    for (int i = 0; ok && c->list && i < rows.n; i++) {
+        const Row *r = &rows.row[i];
+        list_row(c, d, r);
+        if (c->plans) roofline_print(d, r->what, r->shape, r->with);
+    }
     if (ok && !c->list) ok = bench_rows(c, d, rows.row, rows.n, dtype, err);
     for (int i = 0; i < rows.n; i++) free(rows.row[i].shape), free(rows.row[i].args);
     free(batches);

@@ -6,9 +6,7 @@
 
 enum { BOX = 64, ROW_BYTES = 2 * BOX, PATTERN = 1024 };      // elements of a row; bytes after which swizzling repeats
 enum { GROUP = 128, CONSUMERS = 2, THREADS = (1 + CONSUMERS) * GROUP };
-// Of an H100 or H200: multiprocessors; bytes to one in a clock from L2 and from memory. These are 5.5 and 3.9 TB/s at
-// 1.5 GHz, which await measurement.
-enum { SMS = 132, L2_BYTES = 28, MEMORY_BYTES = 20 };
+enum { SMS = 132 };                                          // multiprocessors of an H100 or H200
 enum { SHARED_MOST = 227 * 1024 };
 
 // A ring of stages and the parity of its turn.

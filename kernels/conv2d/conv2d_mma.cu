@@ -128,23 +128,30 @@ conv_finish_splits_kernel(ConvFinish f, const float *partial, int partial_ld, in
 
 // ---- which kernel and tile, how many splits: by the shape alone
 enum PlanName { ROWS_LARGE, ROWS_NARROW, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
-struct ConvExtent { int64_t rows; int columns, taps, chunks, phases; bool rows_can; };   // of the product
+// Of the product, or of its largest phase: rows; of all of it: pixels of the result.
+struct ConvExtent { int64_t rows, pixels; int columns, taps, chunks, phases; bool rows_can; };
 struct ConvPlan { int name, splits; };
 enum { MOST_SPLITS = 16, FEWEST_STEPS = 6 };                                             // FEWEST_STEPS: of a split
-static const struct { int m, n, resident; double step_clocks; } plan_tiles[PLANS] = {
-    { 128, 128, LargeTile::BLOCKS, 512 },                        // bound by multiply-adds
-    { 128, 64, NarrowTile::BLOCKS, 256 },                        // the same
-    { 128, 128, LargeTile::BLOCKS, 128 * 128.0 / SM_BYTES },     // L2, as all that gather each tap
-    { 128, 64, NarrowTile::BLOCKS, 96 * 128.0 / SM_BYTES },
-    { 64, 64, SmallTile::BLOCKS, 64 * 128.0 / SM_BYTES },
+static const struct { const char *name; int m, n, at_once; } plan_tiles[PLANS] = {
+    { "rows_128x128", 128, 128, LargeTile::BLOCKS },
+    { "rows_128x64", 128, 64, NarrowTile::BLOCKS },
+    { "128x128", 128, 128, LargeTile::BLOCKS },
+    { "128x64", 128, 64, NarrowTile::BLOCKS },
+    { "64x64", 64, 64, SmallTile::BLOCKS },
 };
 
-static double clocks_of(const ConvExtent *e, int name, int splits) {
-    int64_t tiles = ceil_div(e->rows, plan_tiles[name].m) * ceil_div(e->columns, plan_tiles[name].n);
-    int64_t steps = ceil_div(e->taps * e->chunks, splits);
-    if (name <= ROWS_NARROW) steps = ceil_div(e->chunks, splits) * e->taps;
-    return model_clocks(tiles * e->phases * splits, plan_tiles[name].resident, steps, plan_tiles[name].step_clocks,
-                        splits, (double)e->rows * e->columns);
+static ImplPlan tell_plan(const ConvExtent *e, int name, int splits) {
+    ImplPlan told = {};
+    told.tile = plan_tiles[name].name, told.m = plan_tiles[name].m, told.n = plan_tiles[name].n;
+    bool rows = name <= ROWS_NARROW;
+    double steps = (double)(rows ? ceil_div(e->chunks, splits) * e->taps : ceil_div(e->taps * e->chunks, splits));
+    told.blocks = ceil_div(e->rows, told.m) * ceil_div(e->columns, told.n) * e->phases * splits;
+    told.splits = splits, told.at_once = plan_tiles[name].at_once, told.together = 1;
+    told.flops = steps * 2.0 * told.m * told.n * STEP;
+    told.l2_bytes = steps * ((rows ? (double)SLAB_PIXELS / e->taps : told.m) + told.n) * STEP * 2;
+    told.beside = splits > 1;
+    told.beside_bytes = splits > 1 ? 8.0 * splits * (double)e->pixels * e->columns : 0;
+    return told;
 }
 static ConvPlan plan_of(const ConvExtent *e, int wanted) {
     ConvPlan best = { wanted, 1 };
@@ -152,11 +159,11 @@ static ConvPlan plan_of(const ConvExtent *e, int wanted) {
     for (int name = 0; name < PLANS; name++) {
         if (wanted != ANY ? name != wanted : name <= ROWS_NARROW && !e->rows_can) continue;
         int parts = name <= ROWS_NARROW ? e->chunks : e->taps * e->chunks / FEWEST_STEPS;
-        int most = e->phases > 1 || parts < 1 ? 1 : parts < MOST_SPLITS ? parts : MOST_SPLITS;
-        for (int splits = 1; splits <= most; splits++) {
-            double clocks = clocks_of(e, name, splits);
-            if (clocks >= fewest) continue;
-            fewest = clocks;
+        for (int splits = 1; splits == 1 || (splits <= parts && splits <= MOST_SPLITS); splits++) {
+            ImplPlan told = tell_plan(e, name, splits);
+            double seconds = plan_seconds(&told, &machine_a100);
+            if (seconds >= fewest) continue;
+            fewest = seconds;
             best.name = name;
             best.splits = splits;
         }
@@ -164,18 +171,19 @@ static ConvPlan plan_of(const ConvExtent *e, int wanted) {
     return best;
 }
 static ConvExtent forward_extent(const Conv2dShape *z) {
-    return { (int64_t)z->n * z->p * z->q, z->k, z->r * z->s, (int)(ceil_div(z->c, STEP) + ceil_div(z->c2, STEP)), 1,
+    int64_t pixels = (int64_t)z->n * z->p * z->q;
+    return { pixels, pixels, z->k, z->r * z->s, (int)(ceil_div(z->c, STEP) + ceil_div(z->c2, STEP)), 1,
              rows_can(z) };
 }
 // The rows of the largest phase, the taps of an average one.
 static ConvExtent backward_extent(const Conv2dShape *z) {
-    return { z->n * ceil_div(z->h, z->stride) * ceil_div(z->w, z->stride), z->c + z->c2,
+    return { z->n * ceil_div(z->h, z->stride) * ceil_div(z->w, z->stride), (int64_t)z->n * z->h * z->w, z->c + z->c2,
              (int)ceil_div(z->r * z->s, z->stride * z->stride), (int)ceil_div(z->k, STEP), z->stride * z->stride,
              rows_can(z) };
 }
 static size_t partial_bytes(const ConvExtent *e, int wanted) {
     int splits = plan_of(e, wanted).splits;
-    return splits > 1 ? (size_t)(e->rows * ceil_div(e->columns, 8) * 32 * splits) : 0;
+    return splits > 1 ? (size_t)(e->pixels * ceil_div(e->columns, 8) * 32 * splits) : 0;
 }
 
 template <class T> static dim3 grid_for(const ConvExtent *e, ConvProduct *g) {
@@ -210,9 +218,9 @@ template <bool BACKWARD> static void run_product(Stream *stream, const Conv2dSha
     else if (plan.name == NARROW) launch_gather<NarrowTile, BACKWARD, true>(stream, e, g, f);
     else launch_gather<SmallTile, BACKWARD, true>(stream, e, g, f);
     if (plan.splits == 1) return;
-    int64_t items = e->rows * (g.partial_ld / 8);
+    int64_t items = e->pixels * (g.partial_ld / 8);
     LAUNCH(stream, (conv_finish_splits_kernel), dim3((unsigned)ceil_div(items, 256)), dim3(256), 0, f, g.partial,
-           g.partial_ld, plan.splits, (int)e->rows, g.result_h * g.result_w);
+           g.partial_ld, plan.splits, (int)e->pixels, g.result_h * g.result_w);
 }
 
 // The optional parts that all three directions leave to other implementations.
@@ -267,12 +275,24 @@ template <int PLAN> static void backward_input(Stream *stream, const Conv2dShape
     run_product<true>(stream, z, &e, PLAN, g, f, work);
 }
 
+static void tell(ConvExtent e, int wanted, ImplPlan *told) {
+    ConvPlan plan = plan_of(&e, wanted);
+    *told = tell_plan(&e, plan.name, plan.splits);
+}
+template <int PLAN> static void forward_plan(const Conv2dShape *z, ImplPlan *told) {
+    tell(forward_extent(z), PLAN, told);
+}
+template <int PLAN> static void backward_input_plan(const Conv2dShape *z, ImplPlan *told) {
+    tell(backward_extent(z), PLAN, told);
+}
+
 // By default the model chooses; each choice has a name of its own, for tests and for the bench.
-#define FORWARD(name, order, plan)                                                                                  \
-    IMPL_FULL(conv2d_forward, name, order, 80, 0, forward_can<plan>, forward_scratch<plan>, NULL, forward<plan>, NULL)
-#define BACKWARD_INPUT(name, order, plan)                                                                           \
-    IMPL_FULL(conv2d_backward_input, name, order, 80, 0, backward_input_can<plan>, backward_input_scratch<plan>,    \
-              NULL, backward_input<plan>, NULL)
+#define FORWARD(name, order, n)                                                                                     \
+    IMPL_PLANNED(conv2d_forward, name, order, 80, 0, forward_can<n>, forward_scratch<n>, NULL, forward<n>, NULL,    \
+                 forward_plan<n>)
+#define BACKWARD_INPUT(name, order, n)                                                                              \
+    IMPL_PLANNED(conv2d_backward_input, name, order, 80, 0, backward_input_can<n>, backward_input_scratch<n>, NULL, \
+                 backward_input<n>, NULL, backward_input_plan<n>)
 IMPLS(conv2d_mma,
     FORWARD("mma", 50, ANY),
     FORWARD("mma_rows_128x128", -1, ROWS_LARGE),

@@ -15,6 +15,7 @@
 #ifndef KERNELS_CONV2D_MMA_CUH
 #define KERNELS_CONV2D_MMA_CUH
 #include "kernels/common/mma.cuh"
+#include "kernels/common/plan.h"
 #include "kernels/conv2d/conv2d.h"
 
 enum { STEP = 32, STAGES = 3 };
@@ -153,26 +154,7 @@ DEVICE void store_sums(const Sums<T> &sums, unsigned char *shared, const Store &
     }
 }
 
-// ---- on the host: the model by which plans are made, and what can() and run() ask
-// Clocks of an SM, for the 108 SMs of an A100 and the 132 of an H100. A step is bound by 1024 multiply-adds, 128
-// bytes of shared memory or SM_BYTES from L2 a clock. Blocks that share an SM share these, and r of them take 1 +
-// 1 / (2 r^2) times as long, a guess at what they wait for. Filling the pipeline and storing the sums cost some
-// 1500 clocks. Splits cost a second kernel, some 3000 clocks, and the writing and reading of their f32 sums
-// (`elements` of each).
-enum { SM_BYTES = 25 };
-static inline double model_clocks(int64_t blocks, int resident, int64_t steps, double step_clocks, int splits,
-                                  double elements) {
-    static const int sms[] = { 108, 132 };
-    double clocks = 0, block_clocks = (double)steps * step_clocks + 1500;
-    for (int i = 0; i < 2; i++) {
-        for (int64_t left = ceil_div(blocks, sms[i]); left > 0; left -= resident) {
-            double together = left < resident ? (double)left : (double)resident;
-            clocks += block_clocks * together * (1 + 1 / (2 * together * together));
-        }
-        if (splits > 1) clocks += 3000 + elements * 8 * splits / (SM_BYTES * sms[i]);
-    }
-    return clocks;
-}
+// ---- on the host
 // What can() asks, and run() of pointers.
 static inline bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
 // An image tensor of bf16 whose pixels are whole chunks.

@@ -68,7 +68,7 @@ struct ConvProduct {
     const bf16 *filter;              // (k,r,s,c)
     int k, c;
     int tiles_n, splits;
-    float *partial;                  // (splits, rows, partial_ld), or NULL: finish at once
+    float *partial;                  // (splits, pixels of the result, partial_ld), or NULL: finish at once
     int partial_ld;
 };
 
@@ -100,13 +100,10 @@ DEVICE void finish_tile(const Sums<T> &sums, unsigned char *shared, const ConvPr
         row += m0;
         column += n0;
         if (row >= rows || column >= f.columns) return;
-        if (g.partial) {
-            store_chunk(g.partial + ((int64_t)split * rows + row) * g.partial_ld + column, v);
-            return;
-        }
         int image = 0;
-        int64_t pixel = pixel_of(row, &image);
-        finish_chunk(f, pixel, image, column, v);
+        int64_t pixel = pixel_of(row, &image), pixels = (int64_t)g.images * g.result_h * g.result_w;
+        if (g.partial) store_chunk(g.partial + (split * pixels + pixel) * g.partial_ld + column, v);
+        else finish_chunk(f, pixel, image, column, v);
     });
 }
 #endif

@@ -1,26 +1,10 @@
 // kernels/conv2d/conv2d_mma_sums.cuh - what tensor-core gradients of filters end with: splits, dbias, dtemb.
 //
-// dtemb and dbias: sums over the pixels of an image, then over images, each in one order.
+// dtemb and dbias: sums over the pixels of an image, before the product, then over images, each in one order. One
+// kernel after the product adds both the splits and the images.
 #ifndef KERNELS_CONV2D_MMA_SUMS_CUH
 #define KERNELS_CONV2D_MMA_SUMS_CUH
 #include "kernels/conv2d/conv2d_mma.cuh"
-
-// dw (+)= the splits in order; n: elements of dw, a multiple of 4. A thread: 4 of them.
-static __global__ void __launch_bounds__(256)
-conv_add_splits_kernel(float *dw, const float *sums, int64_t n, int splits, bool accumulate) {
-    int64_t at = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
-    if (at >= n) return;
-    float4 sum = make_float4(0, 0, 0, 0);
-    for (int s = 0; s < splits; s++) {
-        float4 v = load4(sums + s * n + at);
-        sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
-    }
-    if (accumulate) {
-        float4 v = load4(dw + at);
-        sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
-    }
-    store4(dw + at, sum);
-}
 
 // ---- sums of dy
 // sums[i,k] = sum over the pixels of image i. Block: 64 channels, eight to a thread, of image y; 32 pixels at a time.
@@ -50,39 +34,65 @@ conv_image_sums_kernel(const bf16 *dy, int ldy, int pixels, int k, float *sums) 
     sums[(int64_t)blockIdx.y * k + channel] = all;
 }
 
-// dbias[k] (+)= sum over images. Block: 32 channels, 8 images at a time.
-static __global__ void __launch_bounds__(256)
-conv_bias_sums_kernel(const float *sums, int images, int k, float *dbias, bool accumulate) {
+// ---- the end of the gradients, blocks of 256 threads
+// dw (n elements, a multiple of 4) is the sum of the splits, in order: a thread has 4 of them. `blocks` do this, those
+// after them dbias (k), the sum of `sums` (images,k) over images: 32 channels each, 8 images at a time.
+struct GradientEnds {
+    float *dw;
+    const float *partial;
+    int64_t n;
+    int splits, blocks;
+    float *dbias;
+    const float *sums;
+    int images, k;
+    bool accumulate;                 // onto what is there
+};
+DEVICE void add_splits(const GradientEnds &e, int64_t at) {
+    if (at >= e.n) return;
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int s = 0; s < e.splits; s++) {
+        float4 v = load4(e.partial + s * e.n + at);
+        sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+    }
+    if (e.accumulate) {
+        float4 v = load4(e.dw + at);
+        sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+    }
+    store4(e.dw + at, sum);
+}
+static __global__ void __launch_bounds__(256) conv_end_gradients_kernel(GradientEnds e) {
     SHARED(float, part, 8 * 32);
-    int lane = (int)threadIdx.x / 32, channel = (int)blockIdx.x * 32 + (int)threadIdx.x % 32;
+    int thread = (int)threadIdx.x, lane = thread / 32, channel = ((int)blockIdx.x - e.blocks) * 32 + thread % 32;
+    if ((int)blockIdx.x < e.blocks) {
+        add_splits(e, ((int64_t)blockIdx.x * 256 + thread) * 4);
+        return;
+    }
     float sum = 0;
-    for (int i = lane; i < images && channel < k; i += 8) sum += sums[(int64_t)i * k + channel];
-    part[threadIdx.x] = sum;
+    for (int i = lane; i < e.images && channel < e.k; i += 8) sum += e.sums[(int64_t)i * e.k + channel];
+    part[thread] = sum;
     __syncthreads();
-    if (lane || channel >= k) return;
-    sum = accumulate ? dbias[channel] : 0.0f;
-    for (int l = 0; l < 8; l++) sum += part[l * 32 + (int)threadIdx.x];
-    dbias[channel] = sum;
+    if (lane || channel >= e.k) return;
+    sum = e.accumulate ? e.dbias[channel] : 0.0f;
+    for (int l = 0; l < 8; l++) sum += part[l * 32 + thread];
+    e.dbias[channel] = sum;
 }
 
 // ---- on the host
 static inline int64_t filter_elements(const Conv2dShape *z) {
     return (int64_t)z->k * z->r * z->s * (z->c + z->c2);
 }
-static inline void add_splits(Stream *stream, const Conv2dArgs *a, const float *sums, int64_t n, int splits) {
-    LAUNCH(stream, (conv_add_splits_kernel), dim3((unsigned)ceil_div(n, 1024)), dim3(256), 0, a->dw, sums, n, splits,
-           a->accumulate);
-}
-
 // Scratch of gradient_sums: (n,k) sums of images where dbias is wanted without dtemb.
 static inline size_t image_sums_bytes(const Conv2dShape *z) {
     if (!(z->use & CONV_BIAS) || z->use & CONV_TEMB) return 0;
     return ((size_t)z->n * (size_t)z->k * sizeof(float) + 255) / 256 * 256;
 }
-// dtemb and dbias, as far as they are wanted.
+static inline float *image_sums(const Conv2dArgs *a, void *scratch) {
+    return a->dtemb ? a->dtemb : static_cast<float *>(scratch);
+}
+// dtemb, and what dbias is the sum of, as far as they are wanted.
 static inline void gradient_sums(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, void *scratch) {
     if (!a->dtemb && !a->dbias) return;
-    float *sums = a->dtemb ? a->dtemb : static_cast<float *>(scratch);
+    float *sums = image_sums(a, scratch);
     const bf16 *dy = static_cast<const bf16 *>(a->dy);
     dim3 grid((unsigned)ceil_div(z->k, 64), (unsigned)z->n);
     if (aligned16(dy)) {
@@ -90,9 +100,24 @@ static inline void gradient_sums(Stream *stream, const Conv2dShape *z, const Con
     } else {
         LAUNCH(stream, (conv_image_sums_kernel<false>), grid, dim3(256), 0, dy, z->ldy, z->p * z->q, z->k, sums);
     }
-    if (a->dbias) {
-        LAUNCH(stream, (conv_bias_sums_kernel), dim3((unsigned)ceil_div(z->k, 32)), dim3(256), 0, sums, z->n, z->k,
-               a->dbias, a->accumulate);
-    }
+}
+// After gradient_sums and the product: dw of its splits, if these are more than one, and dbias.
+static inline void end_gradients(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, void *scratch,
+                                 const float *partial, int splits) {
+    GradientEnds e = { a->dw, partial, filter_elements(z), splits, 0, a->dbias, image_sums(a, scratch), z->n, z->k,
+                       a->accumulate };
+    if (a->dw && splits > 1) e.blocks = (int)ceil_div(e.n, 1024);
+    int64_t blocks = e.blocks + (a->dbias ? ceil_div(z->k, 32) : 0);
+    if (blocks) LAUNCH(stream, (conv_end_gradients_kernel), dim3((unsigned)blocks), dim3(256), 0, e);
+}
+
+// What stands beside the product in a plan: the sums of dy, which read it once more, and the end. Where dbias needs the
+// end anyway, splits cost no kernel.
+static inline void tell_ends(const Conv2dShape *z, ImplPlan *told) {
+    bool bias = z->use & CONV_BIAS, sums = z->use & (CONV_BIAS | CONV_TEMB);
+    told->beside = told->splits > 1 && !bias;
+    told->beside_bytes = told->splits > 1 ? 8.0 * told->splits * (double)filter_elements(z) : 0;
+    told->others = sums + bias;
+    told->others_bytes = sums ? 2.0 * z->n * z->p * z->q * z->k + 4.0 * (1 + bias) * z->n * z->k : 0;
 }
 #endif

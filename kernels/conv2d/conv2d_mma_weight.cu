@@ -158,35 +158,50 @@ conv_weight_row_kernel(ConvWeightProduct g) {
     for (int t = 0; t < ROW_TAPS; t++) store_tap<T>(sums[t], shared, g, m0, filter_row * g.s + t, channel, second);
 }
 
-// ---- which kernel and tile, how many splits: by the shape alone, conv2d_mma.cuh's model_clocks
+// ---- which kernel and tile, how many splits: by the shape alone
 enum WeightPlanName { ROW_OF_TAPS, LARGE, NARROW, SMALL, PLANS, ANY = PLANS };
 struct WeightPlan { int name, splits; };
 enum { MOST_SPLITS = 64, FEWEST_STEPS = 6 };                 // FEWEST_STEPS: of a split
-static const struct { int m, n, taps, resident; double step_clocks; } plan_tiles[PLANS] = {
-    { TapsTile::M, TapsTile::N, ROW_TAPS, TapsTile::BLOCKS, 384 },           // bound by multiply-adds
-    { 128, 128, 1, LargeTile::BLOCKS, 128 * 128.0 / SM_BYTES },              // L2
-    { 128, 64, 1, NarrowTile::BLOCKS, 96 * 128.0 / SM_BYTES },
-    { 64, 64, 1, SmallTile::BLOCKS, 64 * 128.0 / SM_BYTES },
+static const struct { const char *name; int m, n, taps, at_once; } plan_tiles[PLANS] = {
+    { "row_of_taps", TapsTile::M, TapsTile::N, ROW_TAPS, TapsTile::BLOCKS },
+    { "128x128", 128, 128, 1, LargeTile::BLOCKS },
+    { "128x64", 128, 64, 1, NarrowTile::BLOCKS },
+    { "64x64", 64, 64, 1, SmallTile::BLOCKS },
 };
 static bool row_of_taps_can(const Conv2dShape *z) {
     return z->s == ROW_TAPS && z->stride == 1 && z->pad_w == 1 && z->q == z->w && STEP % z->q == 0;
 }
 static int64_t steps_of(const Conv2dShape *z) { return ceil_div((int64_t)z->n * z->p * z->q, STEP); }
 
+static int64_t tiles_of(const Conv2dShape *z, int name) {
+    int n = plan_tiles[name].n;
+    return ceil_div(z->k, plan_tiles[name].m) * (ceil_div(z->c, n) + ceil_div(z->c2, n)) * z->r *
+           (z->s / plan_tiles[name].taps);
+}
+static ImplPlan tell_plan(const Conv2dShape *z, int name, int splits) {
+    int taps = plan_tiles[name].taps, m = plan_tiles[name].m, n = plan_tiles[name].n;
+    ImplPlan told = {};
+    told.tile = plan_tiles[name].name, told.m = m, told.n = n * taps;
+    double steps = (double)ceil_div(steps_of(z), splits);
+    told.blocks = tiles_of(z, name) * splits;
+    told.splits = splits, told.at_once = plan_tiles[name].at_once, told.together = 1;
+    told.flops = steps * 2.0 * m * n * taps * STEP;
+    told.l2_bytes = steps * (m + n) * STEP * 2;
+    tell_ends(z, &told);
+    return told;
+}
 static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
     WeightPlan best = { wanted, 1 };
     double fewest = 1e30;
     for (int name = 0; name < PLANS; name++) {
         if (wanted != ANY ? name != wanted : name == ROW_OF_TAPS && !row_of_taps_can(z)) continue;
-        int64_t n = plan_tiles[name].n, most = steps_of(z) / FEWEST_STEPS;
-        int64_t tiles = ceil_div(z->k, plan_tiles[name].m) * (ceil_div(z->c, n) + ceil_div(z->c2, n)) * z->r *
-                        (z->s / plan_tiles[name].taps);
+        int64_t most = steps_of(z) / FEWEST_STEPS;
         if (most > MOST_SPLITS) most = MOST_SPLITS;
         for (int splits = 1; splits == 1 || splits <= most; splits++) {
-            double clocks = model_clocks(tiles * splits, plan_tiles[name].resident, ceil_div(steps_of(z), splits),
-                                         plan_tiles[name].step_clocks, splits, (double)filter_elements(z));
-            if (clocks >= fewest) continue;
-            fewest = clocks;
+            ImplPlan told = tell_plan(z, name, splits);
+            double seconds = plan_seconds(&told, &machine_a100);
+            if (seconds >= fewest) continue;
+            fewest = seconds;
             best.name = name;
             best.splits = splits;
         }
@@ -244,21 +259,26 @@ static void filter_gradient(Stream *stream, const Conv2dShape *z, const Conv2dAr
     else if (plan.name == LARGE) launch_taps<LargeTile, true>(stream, g);
     else if (plan.name == NARROW) launch_taps<NarrowTile, true>(stream, g);
     else launch_taps<SmallTile, true>(stream, g);
-    if (plan.splits == 1) return;
-    add_splits(stream, a, scratch, filter_elements(z), plan.splits);
 }
 
 template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     unsigned char *scratch = static_cast<unsigned char *>(work.scratch);
+    float *partial = reinterpret_cast<float *>(scratch + image_sums_bytes(z));
+    WeightPlan plan = plan_of(z, PLAN);
     gradient_sums(stream, z, a, scratch);
-    if (!a->dw) return;
-    filter_gradient(stream, z, a, plan_of(z, PLAN), reinterpret_cast<float *>(scratch + image_sums_bytes(z)));
+    if (a->dw) filter_gradient(stream, z, a, plan, partial);
+    end_gradients(stream, z, a, scratch, partial, plan.splits);
+}
+
+template <int PLAN> static void backward_weight_plan(const Conv2dShape *z, ImplPlan *told) {
+    WeightPlan plan = plan_of(z, PLAN);
+    *told = tell_plan(z, plan.name, plan.splits);
 }
 
 // By default the model chooses; each choice has a name of its own, for tests and for the bench.
-#define BACKWARD_WEIGHT(name, order, plan)                                                                          \
-    IMPL_FULL(conv2d_backward_weight, name, order, 80, 0, backward_weight_can<plan>, backward_weight_scratch<plan>, \
-              NULL, backward_weight<plan>, NULL)
+#define BACKWARD_WEIGHT(name, order, n)                                                                             \
+    IMPL_PLANNED(conv2d_backward_weight, name, order, 80, 0, backward_weight_can<n>, backward_weight_scratch<n>,    \
+                 NULL, backward_weight<n>, NULL, backward_weight_plan<n>)
 IMPLS(conv2d_mma_weight,
     BACKWARD_WEIGHT("mma", 50, ANY),
     BACKWARD_WEIGHT("mma_row_of_taps", -1, ROW_OF_TAPS),

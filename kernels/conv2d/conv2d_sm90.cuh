@@ -1,12 +1,13 @@
-// kernels/conv2d/conv2d_sm90.cuh - what convolutions on wgmma share: maps, tiles of whole rows.
+// kernels/conv2d/conv2d_sm90.cuh - what convolutions on wgmma share: maps, tiles of whole rows, clusters.
 #ifndef KERNELS_CONV2D_SM90_CUH
 #define KERNELS_CONV2D_SM90_CUH
 #include <stdlib.h>
 #include "kernels/common/warpgroup.cuh"
 #include "kernels/conv2d/conv2d_mma_product.cuh"
 
-// images x height x width x channels, ld from pixel to pixel; the box takes 64 channels of box_images x box_rows x
-// box_width pixels.
+// images x height x width x channels, ld from pixel to pixel; the box takes 64 channels of box_rows x box_images x
+// box_width pixels: of several images rows lie beside each other, so that where images are of 4 pixels a row, two of
+// them are a whole pattern, and a row further on, for all images of the box, is so many bytes further on.
 struct PixelMap {
     const void *data;
     int images, height, width, channels, ld;
@@ -18,9 +19,9 @@ static inline bool map_phase(TensorMap *map, const PixelMap &p, int stride, int 
     const char *why;
     uint64_t pixel = 2 * (uint64_t)p.ld, row = pixel * (uint64_t)p.width, n = (uint64_t)stride;
     uint64_t dim[4] = { (uint64_t)p.channels, (uint64_t)ceil_div(p.width - phase_w, stride),
-                        (uint64_t)ceil_div(p.height - phase_h, stride), (uint64_t)p.images };
-    uint64_t steps[3] = { n * pixel, n * row, row * (uint64_t)p.height };
-    uint32_t box[4] = { BOX, (uint32_t)p.box_width, (uint32_t)p.box_rows, (uint32_t)p.box_images };
+                        (uint64_t)p.images, (uint64_t)ceil_div(p.height - phase_h, stride) };
+    uint64_t steps[3] = { n * pixel, row * (uint64_t)p.height, n * row };
+    uint32_t box[4] = { BOX, (uint32_t)p.box_width, (uint32_t)p.box_images, (uint32_t)p.box_rows };
     uint32_t element_stride[4] = { 1, 1, 1, 1 };
     const char *data = static_cast<const char *>(p.data) + (uint64_t)phase_h * row + (uint64_t)phase_w * pixel;
     return tensor_map_tiled(map, DT_BF16, 4, data, dim, steps, box, element_stride, 128, &why);
@@ -54,15 +55,37 @@ static inline const Impl *general_of(const Launcher *l, const Conv2dShape *z) {
     return impl_find(l, KERNEL_PASTE(DEV_, KERNEL_KIND, ), 90, z, "implicit_gemm");
 }
 
+// Blocks of a cluster that share what each copies a part of: ranks first, first + step, ... of it, `count` of them.
+struct Mates { int first, step, count; };
+DEVICE uint32_t mask_of(const Mates &m) {
+    uint32_t mask = 0;
+    for (int i = 0; i < m.count; i++) mask |= 1u << (m.first + i * m.step);
+    return mask;
+}
+// The stage behind `bar` has been read: to all that copy into it.
+DEVICE void release(uint64_t *bar, const Mates &m) {
+    if (m.count == 1) MBARRIER_ARRIVE(bar);
+    else for (int i = 0; i < m.count; i++) MBARRIER_ARRIVE_PEER(bar, m.first + i * m.step);
+}
+// A cluster is `first` x `second` tiles. Those that differ in the first place alone share one operand, of_first; those
+// that differ in the second the other.
+struct ClusterPlace { Mates of_first, of_second; int at_first, at_second; };
+DEVICE ClusterPlace cluster_place(int first, int second) {
+    int rank = first * second > 1 ? (int)CLUSTER_RANK() : 0, at_first = rank % first, at_second = rank / first;
+    return { { at_second * first, 1, first }, { at_first, first, second }, at_first, at_second };
+}
+
 // Whole rows of one image, or whole images: tiles of m pixels. False if there are none, or they would be empty for the
 // most part.
-struct RowTiles { int rows, together, tiles_h, tiles; };     // of a tile: rows of an image, images; of an image, of all
+// Of a tile: rows of an image, images, pixels side by side; of an image, of all: tiles.
+struct RowTiles { int rows, together, across, tiles_h, tiles; };
 static inline bool lay_rows(RowTiles *t, int m, int images, int height, int width) {
     int64_t pixels = (int64_t)height * width;
     bool whole_images = pixels < m && m % pixels == 0;
     if (m % width || (!whole_images && 2 * pixels < m && images > 1)) return false;
     t->rows = whole_images ? height : m / width;
     t->together = whole_images ? (int)(m / pixels) : 1;
+    t->across = width * t->together;
     t->tiles_h = (int)ceil_div(height, t->rows);
     t->tiles = (int)ceil_div(images, t->together) * t->tiles_h;
     return true;

@@ -200,13 +200,36 @@ template <int ENGINE> static void backward_weight(Stream *s, const Conv2dUpShape
     unfold(s, z, args.dw, a->dw, a->accumulate);
 }
 
+// ---- what the engine tells, with folding w or unfolding dg beside it
+static void tell(const Conv2dUpShape *z, const Launcher *l, int engine, const Conv2dShape *t, double element_bytes,
+                 ImplPlan *told) {
+    if (!l->plan(engine_of(l, engine, t), t, told)) *told = {};
+    told->others++;
+    told->others_bytes += element_bytes * (9 + TAPS * TAPS) * z->c * z->k;
+}
+template <int ENGINE> static void forward_plan(const Conv2dUpShape *z, ImplPlan *told) {
+    Conv2dShape t = forward_shape(z);
+    tell(z, &conv2d_backward_input, ENGINE, &t, 2, told);
+}
+template <int ENGINE> static void input_plan(const Conv2dUpShape *z, ImplPlan *told) {
+    Conv2dShape t = conv2d_up_transposed(z);
+    tell(z, &conv2d_forward, ENGINE, &t, 2, told);
+}
+template <int ENGINE> static void weight_plan(const Conv2dUpShape *z, ImplPlan *told) {
+    Conv2dShape t = conv2d_up_transposed(z);
+    tell(z, &conv2d_backward_weight, ENGINE, &t, 4, told);
+    if (!(z->use & CONV_BIAS)) return;
+    told->others += 2;
+    told->others_bytes += 2.0 * z->n * (4.0 * z->h * z->w) * z->k;
+}
+
 #define ENGINE(name, order, cc, exact_cc, engine)                                                                   \
-    IMPL_FULL(conv2d_up_forward, name, order, cc, exact_cc, forward_can<engine>, forward_scratch<engine>, NULL,     \
-              forward<engine>, NULL),                                                                               \
-    IMPL_FULL(conv2d_up_backward_input, name, order, cc, exact_cc, input_can<engine>, input_scratch<engine>, NULL,  \
-              backward_input<engine>, NULL),                                                                        \
-    IMPL_FULL(conv2d_up_backward_weight, name, order, cc, exact_cc, weight_can<engine>, weight_scratch<engine>,     \
-              NULL, backward_weight<engine>, NULL)
+    IMPL_PLANNED(conv2d_up_forward, name, order, cc, exact_cc, forward_can<engine>, forward_scratch<engine>, NULL,  \
+                 forward<engine>, NULL, forward_plan<engine>),                                                      \
+    IMPL_PLANNED(conv2d_up_backward_input, name, order, cc, exact_cc, input_can<engine>, input_scratch<engine>,     \
+                 NULL, backward_input<engine>, NULL, input_plan<engine>),                                           \
+    IMPL_PLANNED(conv2d_up_backward_weight, name, order, cc, exact_cc, weight_can<engine>, weight_scratch<engine>,  \
+                 NULL, backward_weight<engine>, NULL, weight_plan<engine>)
 IMPLS(conv2d_up,
     ENGINE("wgmma", 40, 90, 90, WGMMA),
     ENGINE("mma", 50, 80, 0, MMA),

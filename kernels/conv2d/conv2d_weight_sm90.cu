@@ -4,15 +4,18 @@
 // is for each tap a product of dy and x, whose terms, the pixels, are outermost in both: wgmma turns them. A tile has
 // 128 output channels, 64 to each of two warpgroups, and 128 input channels of one source under TAPS taps:
 //   3   the taps of a column of the filter. A step is 128 pixels of dy in whole rows; of x it takes the rows of these
-//       and one more above and below, and the taps start a row apart, a multiple of the swizzling pattern where rows
-//       are of 8 pixels. 80 KiB from L2 for 12.6 MFLOP at rows of 32 pixels: 154 FLOP a byte
+//       and one more above and below, and the taps start a row apart, a multiple of the swizzling pattern where a row
+//       is 8 pixels, those of the step's images taken together. 80 KiB from L2 for 12.6 MFLOP at rows of 32 pixels:
+//       154 FLOP a byte
 //   2   two taps of a column whose rows are neighbours, as rows 0 and 2, and 1 and 3, of a 4x4 filter of stride 2 are:
 //       under these x is one of its phases, conv2d_sm90.cuh. 68 KiB for 8.4 MFLOP at rows of 16 pixels: 120
 //   1   any tap: 64 pixels a step, the box of x laid under the tap, zero beside the image
-// Boxes are of 64 channels, swizzled over 128 bytes, two of dy and two of x a stage. There are few tiles (12 for a 3x3
-// filter of 256 x 256 channels), so the pixels are split over blocks into f32 sums in scratch, which a second kernel
-// adds in order. The split depends on the shape alone; the tiles of a split run at the same time and share pixels in
-// L2.
+// Boxes are of 64 channels, swizzled over 128 bytes, two of dy and two of x a stage. Blocks form clusters of up to
+// 2 x 3 tiles: two along dy's channels share x, two or three along taps and x's channels share dy, and each copies a
+// box to all that share it: 64 FLOP a byte at 1 tap become 128. There are few tiles (12 for a 3x3 filter of 256 x 256
+// channels), so the pixels are split over blocks into f32 sums in scratch, which a second kernel adds in order. The
+// split depends on the shape alone; the tiles of a split run at the same time and share pixels in L2.
+#include "kernels/common/plan.h"
 #include "kernels/conv2d/conv2d_mma_sums.cuh"
 #include "kernels/conv2d/conv2d_sm90.cuh"
 
@@ -31,9 +34,12 @@ typedef WeightTile<1, 64, 6>  TapTile;
 
 struct WeightTiles {
     int k, c, c2;                            // channels of dy, x, x2
-    int width, rows, together, tiles_h;      // of dy: pixels of a row; rows and images of a step; steps of an image
+    int width, rows, together, across, tiles_h;      // of dy: pixels of a row; of a step: rows of an image, images,
+                                             // pixels side by side; steps of an image
     int steps, splits;
     int tiles_k, tiles_x, tiles_c;           // tiles along dy's channels, x's, both sources'
+    int cluster_k, cluster_x;                // tiles of a cluster: along dy's channels, which share x; along taps, then
+                                             // channels of x, which share dy
     int r, s, stride, pad_h, pad_w;          // filter
     int groups;                              // of TAPS taps of a column, that tiles go through
     int x_bytes;                             // of a box of x
@@ -41,15 +47,19 @@ struct WeightTiles {
     bool accumulate;                         // onto dw
 };
 struct WeightItem { int k, c, r, s, split, begin, end; bool second; };      // r, s: the first of the taps
-template <class T> DEVICE WeightItem weight_item(const WeightTiles &g, int item) {
+DEVICE int weight_items(const WeightTiles &g) {      // of clusters
+    return g.tiles_k / g.cluster_k * (g.groups * g.tiles_c / g.cluster_x) * g.splits;
+}
+template <class T> DEVICE WeightItem weight_item(const WeightTiles &g, const ClusterPlace &place, int item) {
     WeightItem at;
-    int rest = item / g.tiles_k, tile_c = rest / g.groups % g.tiles_c;
-    at.k = item % g.tiles_k * TILE;
-    at.r = group_row(rest % g.groups / g.s, g.stride, T::TAPS);
-    at.s = rest % g.groups % g.s;
+    int down = g.tiles_k / g.cluster_k, across = g.groups * g.tiles_c / g.cluster_x, rest = item / down;
+    int tile_x = rest % across * g.cluster_x + place.at_second, group = tile_x % g.groups, tile_c = tile_x / g.groups;
+    at.k = (item % down * g.cluster_k + place.at_first) * TILE;
+    at.r = group_row(group / g.s, g.stride, T::TAPS);
+    at.s = group % g.s;
     at.second = tile_c >= g.tiles_x;
     at.c = (at.second ? tile_c - g.tiles_x : tile_c) * TILE;
-    at.split = rest / g.groups / g.tiles_c;
+    at.split = rest / across;
     at.begin = (int)((int64_t)g.steps * at.split / g.splits);
     at.end = (int)((int64_t)g.steps * (at.split + 1) / g.splits);
     return at;
@@ -59,11 +69,12 @@ template <class T> struct WeightBarriers { uint64_t full[T::STAGES], empty[T::ST
 
 template <class T>
 DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const TensorMap *dy, const SourceMaps *sources,
-                    const WeightTiles &g) {
+                    const WeightTiles &g, const ClusterPlace &place) {
+    uint32_t share_x = mask_of(place.of_first), share_dy = mask_of(place.of_second);
     Ring<T::STAGES> ring;
-    int items = g.tiles_k * g.groups * g.tiles_c * g.splits;
-    for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
-        WeightItem at = weight_item<T>(g, item);
+    int items = weight_items(g), blocks = g.cluster_k * g.cluster_x;
+    for (int item = (int)blockIdx.x / blocks; item < items; item += (int)gridDim.x / blocks) {
+        WeightItem at = weight_item<T>(g, place, item);
         int right = at.s - g.pad_w, down = at.r - g.pad_h;
         int phase = phase_of(down, g.stride) * g.stride + phase_of(right, g.stride);
         const TensorMap *x = &sources->at[at.second ? 1 : phase];    // a second source goes with a stride of 1
@@ -72,27 +83,32 @@ DEVICE void produce(unsigned char *shared, WeightBarriers<T> *bars, const Tensor
             int image = step / g.tiles_h * g.together, row = step % g.tiles_h * g.rows;
             uint64_t *full = &bars->full[ring.stage];
             unsigned char *to = shared + ring.stage * T::STAGE_BYTES;
-            MBARRIER_WAIT(&bars->empty[ring.stage], ring.turn ^ 1);
+            MBARRIER_WAIT_CLUSTER(&bars->empty[ring.stage], ring.turn ^ 1);
             MBARRIER_ARRIVE_EXPECT(full, BOXES * (T::DY_BYTES + g.x_bytes));
-            for (int j = 0; j < BOXES; j++) {
-                TMA_LOAD(to + j * T::DY_BYTES, dy, full, at.k + j * BOX, 0, row, image);
-            }
-            for (int j = 0; j < BOXES; j++) {
-                TMA_LOAD(to + T::X + j * T::X_BYTES, x, full, at.c + j * BOX, right, row + down, image);
+            for (int j = 0; j < BOXES; j++) {        // of what two share each copies one
+                unsigned char *dy_to = to + j * T::DY_BYTES, *x_to = to + T::X + j * T::X_BYTES;
+                if (g.cluster_x == 1) TMA_LOAD(dy_to, dy, full, at.k + j * BOX, 0, image, row);
+                else if (j == place.at_second)
+                    TMA_LOAD_MULTICAST(dy_to, dy, full, share_dy, at.k + j * BOX, 0, image, row);
+                if (g.cluster_k == 1) TMA_LOAD(x_to, x, full, at.c + j * BOX, right, image, row + down);
+                else if (j == place.at_first)
+                    TMA_LOAD_MULTICAST(x_to, x, full, share_x, at.c + j * BOX, right, image, row + down);
             }
             ring.advance();
         }
     }
 }
 
-template <class T> DEVICE void consume(unsigned char *shared, WeightBarriers<T> *bars, const WeightTiles &g) {
-    int warp = (int)threadIdx.x / 32 - 4, group = warp / 4, image_pixels = g.rows * g.width;
+template <class T>
+DEVICE void consume(unsigned char *shared, WeightBarriers<T> *bars, const WeightTiles &g, const ClusterPlace &place) {
+    int warp = (int)threadIdx.x / 32 - 4, group = warp / 4;
     bool speaker = threadIdx.x % 32 == 0;                            // arrives for its warp
     float *slab = reinterpret_cast<float *>(shared + T::SLABS + warp * SLAB_BYTES);
     Ring<T::STAGES> ring;
-    int items = g.tiles_k * g.groups * g.tiles_c * g.splits;
-    for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
-        WeightItem at = weight_item<T>(g, item);
+    int items = weight_items(g), blocks = g.cluster_k * g.cluster_x;
+    Mates all = { 0, 1, blocks };
+    for (int item = (int)blockIdx.x / blocks; item < items; item += (int)gridDim.x / blocks) {
+        WeightItem at = weight_item<T>(g, place, item);
         float d[T::TAPS][TILE / 2];
 #pragma unroll
         for (int t = 0; t < T::TAPS; t++)
@@ -105,24 +121,22 @@ template <class T> DEVICE void consume(unsigned char *shared, WeightBarriers<T> 
             WGMMA_FENCE();
 #pragma unroll
             for (int pixel = 0; pixel < T::PIXELS; pixel += 16) {
-                // images have TAPS - 1 rows more in x
-                int x_pixel = pixel + (T::TAPS - 1) * g.width * (pixel / image_pixels);
                 unsigned char *of_dy = stage + group * T::DY_BYTES + pixel * ROW_BYTES;
                 uint64_t a = WGMMA_DESCRIPTOR(of_dy, T::DY_BYTES, PATTERN, 128);
 #pragma unroll
                 for (int t = 0; t < T::TAPS; t++) {
-                    unsigned char *under = stage + T::X + (x_pixel + t * g.width) * ROW_BYTES;
+                    unsigned char *under = stage + T::X + (pixel + t * g.across) * ROW_BYTES;
                     WGMMA_SS(1, 1, d[t], a, WGMMA_DESCRIPTOR(under, T::X_BYTES, PATTERN, 128), 1);
                 }
             }
             WGMMA_COMMIT();
             WGMMA_WAIT(1);                           // the products before these have read their stage
-            if (speaker && done) MBARRIER_ARRIVE(done);
+            if (speaker && done) release(done, all);
             done = &bars->empty[ring.stage];
             ring.advance();
         }
         WGMMA_WAIT(0);
-        if (speaker && done) MBARRIER_ARRIVE(done);
+        if (speaker && done) release(done, all);
 
         int channels = g.c + g.c2, own = at.second ? g.c2 : g.c, taps = g.r * g.s;
         float *dw = g.sums + (int64_t)at.split * g.k * taps * channels + (at.second ? g.c : 0);
@@ -149,29 +163,34 @@ conv_weight_wgmma_kernel(const __grid_constant__ TensorMap dy, const __grid_cons
     if (threadIdx.x == 0) {
         for (int i = 0; i < T::STAGES; i++) {
             MBARRIER_INIT(&bars->full[i], 1);
-            MBARRIER_INIT(&bars->empty[i], CONSUMERS * 4);
+            MBARRIER_INIT(&bars->empty[i], CONSUMERS * 4 * g.cluster_k * g.cluster_x);
         }
         MBARRIER_INIT_FENCE();
         TMA_PREFETCH_MAP(&dy);
         TMA_PREFETCH_MAP(&sources.at[0]);
     }
-    __syncthreads();
+    CLUSTER_SYNC();
+    ClusterPlace place = cluster_place(g.cluster_k, g.cluster_x);
     if (threadIdx.x < GROUP) {
         SETMAXNREG_DEC(40);
-        if (threadIdx.x == 0) produce<T>(shared, bars, &dy, &sources, g);
+        if (threadIdx.x == 0) produce<T>(shared, bars, &dy, &sources, g, place);
+        __syncwarp();
+        CLUSTER_SYNC();                      // others copy into this block, and arrive at its barriers, no more
     } else {
         SETMAXNREG_INC(232);
-        consume<T>(shared, bars, g);
+        consume<T>(shared, bars, g, place);
+        CLUSTER_SYNC();
     }
 }
 
 // ---- which tile, how many splits: by the shape alone
 enum WeightPlanName { TAPS_SHARED, TAPS_PAIRED, TAP, PLANS, ANY = PLANS };
-struct WeightPlan { int name, splits; };
-enum { MOST_SPLITS = 64, FEWEST_STEPS = 4 };                 // FEWEST_STEPS: of a split
-static const struct { int taps, pixels, x_pixels; } plan_tiles[PLANS] = {
-    { TapsTile::TAPS, TapsTile::PIXELS, TapsTile::X_PIXELS }, { PairTile::TAPS, PairTile::PIXELS, PairTile::X_PIXELS },
-    { TapTile::TAPS, TapTile::PIXELS, TapTile::X_PIXELS },
+struct WeightPlan { int name, splits, cluster_k, cluster_x; };
+enum { MOST_SPLITS = 64, FEWEST_PIXELS = 128 };              // FEWEST_PIXELS: of a split
+static const struct { const char *name; int taps, pixels, x_pixels; } plan_tiles[PLANS] = {
+    { "shared_taps", TapsTile::TAPS, TapsTile::PIXELS, TapsTile::X_PIXELS },
+    { "paired_taps", PairTile::TAPS, PairTile::PIXELS, PairTile::X_PIXELS },
+    { "tap", TapTile::TAPS, TapTile::PIXELS, TapTile::X_PIXELS },
 };
 
 struct WeightExtent { int images, p, q, h, w; };             // of dy and x, where a 1x1 filter has made all images one
@@ -180,48 +199,58 @@ static WeightExtent extent_of(const Conv2dShape *z) {
     return { z->n, z->p, z->q, z->h, z->w };
 }
 // False if the plan has no tiles of whole rows, or they are too large for a box.
-static bool lay_tiles(const Conv2dShape *z, int name, WeightTiles *g) {
+static bool lay_tiles(const Conv2dShape *z, const WeightPlan &plan, WeightTiles *g) {
     WeightExtent e = extent_of(z);
     RowTiles t;
-    int taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
+    int taps = plan_tiles[plan.name].taps, pixels = plan_tiles[plan.name].pixels;
     if (!lay_rows(&t, pixels, e.images, e.p, e.q)) return false;
     if (!groups_of(taps, z->r, z->stride)) return false;
-    if (taps > 1 && (e.q % 8 || (t.together > 1 && t.rows * e.q % 16))) return false;
+    if (taps > 1 && t.across % 8) return false;                                              // taps start at patterns
     *g = {};
     g->k = z->k, g->c = z->c, g->c2 = z->c2;
-    g->width = e.q, g->rows = t.rows, g->together = t.together, g->tiles_h = t.tiles_h, g->steps = t.tiles;
+    g->width = e.q, g->rows = t.rows, g->together = t.together, g->across = t.across, g->tiles_h = t.tiles_h;
+    g->steps = t.tiles, g->splits = plan.splits, g->cluster_k = plan.cluster_k, g->cluster_x = plan.cluster_x;
     g->tiles_k = (int)ceil_div(z->k, TILE);
     g->tiles_x = (int)ceil_div(z->c, TILE);
     g->tiles_c = g->tiles_x + (int)ceil_div(z->c2, TILE);
     g->r = z->r, g->s = z->s, g->stride = z->stride, g->pad_h = z->pad_h, g->pad_w = z->pad_w;
     g->groups = z->r / taps * z->s;
     int x_rows = t.rows + taps - 1;
-    g->x_bytes = e.q * x_rows * t.together * ROW_BYTES;
-    return e.q * x_rows * t.together <= plan_tiles[name].x_pixels && e.q <= 256 && x_rows <= 256 && t.together <= 256;
+    g->x_bytes = t.across * x_rows * ROW_BYTES;
+    if (g->tiles_k % g->cluster_k || g->groups * g->tiles_c % g->cluster_x) return false;
+    return t.across * x_rows <= plan_tiles[plan.name].x_pixels && e.q <= 256 && x_rows <= 256 && t.together <= 256;
 }
 
-// Clocks of an SM: a step is bound by 4096 FLOP or L2_BYTES a clock; splits are written, read and added.
-static double plan_clocks(const Conv2dShape *z, const WeightTiles *g, int name, int splits) {
-    double taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels;
-    double multiply = TILE * TILE * taps * pixels / 2048, copy = BOXES * (pixels * ROW_BYTES + g->x_bytes) / L2_BYTES;
-    double tile = TILE * TILE * taps * 4 / MEMORY_BYTES, steps = (double)ceil_div(g->steps, splits);
-    double waves = (double)ceil_div((int64_t)g->tiles_k * g->tiles_c * g->groups * splits, SMS);
-    double clocks = 1500 + waves * (steps * (multiply > copy ? multiply : copy) + tile);
-    return splits > 1 ? clocks + 3000 + (double)filter_elements(z) * 4 * splits / (L2_BYTES * SMS) : clocks;
+static ImplPlan tell_plan(const Conv2dShape *z, const WeightTiles *g, int name) {
+    int taps = plan_tiles[name].taps, pixels = plan_tiles[name].pixels, splits = g->splits;
+    ImplPlan told = {};
+    told.tile = plan_tiles[name].name, told.m = TILE, told.n = TILE * taps;
+    double steps = (double)ceil_div(g->steps, splits);
+    told.blocks = (int64_t)g->tiles_k * g->tiles_c * g->groups * splits;
+    told.splits = splits, told.at_once = 1, told.together = g->cluster_k * g->cluster_x;
+    told.flops = steps * 2.0 * told.m * told.n * pixels;
+    told.l2_bytes = steps * BOXES * ((double)pixels * ROW_BYTES / g->cluster_x + (double)g->x_bytes / g->cluster_k);
+    tell_ends(z, &told);
+    return told;
 }
+// Of plans that take as long, the one with the fewest splits and the smallest cluster.
 static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
-    WeightPlan best = { PLANS, 1 };
+    WeightPlan best = { PLANS, 1, 1, 1 };
     double fewest = 1e30;
     for (int name = 0; name < PLANS; name++) {
         WeightTiles g;
-        if ((wanted != ANY && name != wanted) || !lay_tiles(z, name, &g)) continue;
+        if ((wanted != ANY && name != wanted) || !lay_tiles(z, { name, 1, 1, 1 }, &g)) continue;
         for (int splits = 1; splits <= MOST_SPLITS; splits++) {
-            if (splits > 1 && g.steps / splits < FEWEST_STEPS) break;
-            double clocks = plan_clocks(z, &g, name, splits);
-            if (clocks >= fewest) continue;
-            fewest = clocks;
-            best.name = name;
-            best.splits = splits;
+            if (splits > 1 && g.steps / splits * plan_tiles[name].pixels < FEWEST_PIXELS) break;
+            for (int cluster = 0; cluster < 6; cluster++) {
+                WeightPlan plan = { name, splits, 1 + cluster % 2, 1 + cluster / 2 };
+                if (!lay_tiles(z, plan, &g)) continue;
+                ImplPlan told = tell_plan(z, &g, name);
+                double seconds = plan_seconds(&told, &machine_h200);
+                if (seconds >= fewest) continue;
+                fewest = seconds;
+                best = plan;
+            }
         }
     }
     return best;
@@ -231,6 +260,7 @@ static WeightPlan plan_of(const Conv2dShape *z, int wanted) {
 struct WeightState {
     TensorMap dy;
     SourceMaps sources;
+    WeightPlan plan;
     const Impl *instead;                     // NULL: the maps are good
 };
 
@@ -251,50 +281,62 @@ template <int PLAN> static size_t backward_weight_scratch(const Conv2dShape *z) 
 template <int PLAN> static void *backward_weight_prepare(Stream *, const Conv2dShape *z, const Conv2dArgs *a) {
     WeightState *state = static_cast<WeightState *>(aligned_alloc(alignof(WeightState), sizeof(WeightState)));
     WeightExtent e = extent_of(z);
-    int name = plan_of(z, PLAN).name;
+    WeightPlan plan = plan_of(z, PLAN);
     WeightTiles g;
-    CHECK(state && lay_tiles(z, name, &g), "no memory for tensor maps");
-    int x_rows = g.rows + plan_tiles[name].taps - 1;
+    CHECK(state && lay_tiles(z, plan, &g), "no memory for tensor maps");
+    int x_rows = g.rows + plan_tiles[plan.name].taps - 1;
     PixelMap dy = { a->dy, e.images, e.p, e.q, z->k, z->ldy, g.together, g.rows, g.width };
     PixelMap x = { a->x, e.images, e.h, e.w, z->c, z->ldx, g.together, x_rows, g.width }, x2 = x;
     x2.data = a->x2, x2.channels = z->c2, x2.ld = z->ldx2;
     bool good = map_phase(&state->dy, dy, 1, 0, 0) && map_phases(&state->sources, x, z->stride) &&
                 (!z->c2 || map_phase(&state->sources.at[1], x2, 1, 0, 0));
+    state->plan = plan;
     state->instead = good ? NULL : general_of(&conv2d_backward_weight, z);
     return state;
 }
 
 template <class T>
 static void launch_tile(Stream *stream, const WeightState *state, const WeightTiles &g) {
-    int64_t items = (int64_t)g.tiles_k * g.groups * g.tiles_c * g.splits;
-    LAUNCH(stream, (conv_weight_wgmma_kernel<T>), dim3(grid_of(items, 1, SMS)), dim3(THREADS), T::SHARED_BYTES,
-           state->dy, state->sources, g);
+    unsigned blocks = (unsigned)(g.cluster_k * g.cluster_x);
+    int64_t items = (int64_t)g.tiles_k * g.groups * g.tiles_c * g.splits / blocks;
+    unsigned clusters = grid_of(items, 1, plan_clusters((int)blocks, &machine_h200));
+    LAUNCH_CLUSTER(stream, blocks, (conv_weight_wgmma_kernel<T>), dim3(clusters * blocks), dim3(THREADS),
+                   T::SHARED_BYTES, state->dy, state->sources, g);
 }
-template <int PLAN> static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
+static void filter_gradient(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, const WeightState *state,
+                            float *partial) {
+    WeightPlan plan = state->plan;
+    WeightTiles g;
+    CHECK(lay_tiles(z, plan, &g), "can() has seen the tiles");
+    g.sums = plan.splits > 1 ? partial : a->dw;
+    g.accumulate = plan.splits == 1 && a->accumulate;
+    if (plan.name == TAPS_SHARED) launch_tile<TapsTile>(stream, state, g);
+    else if (plan.name == TAPS_PAIRED) launch_tile<PairTile>(stream, state, g);
+    else launch_tile<TapTile>(stream, state, g);
+}
+static void backward_weight(Stream *stream, const Conv2dShape *z, const Conv2dArgs *a, Work work) {
     const WeightState *state = static_cast<const WeightState *>(work.state);
     if (state->instead) {
         conv2d_backward_weight.run(state->instead, stream, z, a, { NULL, work.scratch });
         return;
     }
+    float *partial = reinterpret_cast<float *>(static_cast<unsigned char *>(work.scratch) + image_sums_bytes(z));
     gradient_sums(stream, z, a, work.scratch);
-    if (!a->dw) return;
+    if (a->dw) filter_gradient(stream, z, a, state, partial);
+    end_gradients(stream, z, a, work.scratch, partial, state->plan.splits);
+}
+
+template <int PLAN> static void backward_weight_plan(const Conv2dShape *z, ImplPlan *told) {
     WeightPlan plan = plan_of(z, PLAN);
     WeightTiles g;
-    CHECK(lay_tiles(z, plan.name, &g), "can() has seen the tiles");
-    float *scratch = reinterpret_cast<float *>(static_cast<unsigned char *>(work.scratch) + image_sums_bytes(z));
-    g.splits = plan.splits;
-    g.sums = plan.splits > 1 ? scratch : a->dw;
-    g.accumulate = plan.splits == 1 && a->accumulate;
-    if (plan.name == TAPS_SHARED) launch_tile<TapsTile>(stream, state, g);
-    else if (plan.name == TAPS_PAIRED) launch_tile<PairTile>(stream, state, g);
-    else launch_tile<TapTile>(stream, state, g);
-    if (plan.splits > 1) add_splits(stream, a, scratch, filter_elements(z), plan.splits);
+    CHECK(lay_tiles(z, plan, &g), "can() has seen the tiles");
+    *told = tell_plan(z, &g, plan.name);
 }
 
 // By default the model chooses; each choice has a name of its own, for tests and for the bench.
-#define BACKWARD_WEIGHT(name, order, plan)                                                                          \
-    IMPL_FULL(conv2d_backward_weight, name, order, 90, 90, backward_weight_can<plan>,                               \
-              backward_weight_scratch<plan>, backward_weight_prepare<plan>, backward_weight<plan>, free)
+#define BACKWARD_WEIGHT(name, order, n)                                                                             \
+    IMPL_PLANNED(conv2d_backward_weight, name, order, 90, 90, backward_weight_can<n>, backward_weight_scratch<n>,   \
+                 backward_weight_prepare<n>, backward_weight, free, backward_weight_plan<n>)
 IMPLS(conv2d_weight_sm90,
     BACKWARD_WEIGHT("wgmma", 40, ANY),
     BACKWARD_WEIGHT("wgmma_shared_taps", -1, TAPS_SHARED),

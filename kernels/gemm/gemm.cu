@@ -35,9 +35,13 @@ static void launch_tiled(Stream *s, const GemmPlan &p) {
 
 static void gemm_tiled(Stream *s, const GemmShape *z, const GemmArgs *a, Work work) {
     GemmPlan p = gemm_plan(z, a, gemm_scratch(z) ? work.scratch : NULL, 4);
-    if (gemm_tiles(z, 128) >= SPLIT_BLOCKS) launch_tiled<128, 8>(s, p);
+    if (gemm_tile(z) == 128) launch_tiled<128, 8>(s, p);
     else launch_tiled<64, 4>(s, p);
     gemm_add_splits(s, p);
+}
+static void tiled_plan(const GemmShape *z, ImplPlan *told) {
+    *told = gemm_tell(z, gemm_splits(z));
+    told->plain = true;
 }
 
 // ---- column sums
@@ -111,5 +115,5 @@ static void column_sum(Stream *s, const BiasGradShape *z, const BiasGradArgs *a,
 }
 
 IMPLS(gemm,
-    IMPL_SCRATCH(gemm, "tiled", gemm_scratch, gemm_tiled),
+    IMPL_PLANNED(gemm, "tiled", 100, 0, 0, NULL, gemm_scratch, NULL, gemm_tiled, NULL, tiled_plan),
     IMPL_SCRATCH(bias_backward, "columns", sum_scratch, column_sum))

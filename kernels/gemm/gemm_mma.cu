@@ -15,6 +15,9 @@ static void gemm_mma(Stream *s, const GemmShape *z, const GemmArgs *a, Work work
     else if (z->tb) gemm_mma_launch<false, true>(s, p);
     else gemm_mma_launch<false, false>(s, p);
 }
+static void gemm_mma_plan(const GemmShape *z, ImplPlan *told) {
+    *told = gemm_tell(z, gemm_splits(z));
+}
 
 IMPLS(gemm_mma,
-    IMPL_FULL(gemm, "mma", 50, 80, 0, gemm_mma_can, gemm_scratch, NULL, gemm_mma, NULL))
+    IMPL_PLANNED(gemm, "mma", 50, 80, 0, gemm_mma_can, gemm_scratch, NULL, gemm_mma, NULL, gemm_mma_plan))

@@ -90,7 +90,7 @@ static void gemm_mma_tile(Stream *s, const GemmPlan &p) {
 template <bool TA, bool TB>
 static void gemm_mma_launch(Stream *s, const GemmPlan &p) {
     if (!p.vector_a || !p.vector_b) gemm_mma_tile<64, TA, TB, false>(s, p);
-    else if (gemm_tiles(&p.z, 128) >= SPLIT_BLOCKS) gemm_mma_tile<128, TA, TB, true>(s, p);
+    else if (gemm_tile(&p.z) == 128) gemm_mma_tile<128, TA, TB, true>(s, p);
     else gemm_mma_tile<64, TA, TB, true>(s, p);
     gemm_add_splits(s, p);
 }

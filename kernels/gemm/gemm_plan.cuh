@@ -4,6 +4,7 @@
 // adds them in order and ends the product. Splits depend on the shape alone, so the bits do, too.
 #ifndef KERNELS_GEMM_PLAN_CUH
 #define KERNELS_GEMM_PLAN_CUH
+#include "kernels/common/plan.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/gemm_tile.cuh"
 
@@ -20,17 +21,39 @@ typedef struct {
     int64_t turn_a;
 } GemmPlan;
 
-enum { SPLIT_TILE = 64, SPLIT_DEPTH = 32, SPLIT_BLOCKS = 128, SPLIT_MOST = 16 };
+enum { SPLIT_DEPTH = 32, SPLIT_BLOCKS = 128, SPLIT_MOST = 16 };
 static inline int64_t gemm_tiles(const GemmShape *z, int tile) {
     return (int64_t)z->batch * ceil_div(z->m, tile) * ceil_div(z->n, tile);
 }
-// Enough splits for about a block per multiprocessor, of at least 64 terms each.
+// Large tiles where they fill the machine.
+static inline int gemm_tile(const GemmShape *z) { return gemm_tiles(z, 128) >= SPLIT_BLOCKS ? 128 : 64; }
+static inline ImplPlan gemm_tell(const GemmShape *z, int splits) {
+    int tile = gemm_tile(z);
+    double terms = (double)(ceil_div(ceil_div(z->k, splits), SPLIT_DEPTH) * SPLIT_DEPTH);
+    ImplPlan told = {};
+    told.tile = tile == 128 ? "128x128" : "64x64", told.m = told.n = tile;
+    told.plain = z->in == DT_F32;
+    told.blocks = gemm_tiles(z, tile) * splits, told.splits = splits;
+    told.at_once = tile == 128 || told.plain ? 2 : 4, told.together = 1;
+    told.flops = 2.0 * tile * tile * terms;
+    told.l2_bytes = 2.0 * tile * terms * (double)dtype_size(z->in);
+    told.beside = splits > 1;
+    told.beside_bytes = splits > 1 ? 8.0 * splits * z->batch * z->m * z->n : 0;
+    return told;
+}
+// The fastest on an A100, of at least SPLIT_DEPTH terms each.
 static inline int gemm_splits(const GemmShape *z) {
-    int64_t wanted = SPLIT_BLOCKS / gemm_tiles(z, SPLIT_TILE), most = z->k / (2 * SPLIT_DEPTH);
-    if (wanted > most) wanted = most;
-    if (wanted > SPLIT_MOST) wanted = SPLIT_MOST;
-    if (wanted < 2) return 1;
-    return (int)ceil_div(z->k, ceil_div(ceil_div(z->k, wanted), SPLIT_DEPTH) * SPLIT_DEPTH);
+    int best = 1, steps = (int)ceil_div(z->k, SPLIT_DEPTH);
+    double fewest = 1e30;
+    for (int wanted = 1; wanted <= SPLIT_MOST && wanted <= steps; wanted++) {
+        int splits = (int)ceil_div(steps, ceil_div(steps, wanted));
+        ImplPlan told = gemm_tell(z, splits);
+        double seconds = plan_seconds(&told, &machine_a100);
+        if (seconds >= fewest) continue;
+        fewest = seconds;
+        best = splits;
+    }
+    return best;
 }
 static inline int64_t partial_columns(int n) { return ceil_div(n, 4) * 4; }
 static inline size_t gemm_scratch(const GemmShape *z) {

@@ -134,28 +134,38 @@ gemm_wgmma_kernel(const __grid_constant__ TensorMap a, const __grid_constant__ T
 struct WgGemmPlan { int columns, splits; };
 enum { WG_SPLITS = 16, WG_STEPS = 2 };               // at most, and at least so many steps of 64 terms of a split
 
-// Clocks of an SM: a step is bound by 4096 FLOP or L2_BYTES a clock, the end of a tile by MEMORY_BYTES; splits cost a
-// second kernel.
+static ImplPlan tell_plan(const GemmShape *z, int columns, int splits) {
+    ImplPlan told = {};
+    told.tile = columns == 128 ? "128x128" : "128x64", told.m = 128, told.n = columns;
+    double steps = (double)ceil_div(ceil_div(z->k, BOX), splits);
+    told.blocks = (int64_t)z->batch * ceil_div(z->m, 128) * ceil_div(z->n, columns) * splits;
+    told.splits = splits, told.at_once = told.together = 1;
+    told.flops = steps * 2.0 * 128 * columns * BOX;
+    told.l2_bytes = steps * (128 + columns) * ROW_BYTES;
+    told.beside = splits > 1;
+    told.beside_bytes = splits > 1 ? 8.0 * splits * z->batch * z->m * z->n : 0;
+    return told;
+}
 static WgGemmPlan wg_gemm_plan(const GemmShape *z) {
     WgGemmPlan best = { 128, 1 };
     double fewest = 1e30;
     int steps = (int)ceil_div(z->k, BOX);
     for (int columns = 64; columns <= 128; columns += 64) {
-        double tiles = (double)z->batch * (double)ceil_div(z->m, 128) * (double)ceil_div(z->n, columns);
-        double multiply = 128.0 * columns * BOX / 2048, copy = (128.0 + columns) * ROW_BYTES / L2_BYTES;
         for (int wanted = 1; wanted <= WG_SPLITS && (wanted == 1 || steps / wanted >= WG_STEPS); wanted++) {
             int depth = (int)ceil_div(steps, wanted), splits = (int)ceil_div(steps, depth);
-            double waves = (double)ceil_div((int64_t)tiles * splits, SMS);
-            double clocks = 1500 + waves * (depth * (multiply > copy ? multiply : copy) + 128.0 * columns / 5);
-            if (splits > 1)
-                clocks += 3000 + (double)z->batch * z->m * z->n * 4 * splits / (L2_BYTES * SMS);
-            if (clocks >= fewest) continue;
-            fewest = clocks;
+            ImplPlan told = tell_plan(z, columns, splits);
+            double seconds = plan_seconds(&told, &machine_h200);
+            if (seconds >= fewest) continue;
+            fewest = seconds;
             best.columns = columns;
             best.splits = splits;
         }
     }
     return best;
+}
+static void gemm_wgmma_plan(const GemmShape *z, ImplPlan *told) {
+    WgGemmPlan plan = wg_gemm_plan(z);
+    *told = tell_plan(z, plan.columns, plan.splits);
 }
 
 // ---- the launcher
@@ -232,4 +242,5 @@ static void gemm_wgmma(Stream *s, const GemmShape *z, const GemmArgs *a, Work wo
 }
 
 IMPLS(gemm_sm90,
-    IMPL_FULL(gemm, "wgmma", 40, 90, 90, gemm_wgmma_can, gemm_wgmma_scratch, gemm_wgmma_prepare, gemm_wgmma, free))
+    IMPL_PLANNED(gemm, "wgmma", 40, 90, 90, gemm_wgmma_can, gemm_wgmma_scratch, gemm_wgmma_prepare, gemm_wgmma, free,
+                 gemm_wgmma_plan))
