@@ -5,6 +5,9 @@
 #include "kernels/attention/attention.h"
 #include "kernels/common/warpgroup.cuh"
 
+// Bytes of a row, an odd number of 16, so that eight rows of a column are in different banks; of a warp's slab.
+enum { WORD_SLAB_LD = 2 * 64 + 16, WORD_SLAB_BYTES = 16 * WORD_SLAB_LD };
+
 // A tile is ROWS tokens of a pair, 64 to each of two warpgroups, beside all TOKENS of it. A stage holds one step of a
 // product: scores, 64 channels of the tile's tokens and of all; or mixing, 64 tokens of all channels.
 template <int TOKENS_, int CHANNELS_> struct WgAttention {
@@ -13,8 +16,8 @@ template <int TOKENS_, int CHANNELS_> struct WgAttention {
     static constexpr int ROWS_BYTES = ROWS * ROW_BYTES, SCORE_BYTES = ROWS_BYTES + TOKENS * ROW_BYTES;
     static constexpr int MIX_BYTES = CHANNELS * ROW_BYTES;
     static constexpr int STAGE_BYTES = SCORE_BYTES > MIX_BYTES ? SCORE_BYTES : MIX_BYTES;
-    static constexpr int SLABS = STAGES * STAGE_BYTES, SHARED_BYTES = SLABS + CONSUMERS * 4 * SLAB_BYTES;
-    static_assert(SHARED_BYTES + 6 * 1024 <= SHARED_MOST, "a block has 227 KiB, some of them for sums and barriers");
+    static constexpr int SLABS = STAGES * STAGE_BYTES, SHARED_BYTES = SLABS + CONSUMERS * 4 * WORD_SLAB_BYTES;
+    static_assert(SHARED_BYTES + 1024 <= SHARED_MOST, "a block has 227 KiB, some of them for its barriers");
 };
 
 template <int STAGES> struct AttentionBarriers { uint64_t full[STAGES], empty[STAGES]; };
@@ -52,13 +55,14 @@ DEVICE void load_tokens(unsigned char *to, const TensorMap *x, uint64_t *full, i
         TMA_LOAD(to + i * BOX * ROW_BYTES, x, full, channel, at.head, token + i * BOX, at.image);
     }
 }
-// The steps of rows of x, from `row`, times all of y.
-template <class T>
-DEVICE void feed_scores(Outlet<T> &out, const TensorMap *x, const TensorMap *y, int row, PairPlace at, int channels) {
+// The steps of rows of x, from `row`, times COUNT tokens of y, from `token`.
+template <class T, int COUNT>
+DEVICE void feed_scores(Outlet<T> &out, const TensorMap *x, const TensorMap *y, int row, int token, PairPlace at,
+                        int channels) {
     for (int k = 0; k < channels; k += BOX) {
-        unsigned char *to = out.next(T::SCORE_BYTES);
+        unsigned char *to = out.next(T::ROWS_BYTES + COUNT * ROW_BYTES);
         load_tokens<T::ROWS / BOX>(to, x, out.full, k, row, at);
-        load_tokens<T::TOKENS / BOX>(to + T::ROWS_BYTES, y, out.full, k, 0, at);
+        load_tokens<COUNT / BOX>(to + T::ROWS_BYTES, y, out.full, k, token, at);
     }
 }
 // The steps of something times all of y, WIDTH channels from `channel`.
@@ -102,8 +106,8 @@ template <int R> DEVICE void clear(float (&d)[R]) {
 #pragma unroll
     for (int i = 0; i < R; i++) d[i] = 0;
 }
-// d = the warpgroup's 64 rows of x times all of y.
-template <class T> DEVICE void take_scores(Inlet<T> &in, float (&d)[T::TOKENS / 2], int channels) {
+// d = the warpgroup's 64 rows of x times 2 R tokens of y.
+template <class T, int R> DEVICE void take_scores(Inlet<T> &in, float (&d)[R], int channels) {
     int group = (int)threadIdx.x / GROUP - 1;
     clear(d);
     for (int k = 0; k < channels; k += BOX) {
@@ -118,7 +122,7 @@ template <class T> DEVICE void take_scores(Inlet<T> &in, float (&d)[T::TOKENS / 
     in.finish();
 }
 // d = p y, where p (64 x TOKENS) is the sum of PARTS fragments of A.
-template <class T, int PARTS, int WIDTH>
+template <class T, int WIDTH, int PARTS>
 DEVICE void take_mix(Inlet<T> &in, float (&d)[WIDTH / 2], const uint32_t (&p)[PARTS][T::TOKENS / 4]) {
     clear(d);
 #pragma unroll
@@ -143,13 +147,11 @@ DEVICE RowsOut rows_out(const AttentionShape &z, bf16 *x, int ld, PairPlace at, 
     return { x + (int64_t)at.image * z.t * ld + at.head * z.c, ld, row + group * 64, alpha };
 }
 // Hands a warpgroup's 64 x 4 WORDS of bf16 on as store(row, column, v): v are the eight at that row and column and after.
-// word(i) is the i-th word of the thread's fragments of A. Every warp turns its 16 rows, 64 columns at a time.
-enum { WORD_SLAB_LD = 2 * 64 + 16 };         // bytes, an odd number of 16: eight rows of a column are in different banks
-static_assert(16 * WORD_SLAB_LD <= SLAB_BYTES, "a warp's slab");
+// word(i) is the i-th word of the thread's fragments of A. Every warp turns its 16 rows, 64 columns at a time, in a slab.
 template <int WORDS, class Word, class Store>
 DEVICE void hand_on_words(const Word &word, unsigned char *slabs, const Store &store) {
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32 - 4;
-    unsigned char *slab = slabs + warp * SLAB_BYTES;
+    unsigned char *slab = slabs + warp * WORD_SLAB_BYTES;
     unsigned char *of_lane = slab + lane % 16 * WORD_SLAB_LD + lane / 16 * 16;
 #pragma unroll
     for (int first = 0; first < WORDS; first += 16) {
