@@ -1,8 +1,8 @@
 // kernels/attention/attention_sm90.cu - softmax attention in bf16 on wgmma.
 //
 // A pair is an image and a head. The row of a softmax is whole in registers. A block is a producer thread and two
-// warpgroups, each with 64 rows of a tile of 128; blocks live for many tiles, so that the copies of the next overlap the
-// end of this one. What lies past a head's channels or an image's tokens is read as zero.
+// warpgroups, each with 64 rows of a tile of 128; blocks live for many tiles, so that the copies of the next overlap
+// the end of this one. What lies past a head's channels or an image's tokens is read as zero.
 //
 // Forward, rows are queries; the tiles of a pair are neighbours in time and share k and v in L2:
 //   s = q k^T          64 channels of q and k a step, from shared memory
@@ -11,8 +11,8 @@
 // Backward, rows are keys, so that dk and dv need no other block:
 //   p^T                exp(scale s^T - lse), s^T = k q^T
 //   dv = p^T do
-//   ds^T               p^T (dp^T - D), dp^T = v do^T, half the queries at a time. It must not be rounded: it is two bf16,
-//                      the second what the first leaves over, to 2^-17 of its value
+//   ds^T               p^T (dp^T - D), dp^T = v do^T, half the queries at a time. It must not be rounded: it is two
+//                      bf16, the second what the first leaves over, to 2^-17 of its value
 //   dk = scale ds^T q  half the channels at a time; ds^T goes to scratch too
 // and a second kernel makes dq = scale ds k, rows being queries and ds turned by wgmma. 7 times t^2 c multiplications
 // with both parts of ds. D = rowsum(do o) is summed by warps beside the producer's, while the first products go on.

@@ -69,8 +69,8 @@ DEVICE void feed_scores(Outlet<T> &out, const TensorMap *x, const TensorMap *y, 
 template <class T, int WIDTH> DEVICE void feed_mix(Outlet<T> &out, const TensorMap *y, int channel, PairPlace at) {
     for (int token = 0; token < T::TOKENS; token += BOX) {
         unsigned char *to = out.next(WIDTH * ROW_BYTES);
-        for (int j = 0; j < WIDTH / BOX; j++) load_tokens<1>(to + j * T::BOX_BYTES, y, out.full, channel + j * BOX,
-                                                             token, at);
+        for (int j = 0; j < WIDTH / BOX; j++)
+            load_tokens<1>(to + j * T::BOX_BYTES, y, out.full, channel + j * BOX, token, at);
     }
 }
 
@@ -146,8 +146,9 @@ DEVICE RowsOut rows_out(const AttentionShape &z, bf16 *x, int ld, PairPlace at, 
     int group = (int)threadIdx.x / GROUP - 1;
     return { x + (int64_t)at.image * z.t * ld + at.head * z.c, ld, row + group * 64, alpha };
 }
-// Hands a warpgroup's 64 x 4 WORDS of bf16 on as store(row, column, v): v are the eight at that row and column and after.
-// word(i) is the i-th word of the thread's fragments of A. Every warp turns its 16 rows, 64 columns at a time, in a slab.
+// Hands a warpgroup's 64 x 4 WORDS of bf16 on as store(row, column, v): v are the eight at that row and column and
+// after. word(i) is the i-th word of the thread's fragments of A. Every warp turns its 16 rows, 64 columns at a time,
+// in a slab.
 template <int WORDS, class Word, class Store>
 DEVICE void hand_on_words(const Word &word, unsigned char *slabs, const Store &store) {
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32 - 4;
