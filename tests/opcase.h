@@ -1,7 +1,7 @@
 // tests/opcase.h - one table of cases per operation; the check, the gradient check and the bench walk the same tables.
 //
 // Each tests/ops/<op>.c defines op_suite and links against tests/opcase*.c, which hold main():
-//   op_<name> [--list | --bench] [--device LIST] [--dtype f32|bf16] [--schedules N] [--grad] [CASE ...]
+//   op_<name> [--list | --bench] [--device LIST] [--dtype f32|bf16] [--schedules N] [--seeds N] [--grad] [CASE ...]
 // Every case runs on ref32, on cpu in both layouts, on emu and cuda where there are such, and with each registered
 // implementation of the launchers it uses, and each output and gradient is compared with ref; --grad: ref's gradients
 // with differences. Without --device and --grad, all of it. Per tensor, with an error E of the yardstick:
