@@ -98,11 +98,15 @@ void case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32_t en
     for (int64_t i = 0; i < n; i++) in->index[i] = (int32_t)(first + rng_below(random_word(in->hash, i), range));
 }
 
+void case_adopt_given(OpRun *r, const char *name, Tensor *t, const float *values) {
+    size_t bytes = (size_t)tensor_numel(t) * sizeof *values;
+    add_input(r, name, t)->given = memcpy(xmalloc(bytes), values, bytes);
+}
+
 Tensor *case_given(OpRun *r, const char *name, int ndim, const int64_t *shape, const float *values) {
-    Input *in = add_input(r, name, graph_input(r->g, name, DT_F32, ndim, shape));
-    size_t bytes = (size_t)tensor_numel(in->t) * sizeof *values;
-    in->given = memcpy(xmalloc(bytes), values, bytes);
-    return in->t;
+    Tensor *t = graph_input(r->g, name, DT_F32, ndim, shape);
+    case_adopt_given(r, name, t, values);
+    return t;
 }
 
 static Param *add_param(OpRun *r, const char *name, int ndim, const int64_t *shape, bool narrow) {

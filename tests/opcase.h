@@ -69,11 +69,12 @@ void      case_loss(OpRun *r, Tensor *loss);     // an is_loss op to start the s
 void      case_state(OpRun *r);                  // the StepState's counters, rate and norm are results, too
 // For what brings or needs more than single tensors. Call case_seal after the last case_param where build() names
 // gradients or moments; case_model to bring a sealed set of parameters, filled as a network's would be, and its owner;
-// case_adopt to fill an input that another function has recorded (i32: begin..end-1); case_recorded if build() has
-// rewritten the graph and, where case_gradients() says so, differentiated it.
+// case_adopt to fill an input that another function has recorded (i32: begin..end-1; _given: with these f32);
+// case_recorded if build() has rewritten the graph and, where case_gradients() says so, differentiated it.
 void      case_seal(OpRun *r);
 void      case_model(OpRun *r, ParamSet *ps, void *model, void (*release)(void *model));
 void      case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32_t end);
+void      case_adopt_given(OpRun *r, const char *name, Tensor *t, const float *values);    // copied
 bool      case_gradients(const OpRun *r);
 void      case_recorded(OpRun *r);
 void      case_no_gradient(OpRun *r, const char *name);   // none flows to this input or parameter
