@@ -235,7 +235,7 @@ void case_free(OpRun *r) {
 // ---- one run
 static void fill_input(OpRun *r, const Input *in, Fill fill, int draw) {
     int64_t n = tensor_numel(in->t);
-    uint32_t hash = in->hash + 0x9E3779B9u * (uint32_t)draw;
+    uint32_t hash = in->hash;
     if (in->index) {
         tensor_write(in->t, in->index);
         return;
@@ -243,6 +243,8 @@ static void fill_input(OpRun *r, const Input *in, Fill fill, int draw) {
     float *v = xmalloc((size_t)n * sizeof *v);
     for (int64_t i = 0; i < n; i++)
         v[i] = in->given ? in->given[i] : in->center + in->spread * case_value(r->c, hash, i, fill);
+    float step = draw && !in->given ? 4 * (r->rounded ? 0x1p-8f : 0x1p-24f) : 0;
+    for (int64_t i = 0; i < n && step > 0; i++) v[i] *= 1 + step * case_normal(hash + 0x9E3779B9u * (uint32_t)draw, i);
     for (int64_t i = 0; i < n && in->narrow && r->rounded; i++) v[i] = bf16_to_float(bf16_from_float(v[i]));
     tensor_write_f32(in->t, v);
     if (in->t->flags & TENSOR_PERSISTENT && in->t->grad) {           // a parameter: what its gradient starts from
