@@ -160,6 +160,19 @@ static void all_are_all(void **state) {
     }
 }
 
+static void also_without_a_balancing_term(void **state) {
+    (void)state;
+    static const char *const by[] = { "batch", "sample" };
+    for (int i = 0; i < 2; i++) {
+        program_expect(0, RUN "--objective ddpm --label-drop 1 --label-drop-by %s --device ref --out plain-%s", by[i],
+                       by[i]);
+        program_expect(0, RUN "--objective ddpm --classes 0 --label-drop-by %s --device ref --out blind-%s", by[i],
+                       by[i]);
+    }
+    expect_same_stats("plain-batch", "plain-sample");
+    expect_same_training("blind-batch", "blind-sample");
+}
+
 // In a step of both kinds the term is there, and less than where all images have it; whole or in micro-batches.
 static void some_have_a_balancing_term(void **state) {
     (void)state;
@@ -230,7 +243,8 @@ static void by_batch_unless_asked(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_image_by_a_draw_of_its_own), cmocka_unit_test(draws_are_functions_of_step_and_image),
-        cmocka_unit_test(none_is_none), cmocka_unit_test(all_are_all), cmocka_unit_test(some_have_a_balancing_term),
+        cmocka_unit_test(none_is_none), cmocka_unit_test(all_are_all), cmocka_unit_test(also_without_a_balancing_term),
+        cmocka_unit_test(some_have_a_balancing_term),
         cmocka_unit_test(resumed_runs_drop_the_same), cmocka_unit_test(by_batch_unless_asked),
     };
     return cmocka_run_group_tests(tests, setup, tempdir_remove);
