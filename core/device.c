@@ -239,6 +239,7 @@ static void *host_alloc(size_t bytes) {
     return p ? memset(p, 0, padded) : NULL;
 }
 
+// As with any end of a run, the last line says what happened.
 NORETURN static void no_memory(Device *d, size_t bytes) {
     size_t left = 0, total = 0;
     char room[80] = "";
@@ -246,10 +247,10 @@ NORETURN static void no_memory(Device *d, size_t bytes) {
         d->gpu->memory(d, &left, &total);
         snprintf(room, sizeof room, " (%.1f MB of %.1f MB are free)", (double)left / 1e6, (double)total / 1e6);
     }
+    if (d->plan) d->plan(d->plan_arg, stderr);
     log_info("error: no memory for %.1f MB on device %s%s, where this run already holds %.1f MB; try a smaller --batch "
              "or --micro-batch, and see `--device null` for the plan", (double)bytes / 1e6, d->name, room,
              (double)(d->allocated - bytes) / 1e6);
-    if (d->plan) d->plan(d->plan_arg, stderr);
     exit(ERR_MEMORY);
 }
 

@@ -75,9 +75,9 @@ NoisyImages op_q_sample(Graph *g, Tensor *images, bool flip, Tensor *index, Tens
 void    op_sampler_step(Graph *g, Tensor *x, Tensor *eps_hat, bool guided, Tensor *coef, Tensor *sample, Tensor *state);
 typedef struct { int T; double tau, gamma, share; } CbdmLossConfig;
 typedef struct { Tensor *loss, *per_image; } CbdmLoss;                   // (3): total, denoising, balancing; (N)
-// All f32. eps_hat (N,H,W,C): plain; (2N,H,W,C) = [h; h under y']: with the balancing term. Value and gradient in one
-// pass.
-CbdmLoss op_cbdm_loss(Graph *g, Tensor *eps_hat, Tensor *eps, Tensor *t, const CbdmLossConfig *c);
+// All f32. eps_hat (N,H,W,C): plain; (2N,H,W,C) = [h; h under y']: with the balancing term, of each image times its
+// weight (N), or NULL: 1. Value and gradient in one pass.
+CbdmLoss op_cbdm_loss(Graph *g, Tensor *eps_hat, Tensor *eps, Tensor *t, Tensor *weight, const CbdmLossConfig *c);
 void    op_step_advance(Graph *g, Tensor *state);                        // last node of a step
 EXTERN_C_END
 #endif

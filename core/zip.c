@@ -182,7 +182,7 @@ bool zip_stored(const Zip *z, const ZipMember *m, const uint8_t **data, Error *e
 }
 
 bool zip_unpack(const Zip *z, const ZipMember *m, uint8_t **data, Error *err) {
-    const uint8_t *packed;
+    const uint8_t *packed = NULL;
     if (!locate(z, m, &packed, err)) return false;
     uint8_t *p = malloc((size_t)m->size + 1);
     if (!p)

@@ -29,10 +29,11 @@ DiffusionStep diffusion_record_step(Graph *g, UNet *m, const Schedule *s, const 
     d.t = graph_input(g, "t", DT_I32, 1, (int64_t[]){ n });
     d.sample = graph_input(g, "sample", DT_I32, 1, (int64_t[]){ copies * n });
     if (c->labelled && u->classes) d.y = graph_input(g, "y", DT_I32, 1, (int64_t[]){ copies * n });
+    if (c->weighted && copies == 2) d.weight = graph_input(g, "weight", DT_F32, 1, (int64_t[]){ n });
     if (u->augment) d.augment = graph_input(g, "augment", DT_F32, 2, (int64_t[]){ n, 9 });
     Tensor *xt = record_noise(g, s, c, image, param_state(ps), &d);                // (N,H,W,C)
     d.eps_hat = unet_forward(m, g, xt, d.t, d.y, d.augment, c->dropout ? d.sample : NULL);   // (kN,H,W,C)
-    CbdmLoss loss = op_cbdm_loss(g, d.eps_hat, d.eps, d.t,
+    CbdmLoss loss = op_cbdm_loss(g, d.eps_hat, d.eps, d.t, d.weight,
                                  &(CbdmLossConfig){ .T = s->T, .tau = c->tau, .gamma = c->gamma, .share = c->share });
     d.loss = graph_output(g, loss.loss);
     d.per_image = graph_output(g, loss.per_image);

@@ -98,11 +98,15 @@ void case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32_t en
     for (int64_t i = 0; i < n; i++) in->index[i] = (int32_t)(first + rng_below(random_word(in->hash, i), range));
 }
 
+void case_adopt_given(OpRun *r, const char *name, Tensor *t, const float *values) {
+    size_t bytes = (size_t)tensor_numel(t) * sizeof *values;
+    add_input(r, name, t)->given = memcpy(xmalloc(bytes), values, bytes);
+}
+
 Tensor *case_given(OpRun *r, const char *name, int ndim, const int64_t *shape, const float *values) {
-    Input *in = add_input(r, name, graph_input(r->g, name, DT_F32, ndim, shape));
-    size_t bytes = (size_t)tensor_numel(in->t) * sizeof *values;
-    in->given = memcpy(xmalloc(bytes), values, bytes);
-    return in->t;
+    Tensor *t = graph_input(r->g, name, DT_F32, ndim, shape);
+    case_adopt_given(r, name, t, values);
+    return t;
 }
 
 static Param *add_param(OpRun *r, const char *name, int ndim, const int64_t *shape, bool narrow) {
@@ -231,7 +235,7 @@ void case_free(OpRun *r) {
 // ---- one run
 static void fill_input(OpRun *r, const Input *in, Fill fill, int draw) {
     int64_t n = tensor_numel(in->t);
-    uint32_t hash = in->hash + 0x9E3779B9u * (uint32_t)draw;
+    uint32_t hash = in->hash;
     if (in->index) {
         tensor_write(in->t, in->index);
         return;
@@ -239,6 +243,8 @@ static void fill_input(OpRun *r, const Input *in, Fill fill, int draw) {
     float *v = xmalloc((size_t)n * sizeof *v);
     for (int64_t i = 0; i < n; i++)
         v[i] = in->given ? in->given[i] : in->center + in->spread * case_value(r->c, hash, i, fill);
+    float step = draw && !in->given ? 4 * (r->rounded ? 0x1p-8f : 0x1p-24f) : 0;
+    for (int64_t i = 0; i < n && step > 0; i++) v[i] *= 1 + step * case_normal(hash + 0x9E3779B9u * (uint32_t)draw, i);
     for (int64_t i = 0; i < n && in->narrow && r->rounded; i++) v[i] = bf16_to_float(bf16_from_float(v[i]));
     tensor_write_f32(in->t, v);
     if (in->t->flags & TENSOR_PERSISTENT && in->t->grad) {           // a parameter: what its gradient starts from

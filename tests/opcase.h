@@ -1,7 +1,7 @@
 // tests/opcase.h - one table of cases per operation; the check, the gradient check and the bench walk the same tables.
 //
 // Each tests/ops/<op>.c defines op_suite and links against tests/opcase*.c, which hold main():
-//   op_<name> [--list | --bench] [--device LIST] [--dtype f32|bf16] [--schedules N] [--grad] [CASE ...]
+//   op_<name> [--list | --bench] [--device LIST] [--dtype f32|bf16] [--schedules N] [--seeds N] [--grad] [CASE ...]
 // Every case runs on ref32, on cpu in both layouts, on emu and cuda where there are such, and with each registered
 // implementation of the launchers it uses, and each output and gradient is compared with ref; --grad: ref's gradients
 // with differences. Without --device and --grad, all of it. Per tensor, with an error E of the yardstick:
@@ -16,9 +16,22 @@
 // stored in bf16 and 0 where in f32, since few elements may be rounded by little on ref32 and by much on the other:
 //   E = amplification * max(max|ref32 - ref|, v max|ref|, u sqrt(K) max sqrt(sum a^2 b^2))
 //   |y - ref|_F <= max(2 amplification |ref32 - ref|_F, v |ref|_F) + u sqrt(K) |ref|_F
+//
 // What must be equal bit for bit is then compared with ref storing bf16: sums of integers are exact in any order, and
 // round alike. That ref32 rounds where it should and nowhere else: its error is at most (number of nodes) v max|ref|
 // plus its bound in floats, with v for u in terms that a suite derives for values that cancel.
+//
+// A network's error is the sum of the roundings in all of its nodes, each times what the network makes of it: a normal
+// value, whose size is a matter of the inputs. The errors of a result of few elements, or of one that leans on one
+// badly conditioned place (a group of nearly equal values), are multiples of a single such value, and of two of these
+// one may be any number of times the other. So ref32's error is not taken from one run but from 32, on the case's
+// inputs moved by a few roundings: as well conditioned, and rounded otherwise. An error of the same distribution over
+// their root mean square s is Student's t of 32 degrees of freedom, and |t| exceeds 7.66 once in 10^8. With the
+// largest s of an element, and with that of the norm:
+//   7.66 s stands for 2 max|ref32 - ref| and 2 |ref32 - ref|_F
+// A result that the mathematics makes zero needs no term of its own: its rounding is measured as any other's. The
+// bound of ref32 itself in bf16 has, for terms that cancel, 7.66 s of ref32 storing floats with v for u: what is
+// rounded to bf16 is rounded to float there.
 #ifndef TESTS_OPCASE_H
 #define TESTS_OPCASE_H
 #include "core/ops.h"
@@ -69,11 +82,12 @@ void      case_loss(OpRun *r, Tensor *loss);     // an is_loss op to start the s
 void      case_state(OpRun *r);                  // the StepState's counters, rate and norm are results, too
 // For what brings or needs more than single tensors. Call case_seal after the last case_param where build() names
 // gradients or moments; case_model to bring a sealed set of parameters, filled as a network's would be, and its owner;
-// case_adopt to fill an input that another function has recorded (i32: begin..end-1); case_recorded if build() has
-// rewritten the graph and, where case_gradients() says so, differentiated it.
+// case_adopt to fill an input that another function has recorded (i32: begin..end-1; _given: with these f32);
+// case_recorded if build() has rewritten the graph and, where case_gradients() says so, differentiated it.
 void      case_seal(OpRun *r);
 void      case_model(OpRun *r, ParamSet *ps, void *model, void (*release)(void *model));
 void      case_adopt(OpRun *r, const char *name, Tensor *t, int32_t begin, int32_t end);
+void      case_adopt_given(OpRun *r, const char *name, Tensor *t, const float *values);    // copied
 bool      case_gradients(const OpRun *r);
 void      case_recorded(OpRun *r);
 void      case_no_gradient(OpRun *r, const char *name);   // none flows to this input or parameter
@@ -87,7 +101,7 @@ typedef struct {
     DType       dtype;                           // of activations
     bool        rounded;                         // inputs that a bf16 graph stores in bf16 hold values of bf16
     Fill        fill;
-    int         draw;
+    int         draw;                            // 0: the case's own inputs; more: moved by a few roundings
     int         schedule;                        // emu. 0: natural; 1: reverse; more: random, by seed
 } RunSpec;
 typedef struct { char name[64]; double *value; int64_t n; unsigned use; bool amplified; DType dtype; } Result;
@@ -104,9 +118,9 @@ typedef struct {
     double       (*terms)(const OpCase *c);      // otherwise: K; NULL: 1
     // Otherwise, where values cancel that no reference shows: the term with squares, u sqrt(K) max sqrt(sum a^2 b^2),
     // of a result, derived in the suite. It also stands, times sqrt(elements), in the Frobenius bound. NULL: 0.
-    double       (*rounding)(const OpCase *c, const Results *ref, const char *result);
-    int            draws;                        // sets of inputs that |ref32 - ref| is the largest over; 0 means 1
-    bool           whole;                        // a network: on emu and cuda only with the default implementations
+    double       (*rounding)(const OpCase *c, const char *result);
+    bool           whole;                        // a network: its errors are many roundings', estimated from draws; and
+                                                 // on emu and cuda only with the default implementations
     const char    *amplified;                    // implementations whose names start so have
     double         amplification;                // this one, derived in their contract
     const OpExtra *extra;
@@ -127,6 +141,7 @@ typedef struct {
     Results *ref, *ref32, *stored;
     DType    dtype;
     double   error[MAX_RESULTS], frobenius[MAX_RESULTS], rounding[MAX_RESULTS], terms[MAX_RESULTS];
+    double   floats[MAX_RESULTS];                // of a network in bf16: ref32's error where it stores floats
 } Yardstick;
 // caller frees with yardstick_free. NULL: nothing in the case is ever stored in bf16.
 Yardstick *yardstick_new(const OpSuite *s, const OpCase *c, DType dtype);
@@ -138,7 +153,7 @@ bool     case_compare(const OpSuite *s, const OpCase *c, const char *who, const 
 // recorded, planned, sealed
 OpRun   *case_record(const OpSuite *s, const OpCase *c, Device *d, const RunSpec *spec, bool gradients);
 void     case_free(OpRun *r);
-// Writes inputs, parameters, gradient buffers and state; draw 0: the case's own values.
+// Writes inputs, parameters, gradient buffers and state.
 void     case_fill(OpRun *r, Fill fill, int draw);
 uint32_t case_hash(const char *a, const char *b);
 float    case_normal(uint32_t hash, int64_t i);  // element i of the stream `hash`

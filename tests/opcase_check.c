@@ -10,6 +10,11 @@ static const double unit = 0x1p-24;              // u: relative error of one rou
 
 static const double unit_bf16 = 0x1p-8;          // v: of one rounding to bf16
 
+// A network: the draws that ref32's error is estimated from, and what |t| of as many degrees of freedom exceeds once in
+// 10^8 (Student's distribution).
+enum { DRAWS = 32 };
+static const double student = 7.66;
+
 static double ulp_f32(double x) {
     int e;
     frexp(x, &e);
@@ -52,6 +57,59 @@ static bool compare_elements(const char *who, const OpCase *c, const Result *y, 
     return true;
 }
 
+// ---- the error of ref32 over the draws of a case: by result, for each element, the sum of squares
+typedef struct { double *square[MAX_RESULTS]; } Errors;
+
+static void add_draw(Errors *e, const Results *ref32, const Results *ref) {
+    for (int i = 0; i < ref->n; i++) {
+        const Result *a = &ref32->result[i], *b = &ref->result[i];
+        if (!e->square[i]) e->square[i] = xcalloc((size_t)b->n, sizeof(double));
+        for (int64_t j = 0; j < b->n; j++) {
+            double d = a->value[j] - b->value[j];
+            if (isfinite(d)) e->square[i][j] += d * d;
+        }
+    }
+}
+
+// The largest root mean square of an element, and that of the Frobenius norm; both times `factor`.
+static void summarize(Errors *e, const Results *ref, int draws, double factor, double *error, double *frobenius) {
+    for (int i = 0; i < ref->n; i++) {
+        double top = 0, sum = 0;
+        for (int64_t j = 0; j < ref->result[i].n; j++) {
+            top = fmax(top, e->square[i][j]);
+            sum += e->square[i][j];
+        }
+        error[i] = factor * sqrt(top / draws);
+        if (frobenius) frobenius[i] = factor * sqrt(sum / draws);
+        free(e->square[i]);
+    }
+}
+
+static void measure_ref32(const OpSuite *s, const OpCase *c, Yardstick *y) {
+    bool bf16 = y->dtype == DT_BF16;
+    int draws = s->whole ? DRAWS : 1;
+    double factor = s->whole ? student / 2 : 1;
+    Errors errors = { 0 }, in_floats = { 0 };
+    for (int draw = 0; draw < draws; draw++) {
+        RunSpec spec = { .device = "ref", .rounded = bf16, .draw = draw };
+        Results *ref = draw ? case_run(s, c, &spec) : y->ref;
+        spec.device = "ref32";
+        if (s->whole && bf16) {
+            Results *floats = case_run(s, c, &spec);
+            add_draw(&in_floats, floats, ref);
+            results_free(floats);
+        }
+        spec.dtype = y->dtype;
+        Results *ref32 = case_run(s, c, &spec);
+        add_draw(&errors, ref32, ref);
+        if (draw) results_free(ref);
+        if (draw) results_free(ref32);
+        else y->ref32 = ref32;
+    }
+    summarize(&errors, y->ref, draws, factor, y->error, y->frobenius);
+    if (s->whole && bf16) summarize(&in_floats, y->ref, draws, factor, y->floats, NULL);
+}
+
 Yardstick *yardstick_new(const OpSuite *s, const OpCase *c, DType dtype) {
     Yardstick *y = xcalloc(1, sizeof *y);
     bool bf16 = dtype == DT_BF16;
@@ -63,20 +121,7 @@ Yardstick *yardstick_new(const OpSuite *s, const OpCase *c, DType dtype) {
         yardstick_free(y);
         return NULL;
     }
-    for (int draw = 0; draw < (s->draws ? s->draws : 1); draw++) {
-        RunSpec spec = { .device = "ref", .rounded = bf16, .draw = draw };
-        Results *ref = draw ? case_run(s, c, &spec) : y->ref;
-        spec.device = "ref32";
-        spec.dtype = dtype;
-        Results *ref32 = case_run(s, c, &spec);
-        for (int i = 0; i < ref->n; i++) {
-            y->error[i] = fmax(y->error[i], largest(&ref32->result[i], &ref->result[i]));
-            y->frobenius[i] = fmax(y->frobenius[i], norm_of(&ref32->result[i], &ref->result[i]));
-        }
-        if (draw) results_free(ref);
-        if (draw) results_free(ref32);
-        else y->ref32 = ref32;
-    }
+    measure_ref32(s, c, y);
     Results *squares = NULL, *ones = NULL;
     if (s->products) {
         squares = case_run(s, c, &(RunSpec){ .device = "ref64", .fill = FILL_SQUARES, .rounded = bf16 });
@@ -85,7 +130,7 @@ Yardstick *yardstick_new(const OpSuite *s, const OpCase *c, DType dtype) {
     for (int i = 0; i < y->ref->n; i++) {
         y->terms[i] = ones ? largest(&ones->result[i], NULL) : s->terms ? s->terms(c) : 1;
         if (squares) y->rounding[i] = unit * sqrt(y->terms[i]) * sqrt(largest(&squares->result[i], NULL));
-        else if (s->rounding) y->rounding[i] = s->rounding(c, y->ref, y->ref->result[i].name);
+        else if (s->rounding) y->rounding[i] = s->rounding(c, y->ref->result[i].name);
     }
     results_free(squares);
     results_free(ones);
@@ -114,6 +159,7 @@ static bool compare_result(const OpSuite *s, const OpCase *c, const char *who, c
     if (is_ref32) bound = yard->terms[i] * rounding;     // Higham's bound, u K sum|a b|, with Cauchy and Schwarz
     if (is_ref32 && bf16) bound += yard->stored->nodes * unit_bf16 * largest(ref, NULL);
     if (is_ref32 && bf16 && s->rounding) bound += rounding * (unit_bf16 / unit);   // what cancels is rounded to bf16
+    if (is_ref32 && bf16) bound += 2 * yard->floats[i] * (unit_bf16 / unit);
     bound += 2 * ulp_f32(largest(ref, NULL));
     double top = largest(y, ref), frobenius = norm_of(y, ref);
     if (!(top <= bound)) {

@@ -14,8 +14,8 @@ static struct {
     bool        list, bench, check, grad;        // check: against ref
     bool        dtype[2];                        // [0] f32, [1] bf16
     const char *device[MAX_DEVICES];
-    int         n_devices, schedules;
-} ask = { .check = true, .grad = true, .dtype = { true, true } };
+    int         n_devices, schedules, seeds;
+} ask = { .check = true, .grad = true, .dtype = { true, true }, .seeds = 1 };
 
 // One verdict. Failures name the suite and the case; the rest is in *err. who: NULL if it is printed already.
 static void verdict(const char *what, const char *who, bool ok, const Error *err) {
@@ -189,6 +189,18 @@ static void check_case(const OpCase *c) {
     putchar('\n');
 }
 
+// A case's inputs and draws come from its name: with --seeds, also from its name with a number behind.
+static void check_seeds(const OpCase *c) {
+    check_case(c);
+    for (int k = 2; k <= ask.seeds; k++) {
+        char name[96];
+        OpCase other = *c;
+        snprintf(name, sizeof name, "%s #%d", c->name, k);
+        other.name = name;
+        check_case(&other);
+    }
+}
+
 // ---- bench: one JSON line per case, layout and implementation; the median of at least 5 runs and 0.2 s
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -242,8 +254,8 @@ static void bench_case(const OpCase *c) {
 }
 
 // ---- command line
-static const char *const options[] = { "--list", "--bench", "--grad", "--device", "--dtype", "--schedules" };
-enum { LIST, BENCH, GRAD, DEVICE, DTYPE, SCHEDULES, N_OPTIONS };
+static const char *const options[] = { "--list", "--bench", "--grad", "--device", "--dtype", "--schedules", "--seeds" };
+enum { LIST, BENCH, GRAD, DEVICE, DTYPE, SCHEDULES, SEEDS, N_OPTIONS };
 
 static int option_of(const char *word) {
     int i = 0;
@@ -253,7 +265,7 @@ static int option_of(const char *word) {
 
 static bool takes_value(const char *word) {
     int o = option_of(word);
-    return o == DEVICE || o == DTYPE || o == SCHEDULES;
+    return o == DEVICE || o == DTYPE || o == SCHEDULES || o == SEEDS;
 }
 
 static bool wanted(const char *name, int argc, char **argv) {
@@ -308,13 +320,15 @@ static bool read_options(int argc, char **argv) {
         }
         if (good && o == DEVICE && !read_devices(value)) return false;
         if (good && o == SCHEDULES) ask.schedules = atoi(value);
+        if (good && o == SEEDS) ask.seeds = atoi(value);
         ask.list |= o == LIST;
         ask.bench |= o == BENCH;
         grad |= o == GRAD;
         devices |= o == DEVICE;
         if (good) continue;
         fprintf(stderr, "op_%s: no case or option \"%s\"; --list names the cases; options: [--list | --bench] "
-                "[--device LIST] [--dtype f32|bf16] [--schedules N] [--grad]\n", suite->op, value ? value : argv[i]);
+                "[--device LIST] [--dtype f32|bf16] [--schedules N] [--seeds N] [--grad]\n", suite->op,
+                value ? value : argv[i]);
         return false;
     }
     ask.grad = grad || !devices;
@@ -332,7 +346,7 @@ int main(int argc, char **argv) {
         if (!wanted(c->name, argc, argv)) continue;
         if (ask.list) printf("%s%s\n", c->name, c->use & CASE_BENCH ? "  (bench)" : "");
         else if (ask.bench && c->use & CASE_BENCH) bench_case(c);
-        else if (!ask.bench && c->use & CASE_TEST && (ask.check || c->use & CASE_GRAD)) check_case(c);
+        else if (!ask.bench && c->use & CASE_TEST && (ask.check || c->use & CASE_GRAD)) check_seeds(c);
     }
     for (int i = 0; i < suite->n_extra; i++) {
         const OpExtra *e = &suite->extra[i];

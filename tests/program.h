@@ -172,6 +172,30 @@ static inline void expect_same_weights(const char *a, const char *b, int64_t ste
     st_close(st[1]);
 }
 
+// Blanks a flag's pair, written `times` times, out of a checkpoint's head and signs the head anew: a file of before
+// there was the flag.
+static inline void forget_flag(const char *run, int64_t step, const char *flag, const char *value, int times) {
+    static const char sum[] = "\"crc32c\":\"";
+    char *path = run_checkpoint(run, step), *pair = xasprintf("\\\"%s\\\": \\\"%s\\\", ", flag, value), digits[9];
+    size_t n;
+    uint8_t *bytes = read_bytes(path, &n), *at = bytes;
+    size_t head = 8 + bytes[0] + 256u * bytes[1] + 65536u * bytes[2];
+    for (int i = 0; i < times; i++) {
+        at = memmem(at, head - (size_t)(at - bytes), pair, strlen(pair));
+        assert_non_null(at);
+        memset(at, ' ', strlen(pair));
+    }
+    at = memmem(bytes, head, sum, sizeof sum - 1);
+    assert_non_null(at);
+    memset(at + sizeof sum - 1, '0', 8);
+    snprintf(digits, sizeof digits, "%08x", crc32c(0, bytes, head));
+    memcpy(at + sizeof sum - 1, digits, 8);
+    write_bytes(path, bytes, n);
+    free(bytes);
+    free(pair);
+    free(path);
+}
+
 // A copy of the checkpoint whose averaged last layer is near the end of the floats: the first prediction is infinite.
 static inline void write_poisoned(const char *from, const char *to) {
     Error err;

@@ -2,9 +2,9 @@
 // too, where there is the emulator.
 //
 // Each run is loaded with alloc_shim.c, counted once, and then repeated with request n failing, alone or with all later
-// ones: every n under CBDM_LONG=1, else a choice of them. A run ends with code 4 and one line that says so, or, where
-// it copes, with code 0 and the results of an undisturbed run. What is left can be gone on from by repeating the
-// command, and then gives these results as well.
+// ones: every n under CBDM_LONG=1; under CBDM_LONG=K/N, a part of that, every N-th from the K-th on; else a choice of
+// them. A run ends with code 4 and one line that says so, or, where it copes, with code 0 and the results of an
+// undisturbed run. What is left can be gone on from by repeating the command, and then gives these results as well.
 //
 // Left out are the requests of libraries that end the process or throw through C by themselves, which no caller can
 // mend: the loader, libgomp ("libgomp: Out of memory", exit 1), libstdc++ and oneDNN (std::bad_alloc), OpenBLAS.
@@ -103,8 +103,9 @@ static void expect_one_line(const char *when) {
     char *last = strrchr(program_stderr, '\n');
     last = last ? last + 1 : program_stderr;
     bool told = strncmp(last, "cbdm: out of memory: ", 21) == 0 || (strstr(last, "error: ") && strstr(last, "memory"));
+    if (!told) fail_msg("%s: no last line that tells: %s", when, last);
     *last = 0;
-    if (!told || strstr(program_stderr, "error: ")) fail_msg("%s: not one line that tells: %s", when, last);
+    if (strstr(program_stderr, "error: ")) fail_msg("%s: more than one line that tells:\n%s", when, program_stderr);
 }
 
 // As the log has it: "FAILED MODULE+OFFSET"; caller frees.
@@ -155,14 +156,22 @@ static int run_without(const Job *job, int64_t n, bool sticky, bool finishes) {
     return code;
 }
 
+// CBDM_LONG=K/N; 1/1 where it names no part.
+static void read_part(int *k, int *n) {
+    const char *part = getenv("CBDM_LONG");
+    if (part && sscanf(part, "%d/%d", k, n) == 2 && *k >= 1 && *k <= *n) return;
+    *k = *n = 1;
+}
+
 // In the short form every job has SHORT_RUNS, spread evenly, every second sticky and every fourth finished.
 static void every_request_fails(void **state) {
     const Job *job = *state;
     assert_int_equal(run_job(job, job->whole), 0);
-    int64_t n = requests_of(job), stride = long_tests() ? 1 : n / SHORT_RUNS;
+    int64_t n = requests_of(job);
     assert_true(n > 10 * SHORT_RUNS);
-    int runs = 0, coped = 0;
-    for (int64_t i = 1; i <= n; i += stride) {
+    int runs = 0, coped = 0, part, parts;
+    read_part(&part, &parts);
+    for (int64_t i = part; i <= n; i += long_tests() ? parts : n / SHORT_RUNS) {
         bool sticky = runs++ % 2;
         coped += run_without(job, i, sticky, long_tests() || runs % 4 < 2) == 0;
         if (long_tests()) coped += run_without(job, i, !sticky, true) == 0;

@@ -14,6 +14,7 @@ struct Batcher {
     bool      flip, drop_last;
     TargetDist target;
     double    label_drop;
+    bool      drop_by_sample;
     double   *cdf;                    // of the training labels
     int64_t  *order, epoch;           // the permutation of one epoch; -1: none yet
 };
@@ -22,7 +23,8 @@ Batcher *batcher_new(const RunConfig *c, const DatasetInfo *data) {
     Batcher *b = xcalloc(1, sizeof *b);
     *b = (Batcher){ .data = data, .key = { (uint32_t)c->seed, (uint32_t)((uint64_t)c->seed >> 32) }, .batch = c->batch,
                     .T = c->model.T, .flip = c->flip, .drop_last = c->drop_last, .target = (TargetDist)c->target,
-                    .label_drop = c->model.classes ? c->label_drop : 1.0, .epoch = -1 };
+                    .label_drop = c->model.classes ? c->label_drop : 1.0,
+                    .drop_by_sample = c->model.classes && c->label_drop_by == DROP_SAMPLE, .epoch = -1 };
     b->order = xmalloc((size_t)data->count * sizeof *b->order);
     b->cdf = xmalloc((size_t)data->classes * sizeof *b->cdf);
     int64_t sum = 0;
@@ -37,10 +39,13 @@ void batcher_free(Batcher *b) {
     free(b);
 }
 
-bool batcher_drops_labels(const Batcher *b, int64_t step) {
-    Philox r = philox(b->key, 0, 0, (uint32_t)step, PURPOSE_LABEL_DROP);
+static bool is_dropped(const Batcher *b, int64_t step, int i) {
+    Philox r = philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_LABEL_DROP);
     return (double)rng_uniform(r.v[0]) < b->label_drop;
 }
+
+// The coin of a whole batch is that of its first image.
+bool batcher_drops_labels(const Batcher *b, int64_t step) { return !b->drop_by_sample && is_dropped(b, step, 0); }
 
 // Fisher-Yates with draws keyed by (seed, epoch, position).
 static void shuffle(Batcher *b, int64_t epoch) {
@@ -91,7 +96,7 @@ void batcher_fill(Batcher *b, int64_t step, int begin, int end, const BatchRows 
         if (rows->index) rows->index[j] = (int32_t)index;
         Philox time = philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_TIME);
         rows->t[j] = (int32_t)rng_below(time.v[0], (uint32_t)b->T);
-        if (rows->y) rows->y[j] = b->data->labels[index];
+        if (rows->y) rows->y[j] = b->drop_by_sample && is_dropped(b, step, i) ? -1 : b->data->labels[index];
         if (rows->y_balanced)
             rows->y_balanced[j] = other_label(b, philox(b->key, 0, (uint32_t)i, (uint32_t)step, PURPOSE_LABEL).v[0]);
         rows->sample[j] = i;

@@ -20,7 +20,8 @@ static const char usage[] = "cbdm data batches --run RUN --from STEP --count K -
 static const char about[] =
     "What the steps of a run train on, K steps of N images of HxWxC, a function of its seed alone:\n"
     "  x0 (K,N,H,W,C) f4 in [-1,1], mirrored where the step mirrors; noise (K,N,H,W,C) f4;\n"
-    "  t (K,N) i4; y (K,N) i4; y_balanced (K,N) i4, the second labels of cbdm; dropped (K) u1: the step has no labels.";
+    "  t (K,N) i4; y (K,N) i4, -1: that label is dropped; y_balanced (K,N) i4, the second labels of cbdm;\n"
+    "  dropped (K) u1: the step has no labels.";
 
 // The small arrays of K steps, filled while the images are written.
 typedef struct { int32_t *t, *y, *y_balanced, *sample; uint8_t *dropped; } Labels;

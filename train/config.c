@@ -9,6 +9,7 @@
 
 static const char *const objective_names[] = { "cbdm", "ddpm", NULL };
 static const char *const target_names[] = { "train", "uniform", NULL };
+static const char *const label_drop_names[] = { "batch", "sample", NULL };
 static const char *const compat_names[] = { "fixed", "official", NULL };
 static const char *const resident_names[] = { "auto", "on", "off", NULL };
 
@@ -35,8 +36,11 @@ static const Flag own_flags[] = {
     { "tau", "1", "weight of the balancing term, times t / T (the paper's tau times T)", FLAG_F64, FIELD(tau), NULL,
       0, 1e6 },
     { "gamma", "0.25", "weight of the commitment part", FLAG_F64, FIELD(gamma), NULL, 0, 1e6 },
-    { "label-drop", "0.1", "probability that a step drops all labels, for guidance", FLAG_F64, FIELD(label_drop), NULL,
+    { "label-drop", "0.1", "probability that a label is dropped, for guidance", FLAG_F64, FIELD(label_drop), NULL,
       0, 1 },
+    { "label-drop-by", "batch", "batch: a step drops all of its labels or none, as published; sample: each image by a "
+      "draw of its own, and those without a label have no balancing term", FLAG_ENUM, FIELD(label_drop_by),
+      label_drop_names, 0, 0 },
     { NULL, NULL, "optimisation", FLAG_STR, 0, NULL, 0, 0 },
     { "batch", "48", "images per step", FLAG_INT, FIELD(batch), NULL, 1, 65536 },
     { "micro-batch", "0", "images per pass, gradients are summed; 0: the whole batch", FLAG_INT, FIELD(micro_batch),

@@ -6,6 +6,7 @@
 EXTERN_C_BEGIN
 typedef enum { OBJECTIVE_CBDM, OBJECTIVE_DDPM } Objective;
 typedef enum { TARGET_TRAIN, TARGET_UNIFORM } TargetDist;
+typedef enum { DROP_BATCH, DROP_SAMPLE } LabelDrop;
 typedef enum { COMPAT_FIXED, COMPAT_OFFICIAL } Compat;
 typedef enum { RESIDENT_AUTO, RESIDENT_ON, RESIDENT_OFF } Resident;
 typedef struct {
@@ -17,6 +18,7 @@ typedef struct {
     bool        flip, drop_last;
     int         objective, target;                       // Objective, TargetDist
     double      tau, gamma, label_drop;
+    int         label_drop_by;                           // LabelDrop
     int         batch, micro_batch;
     int64_t     steps;
     double      lr, beta1, beta2, adam_eps, grad_clip, ema_decay;

@@ -224,8 +224,9 @@ static ReverseGraph record_reverse(Replay *r, bool guided) {
     int64_t n = r->batch, image[] = { n, u->image_size, u->image_size, u->in_channels };
     Graph *g = graph_new(r->device, "reverse step", WEIGHTS_EMA);
     graph_set_dtype(g, r->dtype);
-    ReverseGraph v = { .graph = g, .x = tensor_new(r->device, "x", DT_F32, 4, image),
-                       .coef = tensor_new(r->device, "coef", DT_U8, 1, (int64_t[]){ sizeof(SamplerCoef) }) };
+    ReverseGraph v = { .graph = g };
+    v.x = tensor_new(r->device, "x", DT_F32, 4, image);
+    v.coef = tensor_new(r->device, "coef", DT_U8, 1, (int64_t[]){ sizeof(SamplerCoef) });
     v.t = graph_input(g, "t", DT_I32, 1, (int64_t[]){ n });
     v.sample = graph_input(g, "sample", DT_I32, 1, (int64_t[]){ n });
     if (u->classes) v.y = graph_input(g, "y", DT_I32, 1, (int64_t[]){ guided ? 2 * n : n });

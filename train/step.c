@@ -20,6 +20,12 @@ void trainer_feed(Trainer *t, const StepForm *f, int64_t step, int begin) {
     tensor_write(f->io.t, time);
     tensor_write(f->io.sample, sample);
     if (labels) tensor_write(f->io.y, y);
+    if (f->io.weight) {
+        float *weight = xmalloc((size_t)m * sizeof *weight);
+        for (int i = 0; i < m; i++) weight[i] = y[i] < 0 ? 0 : 1;
+        tensor_write_f32(f->io.weight, weight);
+        free(weight);
+    }
     if (f->io.augment) {
         float *zeros = xcalloc((size_t)(9 * m), sizeof *zeros);
         tensor_write_f32(f->io.augment, zeros);

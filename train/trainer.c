@@ -40,9 +40,9 @@ static void record_form(Trainer *t, bool dropped) {
     StepForm *f = &t->form[dropped];
     bool micro = t->micro < c->batch, labelled = !dropped && c->model.classes;
     DiffusionStepConfig d = { .batch = t->micro, .labelled = labelled, .balance = c->objective == OBJECTIVE_CBDM,
-                              .tau = c->tau, .gamma = c->gamma, .share = (double)t->micro / c->batch,
-                              .dropout = c->model.dropout > 0, .gradients = true,
-                              .images = t->images, .flip = c->flip };
+                              .weighted = c->label_drop_by == DROP_SAMPLE, .tau = c->tau, .gamma = c->gamma,
+                              .share = (double)t->micro / c->batch, .dropout = c->model.dropout > 0,
+                              .gradients = true, .images = t->images, .flip = c->flip };
     ParamSet *ps = unet_params(t->net);
     AdamConfig adam = run_config_adam(c);
     f->copies = labelled && d.balance ? 2 : 1;
@@ -50,8 +50,8 @@ static void record_form(Trainer *t, bool dropped) {
     graph_set_dtype(f->pass, t->dtype);
     if (micro) graph_accumulate(f->pass);
     f->io = diffusion_record_step(f->pass, t->net, t->schedule, &d);
-    Tensor *inputs[] = { f->io.x0, f->io.index, f->io.t, f->io.y, f->io.sample, f->io.augment };
-    for (int i = 0; c->profile && i < 6; i++)              // a profile runs the graph again on the same inputs
+    Tensor *inputs[] = { f->io.x0, f->io.index, f->io.t, f->io.y, f->io.weight, f->io.sample, f->io.augment };
+    for (int i = 0; c->profile && i < 7; i++)              // a profile runs the graph again on the same inputs
         if (inputs[i]) graph_output(f->pass, inputs[i]);
     Graph *last = f->pass;
     if (micro) {
@@ -158,7 +158,7 @@ Trainer *trainer_new(RunConfig *c, Error *err) {
     t->ints = xmalloc((size_t)t->micro * 6 * sizeof *t->ints);
     param_seal(unet_params(t->net), PARAM_TRAIN, (uint64_t)c->seed);
     if (c->model.classes) record_form(t, false);
-    record_form(t, true);
+    if (!c->model.classes || c->label_drop_by == DROP_BATCH) record_form(t, true);
     if (c->probe_every) probe_record(t);
     if (c->preview_every) preview_record(t);
     if (c->eval_every) eval_record(t);

@@ -86,10 +86,12 @@ void op_sampler_step(Graph *g, Tensor *x, Tensor *eps_hat, bool guided, Tensor *
     graph_append(g, &sampler_step_op, &a, sizeof a, 5, (Tensor *[]){ eps_hat, coef, sample, state, x });
 }
 
-// ---- loss: in = eps_hat, eps, t; out = loss (3), d eps_hat (if wanted), per_image (N)
+// ---- loss: in = eps_hat, eps, t, weight or NULL; out = loss (3), d eps_hat (if wanted), per_image (N)
 static void loss_infer(Graph *g, Node *n) {
-    const Tensor *h = n->in[0], *eps = n->in[1];
+    const Tensor *h = n->in[0], *eps = n->in[1], *weight = n->in[3];
     bool balanced = h->shape[0] == 2 * eps->shape[0];
+    CHECK(!weight || tensor_numel(weight) == eps->shape[0], "cbdm_loss: weights %s for %s", tensor_str(weight),
+          tensor_str(eps));
     CHECK(h->layout == LAYOUT_NHWC && tensor_is_dense(h) && (h->shape[0] == eps->shape[0] || balanced) &&
           h->dtype != DT_BF16 && eps->dtype != DT_BF16,
           "cbdm_loss: %s for %s", tensor_str(h), tensor_str(eps));
@@ -109,13 +111,14 @@ static void loss_bind(const Node *n, void *shape, void *args) {
     *(CbdmLossArgs *)args = (CbdmLossArgs){
         .h = (real *)first, .hb = balanced && first ? (real *)(first + half) : NULL, .eps = tensor_data(eps),
         .t = tensor_data(n->in[2]), .loss = tensor_data(n->out[0]), .dh = (real *)grad,
-        .dhb = balanced && grad ? (real *)(grad + half) : NULL, .per_image = tensor_data(n->out[2]) };
+        .dhb = balanced && grad ? (real *)(grad + half) : NULL,
+        .weight = tensor_data(n->in[3]), .per_image = tensor_data(n->out[2]) };
 }
 static void loss_backward(Graph *g, const Node *n) { graph_add_grad(g, n->in[0], n->out[1]); }
 static const OpDef cbdm_loss_op = { .name = "cbdm_loss", .launcher = &cbdm_loss, .infer = loss_infer, .bind = loss_bind,
                                     .backward = loss_backward, .is_loss = true };
-CbdmLoss op_cbdm_loss(Graph *g, Tensor *eps_hat, Tensor *eps, Tensor *t, const CbdmLossConfig *c) {
-    Node *n = graph_append(g, &cbdm_loss_op, c, sizeof *c, 3, (Tensor *[]){ eps_hat, eps, t });
+CbdmLoss op_cbdm_loss(Graph *g, Tensor *eps_hat, Tensor *eps, Tensor *t, Tensor *weight, const CbdmLossConfig *c) {
+    Node *n = graph_append(g, &cbdm_loss_op, c, sizeof *c, 4, (Tensor *[]){ eps_hat, eps, t, weight });
     return (CbdmLoss){ n->out[0], n->out[2] };
 }
 

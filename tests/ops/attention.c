@@ -36,8 +36,7 @@ static double terms(const OpCase *c) {
 // dq and dk are sums of scale p (dp - D) times k or q, where dp = do v^T and D = rowsum(do o) cancel: wholly so for one
 // token, or where a softmax row has a single one. Both carry u sqrt(C) sqrt(sum do^2 v^2) <= u C max|do| max|v|; the
 // sum over tokens adds squares with sum p^2 <= 1 along a row (dq) and at most the tokens down a column (dk).
-static double rounding(const OpCase *c, const Results *ref, const char *result) {
-    (void)ref;
+static double rounding(const OpCase *c, const char *result) {
     if (strcmp(result, "d q") && strcmp(result, "d k") && strcmp(result, "d qkv")) return 0;
     const int64_t *d = c->dim;
     int64_t numel = d[0] * d[1] * d[2] * d[3];

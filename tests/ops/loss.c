@@ -1,12 +1,15 @@
 // tests/ops/loss.c - cases of the CBDM objective, plain and balanced.
-//   dim: n, h, w, c, balanced, share in 1/4, tau in 1/4, gamma in 1/4
+//   dim: n, h, w, c, balanced, share in 1/4, tau in 1/4, gamma in 1/4, weighted: the balancing term by image
 #include <math.h>
 #include <stdlib.h>
 
 #include "opcase_impl.h"
 
 enum { T = 1024 };
-typedef struct { Tensor *hat, *eps, *t; CbdmLossConfig config; int64_t n, shape[4]; bool balanced; } Parts;
+typedef struct { Tensor *hat, *eps; CbdmLossConfig config; int64_t n, shape[4]; bool balanced; } Parts;
+
+// The balancing term's weight of image i: images without a label have none.
+static float weight_of(const OpCase *c, int64_t i) { return c->dim[8] ? (float)(i % 3) / 2 : 1; }
 
 static Parts parts(OpRun *r, const OpCase *c) {
     const int64_t *d = c->dim;
@@ -22,7 +25,13 @@ static Parts parts(OpRun *r, const OpCase *c) {
 static void build(OpRun *r, const OpCase *c) {
     Parts p = parts(r, c);
     Tensor *t = case_index(r, "t", p.n, 0, T);
-    CbdmLoss loss = op_cbdm_loss(case_graph(r), p.hat, p.eps, t, &p.config);
+    Tensor *weight = NULL;
+    if (c->dim[8]) {
+        float values[8];
+        for (int64_t i = 0; i < p.n; i++) values[i] = weight_of(c, i);
+        weight = case_given(r, "weight", 1, &p.n, values);
+    }
+    CbdmLoss loss = op_cbdm_loss(case_graph(r), p.hat, p.eps, t, weight, &p.config);
     case_output(r, "per_image", loss.per_image, OUT_NO_GRAD | OUT_F32);
     case_output(r, "loss", loss.loss, OUT_NO_GRAD | OUT_F32);
     case_loss(r, loss.loss);
@@ -38,7 +47,7 @@ static void build_composed(OpRun *r, const OpCase *c) {
     if (p.balanced) {
         Tensor *hb = op_view_batch(g, p.hat, p.n, 2 * p.n);
         Tensor *pull = op_axpby(g, 1, h, -1, op_stop_grad(g, hb)), *push = op_axpby(g, 1, op_stop_grad(g, h), -1, hb);
-        Tensor *w = case_input(r, "w", 4, p.shape, IN_CONSTANT | IN_F32);      // overwritten with tau t / T below
+        Tensor *w = case_input(r, "w", 4, p.shape, IN_CONSTANT | IN_F32);      // overwritten below
         Tensor *first = op_mean(g, op_mul(g, w, op_mul(g, pull, pull)));
         Tensor *second = op_mean(g, op_mul(g, w, op_mul(g, push, push)));
         Tensor *balancing = op_axpby(g, 1, first, (float)p.config.gamma, second);
@@ -61,13 +70,15 @@ static const OpCase cases[] = {
     { "balanced, gamma 0",       { 2, 3, 3, 3, 1, 4, 4, 0 }, TEST, 0 },
     { "balanced, gamma 2",       { 2, 3, 3, 31, 1, 4, 4, 8 }, TEST, 0 },
     { "balanced, tau 0",         { 2, 3, 3, 3, 1, 4, 0, 1 }, TEST, 0 },
+    { "balanced, weights",       { 5, 5, 7, 3, 1, 4, 4, 1, 1 }, TEST, 0 },
+    { "balanced, weight 0",      { 1, 3, 3, 3, 1, 4, 4, 1, 1 }, TEST, 0 },
     { "balanced, long",          { 2, 32, 32, 31, 1, 4, 1, 1 }, TEST, 0 },
     { "balanced, large values",  { 3, 5, 7, 3, 1, 4, 1, 1 }, TEST, 1e4 },
     { "balanced, tiny values",   { 3, 5, 7, 3, 1, 4, 1, 1 }, TEST, 1e-6 },
     { "128 at 32",               { 128, 32, 32, 3, 1, 4, 1, 1 }, BENCH, 0 },
 };
 
-// ---- the composed form, run with w set to tau t / T, on ref64
+// ---- the composed form, run with w set to weight tau t / T, on ref64
 static Results *run_composed(const OpCase *c) {
     static const OpSuite composed = { .op = "loss", .build = build_composed };
     RunSpec spec = { .device = "ref64" };
@@ -81,7 +92,10 @@ static Results *run_composed(const OpCase *c) {
         if (r->in[i].name[0] != 'w') continue;
         int64_t numel = tensor_numel(r->in[i].t), image = numel / r->in[i].t->shape[0];
         double *w = xmalloc((size_t)numel * sizeof *w);
-        for (int64_t j = 0; j < numel; j++) w[j] = (double)c->dim[6] / 4 * t[j / image] / T;
+        for (int64_t j = 0; j < numel; j++) {
+            double weight = (double)weight_of(c, j / image);
+            w[j] = weight * (double)c->dim[6] / 4 * t[j / image] / T;
+        }
         tensor_write(r->in[i].t, w);
         free(w);
     }

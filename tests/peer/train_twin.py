@@ -48,9 +48,11 @@ def newest_checkpoint(run):
 
 
 def supported(config):
-    """The twin has no dropout stream, no micro-batches and no bf16; these runs cannot be followed number by number."""
-    for name, value in (("dropout", 0), ("micro-batch", 0), ("dtype", "f32"), ("augment-input", False)):
-        if config[name] != value:
+    """The twin has no dropout stream, no micro-batches, no bf16 and drops no single labels; these runs cannot be
+    followed number by number."""
+    for name, value in (("dropout", 0), ("micro-batch", 0), ("dtype", "f32"), ("augment-input", False),
+                        ("label-drop-by", "batch")):
+        if config.get(name, value) != value:
             raise Unable("--%s %s: the twin follows runs with %s only" % (name, config[name], value))
 
 
