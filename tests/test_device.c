@@ -460,7 +460,9 @@ static void a_lost_gpu_is_told(void **unused) {
     }
 }
 
-// A node that touches what is not its own: the tensor is moved after its address was bound.
+// A node that touches what is not its own: the tensor is moved after its address was bound. Seen by the emulator's
+// checker, which builds for the compiler's own sanitizers have not.
+#ifdef EMU_CHECKED
 static void touch_a_neighbour(void) {
     Little l = little_new();
     for (int i = 0; i < runs_before; i++) little_run(&l, i);
@@ -478,6 +480,7 @@ static void windows_are_the_nodes_own(void **unused) {
         expect_part(text, "random.cu:");
     }
 }
+#endif
 
 static void profile_runs(void **unused) {
     (void)unused;
@@ -516,7 +519,9 @@ int main(void) {
         EMU_TEST(captured_runs_are_the_same),
         EMU_TEST(failures_name_the_node),
         EMU_TEST(a_lost_gpu_is_told),
+#ifdef EMU_CHECKED
         EMU_TEST(windows_are_the_nodes_own),
+#endif
         EMU_TEST(profile_runs),
 #endif
     };
