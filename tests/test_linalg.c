@@ -123,7 +123,7 @@ static void products_on_a_device(void **state) {
         Error err = { 0 };
         Device *device = device_open(specs[d], &err);
         if (!device) continue;                                  // a build without it
-        static float c[TIMES][ROWS * LD];            // on the stack gcc 13 takes it for better aligned than it is
+        static float c[TIMES][ROWS * LD];            // on the stack gcc 11 and 13 take it for better aligned
         for (int t = 0; t < TIMES; t++)
             for (int i = 0; i < ROWS * LD; i++) c[t][i] = 3;
         linalg_use(device, 1);
