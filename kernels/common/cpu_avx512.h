@@ -20,6 +20,7 @@ VEC_INLINE Vec  vec_fma(Vec x, Vec y, Vec z) { return _mm512_fmadd_ps(x, y, z); 
 VEC_INLINE Vec  vec_scale(float x, Vec y) { return _mm512_mul_ps(vec_fill(x), y); }
 VEC_INLINE Vec  vec_axpy(float x, Vec y, Vec z) { return _mm512_fmadd_ps(vec_fill(x), y, z); }
 VEC_INLINE void vec_fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+VEC_INLINE void vec_fetch_far(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 VEC_INLINE Vec  vec_fnma(Vec x, Vec y, Vec z) { return _mm512_fnmadd_ps(x, y, z); }    // z - x y
 
 // e^-x: within 2 ulp for -88.3 <= x <= 87.3, beyond that it stays at the end's value; NaN gives NaN (the second operand

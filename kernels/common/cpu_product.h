@@ -7,16 +7,22 @@ enum { VEC = 16, PANEL = 64, PRODUCT_ROWS = 6 };   // floats of a vector, of a p
 
 typedef struct { float *p; int64_t row, column, block; } Matrix;   // (i,j) at p[i row + j % 16 column + j / 16 block]
 
-// y[i,j] = or += sum over l < n of a[i,l] b[l,j], i < rows, j < 16 vecs. Meanwhile the first six vectors of each 16
-// columns of a come into the first-level cache from `next` on, where not NULL: the rows after these, each of which is
-// read once, in too short a stretch for the processor to foresee it. Without this a product takes up to twice the time.
-VEC_INLINE void product(int rows, int vecs, Matrix y, Matrix a, Matrix b, int n, const float *next, bool accumulate) {
+// What comes into the caches while products run, for those after them; NULL: nothing. rows: the rows of a after the last,
+// six vectors of each 16 columns, into the first-level cache: each is read once, in too short a stretch for the
+// processor to foresee it, and without this a product takes up to twice the time. one, other: runs of memory, n vectors
+// each, into the second-level cache, six vectors of each 16 in a product of six rows.
+typedef struct { const float *rows, *one, *other; } Ahead;
+
+// y[i,j] = or += sum over l < n of a[i,l] b[l,j], i < rows, j < 16 vecs.
+VEC_INLINE void product(int rows, int vecs, Matrix y, Matrix a, Matrix b, int n, Ahead ahead, bool accumulate) {
     Vec sum[PRODUCT_ROWS][PANEL / VEC];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vecs; j++)
             sum[i][j] = accumulate ? vec_load(y.p + i * y.row + j * y.block) : vec_fill(0.0f);
     for (int l = 0; l < n; l += VEC, a.p += a.block) {
-        for (int i = 0; next && i < PRODUCT_ROWS; i++) vec_fetch(next + l / VEC * a.block + i * VEC);
+        for (int i = 0; ahead.rows && i < PRODUCT_ROWS; i++) vec_fetch(ahead.rows + l / VEC * a.block + i * VEC);
+        for (int i = 0; ahead.one && i < PRODUCT_ROWS; i++) vec_fetch_far(ahead.one + (l + i) * VEC);
+        for (int i = 0; ahead.other && i < PRODUCT_ROWS; i++) vec_fetch_far(ahead.other + (l + i) * VEC);
         int steps = n - l < VEC ? n - l : VEC;
         for (int s = 0; s < steps; s++, b.p += b.row) {
             Vec column[PANEL / VEC];
@@ -31,17 +37,19 @@ VEC_INLINE void product(int rows, int vecs, Matrix y, Matrix a, Matrix b, int n,
         for (int j = 0; j < vecs; j++) vec_store(y.p + i * y.row + j * y.block, sum[i][j]);
 }
 
-// Any number of rows, 16 to 64 columns. ahead: the rows of a are fetched; those after the last are at `after`.
-VEC_INLINE void product_panel(int rows, int width, Matrix y, Matrix a, Matrix b, int n, bool ahead, const float *after,
-                              bool accumulate) {
+// Any number of rows, 16 to 64 columns.
+VEC_INLINE void product_panel(int rows, int width, Matrix y, Matrix a, Matrix b, int n, Ahead ahead, bool accumulate) {
+    const float *after = ahead.rows;
     for (int i = 0; i < rows; i += PRODUCT_ROWS, y.p += PRODUCT_ROWS * y.row, a.p += PRODUCT_ROWS * a.row) {
         int left = rows - i;
-        const float *next = !ahead ? NULL : left > PRODUCT_ROWS ? a.p + PRODUCT_ROWS * a.row : after;
-#define CASE(r, v) case 8 * (r) + (v): product(r, v, y, a, b, n, next, accumulate); break;
+        if (after) ahead.rows = left > PRODUCT_ROWS ? a.p + PRODUCT_ROWS * a.row : after;
+#define CASE(r, v) case 8 * (r) + (v): product(r, v, y, a, b, n, ahead, accumulate); break;
 #define CASES(v) CASE(1, v) CASE(2, v) CASE(3, v) CASE(4, v) CASE(5, v) CASE(6, v)
         switch (8 * (left < PRODUCT_ROWS ? left : PRODUCT_ROWS) + width / VEC) { CASES(1) CASES(2) CASES(3) CASES(4) }
 #undef CASES
 #undef CASE
+        if (ahead.one) ahead.one += PRODUCT_ROWS * VEC;
+        if (ahead.other) ahead.other += PRODUCT_ROWS * VEC;
     }
 }
 #endif

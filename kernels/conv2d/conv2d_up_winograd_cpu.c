@@ -324,7 +324,7 @@ static void multiply(const Plan *p, bool turned, const Step *steps, int tiles, i
         Matrix y = { m + to, VEC, 1, sums * p->m_step }, a = { v + from, VEC, 1, points * p->v_step };
         Matrix b = { u + s->product * p->u_step, width, 1, VEC };
         const float *after = v + (turned ? next->product : next->point) * p->v_step;
-        product_panel(tiles, width, y, a, b, depth, true, after, accumulate || (turned && s->more));
+        product_panel(tiles, width, y, a, b, depth, (Ahead){ .rows = after }, accumulate || (turned && s->more));
     }
 }
 // One thread's part of y = conv(upsampled x, w) + bias, or with turned: of dx, `in` being dy.
@@ -384,7 +384,10 @@ static void weight_block(const Plan *p, const Step *steps, int k0, int rows, int
             Matrix y = { m + s->product * p->m_step + k * VEC, VEC, 1, PRODUCTS * p->m_step };
             Matrix a = { d + (k / VEC * PRODUCTS + s->product) * p->v_step, 1, VEC, VEC * VEC };
             Matrix b = { v + s->point * p->v_step, VEC, 1, X_POINTS * X_POINTS * p->v_step };
-            product_panel(VEC, width, y, a, b, tiles, false, NULL, false);
+            const Step *next = s + 1 < steps + PRODUCTS ? s + 1 : s;
+            Ahead ahead = { .one = d + (k / VEC * PRODUCTS + next->product) * p->v_step };
+            if (k < width) ahead.other = v + (k / VEC * X_POINTS * X_POINTS + next->point) * p->v_step;
+            product_panel(VEC, width, y, a, b, tiles, ahead, false);
         }
     for (int i = 0; i < width; i += VEC)
         for (int k = 0; k < rows; k++)

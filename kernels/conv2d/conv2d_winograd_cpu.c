@@ -302,7 +302,7 @@ static void multiply(const Plan *p, int tiles, int width, int depth, float *v, f
         Matrix y = { m + e * p->m_step, VEC, 1, ELEMENTS * p->m_step };
         Matrix a = { v + e * p->v_step, VEC, 1, ELEMENTS * p->v_step }, b = { u + e * p->u_step, width, 1, VEC };
         const float *after = v + least(e + 1, ELEMENTS - 1) * p->v_step;
-        product_panel(tiles, width, y, a, b, depth, true, after, accumulate);
+        product_panel(tiles, width, y, a, b, depth, (Ahead){ .rows = after }, accumulate);
     }
 }
 // U (36, depth, width) of the panel from k0 on, channels c0.. of the sum.
@@ -362,7 +362,10 @@ static void weight_block(const Plan *p, int k0, int rows, int c0, int width, int
             Matrix y = { m + e * p->m_step + k * VEC, VEC, 1, ELEMENTS * p->m_step };
             Matrix a = { d + (k / VEC * ELEMENTS + e) * p->v_step, 1, VEC, VEC * VEC };
             Matrix b = { v + e * p->v_step, VEC, 1, ELEMENTS * p->v_step };
-            product_panel(VEC, width, y, a, b, tiles, false, NULL, false);
+            int next = least(e + 1, ELEMENTS - 1);
+            Ahead ahead = { .one = d + (k / VEC * ELEMENTS + next) * p->v_step };
+            if (k < width) ahead.other = v + (k / VEC * ELEMENTS + next) * p->v_step;
+            product_panel(VEC, width, y, a, b, tiles, ahead, false);
         }
     for (int i = 0; i < width; i += VEC)
         for (int k = 0; k < rows; k++)
