@@ -259,7 +259,7 @@ static bool check_schedules(const Bound *b, const char *device, const char *impl
 }
 
 // ---- the program
-typedef struct { const char *device, *text; int schedules; bool list; } Config;
+typedef struct { const char *device, *text, *part; int schedules; bool list; } Config;
 static int passed, failed, missing;
 
 static void check_on(const Bound *b, const char *device, int schedules, Yard *y, bool *have_yard) {
@@ -319,6 +319,8 @@ static const Flag flags[] = {
       offsetof(Config, text), NULL, 0, 0 },
     { "schedules", "2", "on emu: orders of blocks and threads beside the natural one, all with the same bits", FLAG_INT,
       offsetof(Config, schedules), NULL, 0, 1000 },
+    { "part", "1/1", "K/N: every N-th case, from the K-th on, so that N runs side by side do all", FLAG_STR,
+      offsetof(Config, part), NULL, 0, 0 },
     { "list", "false", "name the cases, run none", FLAG_BOOL, offsetof(Config, list), NULL, 0, 0 },
 };
 enum { N_FLAGS = sizeof flags / sizeof flags[0] };
@@ -365,7 +367,8 @@ int check_main(int argc, char **argv) {
     Config c;
     Error err = { 0 };
     const char *words[64];
-    int n_words = 64;
+    int n_words = 64, part = 0, parts = 0;
+    char end;
     Case own;
     if (cli_wants_help(argc, argv)) {
         cli_help(flags, N_FLAGS, "cbdm check [LAUNCHER ...] [flags]", "Hold every kernel to the reference.");
@@ -373,6 +376,8 @@ int check_main(int argc, char **argv) {
     }
     cli_defaults(flags, N_FLAGS, &c);
     bool ok = cli_parse(flags, N_FLAGS, &c, argc - 1, argv + 1, words, &n_words, NULL, &err);
+    if (ok && (sscanf(c.part, "%d/%d%c", &part, &parts, &end) != 2 || part < 1 || part > parts))
+        ok = error_set(&err, ERR_USAGE, "--part %s: K/N is expected, K from 1 to N, as in 2/3", c.part);
     ok = ok && (!*c.text || own_case(&c, n_words, words, &own, &err));
     if (ok && getenv("CBDM_LONG") && c.schedules < 20) c.schedules = 20;     // tests/run.sh --long
     if (!ok) {
@@ -388,8 +393,7 @@ int check_main(int argc, char **argv) {
     int found = *c.text != 0;
     for (int i = 0; i < N_CASES && !*c.text; i++) {
         if (!asked_for(&cases[i], n_words, words)) continue;
-        check_case(&cases[i], &c, list);
-        found++;
+        if (found++ % parts == part - 1) check_case(&cases[i], &c, list);
     }
     if (!found) {
         log_info("error: no case of %s; --list names all", words[0]);

@@ -7,10 +7,11 @@ enum { VEC = 16, PANEL = 64, PRODUCT_ROWS = 6 };   // floats of a vector, of a p
 
 typedef struct { float *p; int64_t row, column, block; } Matrix;   // (i,j) at p[i row + j % 16 column + j / 16 block]
 
-// What comes into the caches while products run, for those after them; NULL: nothing. rows: the rows of a after the last,
-// six vectors of each 16 columns, into the first-level cache: each is read once, in too short a stretch for the
-// processor to foresee it, and without this a product takes up to twice the time. one, other: runs of memory, n vectors
-// each, into the second-level cache, six vectors of each 16 in a product of six rows.
+// What comes into the caches while products run, for those after them; NULL: nothing.
+//   rows         the rows of a after the last, six vectors of each 16 columns, into the first-level cache: each is read
+//                once, in too short a stretch for the processor to foresee it; without this a product takes up to twice
+//                the time
+//   one, other   runs of n vectors, into the second-level cache, six of each 16 vectors in a product of six rows
 typedef struct { const float *rows, *one, *other; } Ahead;
 
 // y[i,j] = or += sum over l < n of a[i,l] b[l,j], i < rows, j < 16 vecs.

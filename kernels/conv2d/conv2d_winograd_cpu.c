@@ -10,9 +10,9 @@
 // channels of x) and of the filters, and writes, 16 floats of adjacent channels being one vector,
 //   V (c/16, 36, tile, 16)       the transform of x, or of dy in backward_input, for a block of tiles
 //   D (k/16, 36, tile, 16)       backward_weight: the transform of dy
-//   U (36, DEPTH, 64)            transformed filters, a panel of 64 beside each other, for some channels of the sum: made
-//                                anew for each block of tiles, since it is read sooner from the second-level cache
-//                                than all of U from the third
+//   U (36, DEPTH, 64)            transformed filters, a panel of 64 beside each other, for some channels of the sum,
+//                                made anew for each block of tiles: they are read sooner from the second-level cache
+//                                than those of all channels, kept, from the third
 //   M (4, 36, 64 tiles, 16)      products of one panel, transformed into y with all that is added to it;
 //                                (4, 36, 64 filters, 16) in backward_weight
 // Every sum has one order, whatever the number of threads. oneDNN 2 has F(4x4,3x3) too; later versions dropped it.
@@ -143,7 +143,7 @@ VEC_INLINE void store_column(const Vec e[6], int x, float *v, int64_t step) {
     #pragma GCC unroll 6
     for (int y = 0; y < 6; y++) vec_store(v + (6 * y + x) * step, c[y]);
 }
-// Elements x and x + 1 of all rows, those of points +-point, whose square the other point's is `other`.
+// Elements x and x + 1 of all rows, those of the points +-point; other: the square of the other two.
 VEC_INLINE void input_pair(const Window *d, float point, float other, int x, float *v, int64_t step) {
     Vec plus[6], minus[6];
     #pragma GCC unroll 6
@@ -171,8 +171,8 @@ VEC_INLINE void input_end(const Window *d, int x, float *v, int64_t step) {
     }
     store_column(e, x, v, step);
 }
-// Tile t of x, channels k0.. -> its 36 elements at v, step apart. Pixels are read more than once rather than kept: there
-// are fewer registers than elements.
+// Tile t of x, channels k0.. -> its 36 elements at v, step apart. Pixels are read more than once rather than kept: all
+// of them would be more than there are registers.
 static void input_tile(const Plan *p, const Image *m, int t, int k0, float *v, int64_t step) {
     int i = t / p->tiles_image, j = t % p->tiles_image;
     Window d = window_of(m, i, j / p->tiles_w * 4 - 1, j % p->tiles_w * 4 - 1, k0);
@@ -191,6 +191,7 @@ static void gradient_tile(const Plan *p, const Image *m, int t, int k0, float *v
         for (int x = 0; x < 6; x++) vec_store(v + (6 * y + x) * step, row[x]);
     }
 }
+
 // As above for `tiles` tiles from t0 on: 16 floats from tile to tile.
 static void input_tiles(const Plan *p, const Image *m, int t0, int tiles, int k0, float *v) {
     for (int t = 0; t < tiles; t++) {
@@ -207,7 +208,7 @@ static void gradient_tiles(const Plan *p, const Image *m, int t0, int tiles, int
 // What a finished sum is added to: bias (k), row (n,k), image (n,h,w,k); NULL if absent.
 typedef struct { const float *bias, *row; Image image; } Terms;
 
-// Rows y and y + 2 of a tile's sums before what is added, from six columns of elements at m: of y = 0 or 1.
+// Rows y and y + 2 of a tile's 4x4 sums, y = 0 or 1, from its 36 elements at m.
 VEC_INLINE void output_rows(const float *m, int64_t step, int y, Vec low[4], Vec high[4]) {
     Vec e[6], f[6];
     #pragma GCC unroll 6
