@@ -11,8 +11,9 @@ typedef struct { float *p; int64_t row, column, block; } Matrix;   // (i,j) at p
 //   rows         the rows of a after the last, six vectors of each 16 columns, into the first-level cache: each is read
 //                once, in too short a stretch for the processor to foresee it; without this a product takes up to twice
 //                the time
-//   one, other   runs of n vectors, into the second-level cache, six of each 16 vectors in a product of six rows
-typedef struct { const float *rows, *one, *other; } Ahead;
+//   next_a, _b   runs of n vectors, parts of the factors of the next product, into the second-level cache: six of each
+//                16 vectors in a product of six rows
+typedef struct { const float *rows, *next_a, *next_b; } Ahead;
 
 // y[i,j] = or += sum over l < n of a[i,l] b[l,j], i < rows, j < 16 vecs.
 VEC_INLINE void product(int rows, int vecs, Matrix y, Matrix a, Matrix b, int n, Ahead ahead, bool accumulate) {
@@ -22,8 +23,8 @@ VEC_INLINE void product(int rows, int vecs, Matrix y, Matrix a, Matrix b, int n,
             sum[i][j] = accumulate ? vec_load(y.p + i * y.row + j * y.block) : vec_fill(0.0f);
     for (int l = 0; l < n; l += VEC, a.p += a.block) {
         for (int i = 0; ahead.rows && i < PRODUCT_ROWS; i++) vec_fetch(ahead.rows + l / VEC * a.block + i * VEC);
-        for (int i = 0; ahead.one && i < PRODUCT_ROWS; i++) vec_fetch_far(ahead.one + (l + i) * VEC);
-        for (int i = 0; ahead.other && i < PRODUCT_ROWS; i++) vec_fetch_far(ahead.other + (l + i) * VEC);
+        for (int i = 0; ahead.next_a && i < PRODUCT_ROWS; i++) vec_fetch_far(ahead.next_a + (l + i) * VEC);
+        for (int i = 0; ahead.next_b && i < PRODUCT_ROWS; i++) vec_fetch_far(ahead.next_b + (l + i) * VEC);
         int steps = n - l < VEC ? n - l : VEC;
         for (int s = 0; s < steps; s++, b.p += b.row) {
             Vec column[PANEL / VEC];
@@ -49,8 +50,8 @@ VEC_INLINE void product_panel(int rows, int width, Matrix y, Matrix a, Matrix b,
         switch (8 * (left < PRODUCT_ROWS ? left : PRODUCT_ROWS) + width / VEC) { CASES(1) CASES(2) CASES(3) CASES(4) }
 #undef CASES
 #undef CASE
-        if (ahead.one) ahead.one += PRODUCT_ROWS * VEC;
-        if (ahead.other) ahead.other += PRODUCT_ROWS * VEC;
+        if (ahead.next_a) ahead.next_a += PRODUCT_ROWS * VEC;
+        if (ahead.next_b) ahead.next_b += PRODUCT_ROWS * VEC;
     }
 }
 #endif

@@ -385,8 +385,8 @@ static void weight_block(const Plan *p, const Step *steps, int k0, int rows, int
             Matrix a = { d + (k / VEC * PRODUCTS + s->product) * p->v_step, 1, VEC, VEC * VEC };
             Matrix b = { v + s->point * p->v_step, VEC, 1, X_POINTS * X_POINTS * p->v_step };
             const Step *next = s + 1 < steps + PRODUCTS ? s + 1 : s;
-            Ahead ahead = { .one = d + (k / VEC * PRODUCTS + next->product) * p->v_step };
-            if (k < width) ahead.other = v + (k / VEC * X_POINTS * X_POINTS + next->point) * p->v_step;
+            Ahead ahead = { .next_a = d + (k / VEC * PRODUCTS + next->product) * p->v_step };
+            if (k < width) ahead.next_b = v + (k / VEC * X_POINTS * X_POINTS + next->point) * p->v_step;
             product_panel(VEC, width, y, a, b, tiles, ahead, false);
         }
     for (int i = 0; i < width; i += VEC)

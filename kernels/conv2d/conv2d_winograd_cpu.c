@@ -364,8 +364,8 @@ static void weight_block(const Plan *p, int k0, int rows, int c0, int width, int
             Matrix a = { d + (k / VEC * ELEMENTS + e) * p->v_step, 1, VEC, VEC * VEC };
             Matrix b = { v + e * p->v_step, VEC, 1, ELEMENTS * p->v_step };
             int next = least(e + 1, ELEMENTS - 1);
-            Ahead ahead = { .one = d + (k / VEC * ELEMENTS + next) * p->v_step };
-            if (k < width) ahead.other = v + (k / VEC * ELEMENTS + next) * p->v_step;
+            Ahead ahead = { .next_a = d + (k / VEC * ELEMENTS + next) * p->v_step };
+            if (k < width) ahead.next_b = v + (k / VEC * ELEMENTS + next) * p->v_step;
             product_panel(VEC, width, y, a, b, tiles, ahead, false);
         }
     for (int i = 0; i < width; i += VEC)
